@@ -1,0 +1,1 @@
+"""A self-hostable service for transfers between a user's own accounts."""

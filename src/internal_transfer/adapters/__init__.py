@@ -1,0 +1,1 @@
+"""One module per port and real system."""

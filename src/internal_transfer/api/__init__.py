@@ -1,0 +1,1 @@
+"""HTTP: what users and operators call."""

@@ -1,0 +1,1 @@
+"""The rules of internal transfers: pure, without I/O, clock or randomness."""

@@ -1,0 +1,116 @@
+"""What the operator allows: assets, routes, limits, freezes; and the check of a request against them."""
+
+from msgspec import Struct
+
+from internal_transfer.domain.account import Account, AccountType, Asset, Owner
+from internal_transfer.domain.amount import AMOUNT_UNITS_MAX, AmountPrecisionError, format_amount, parse_amount
+from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.request import TransferRequest
+
+
+class Limit(Struct, frozen=True):
+    """Smallest and largest amount of one transfer, and the most per UTC day, in smallest units."""
+
+    min_units: int
+    max_units: int
+    daily_units: int
+
+
+class Route(Struct, frozen=True, order=True):
+    """One direction between two account types."""
+
+    source: str
+    target: str
+
+
+class Rules(Struct, frozen=True):
+    """The settings that a request is held against.
+
+    `limits` is by tier and asset; a tier without an asset's limits may not move it. `sub_accounts` is by master:
+    the owners whose accounts the master may name beside its own.
+    """
+
+    assets: dict[str, Asset]
+    account_types: dict[str, AccountType]
+    routes: frozenset[Route]
+    limits: dict[str, dict[str, Limit]]
+    sub_accounts: dict[Owner, frozenset[Owner]]
+
+
+class Policy(Struct, frozen=True):
+    """What operators changed while running: nobody and nothing named here may move money."""
+
+    version: int = 0
+    frozen_users: frozenset[Owner] = frozenset()
+    frozen_assets: frozenset[str] = frozenset()
+    paused_routes: frozenset[Route] = frozenset()
+    stopped: bool = False
+
+
+class Admitted(Struct, frozen=True):
+    """A request that the rules allow, with its amount in smallest units and the limit it is under."""
+
+    units: int
+    limit: Limit
+
+
+def _refuse(code: Code, field: str, rule: str) -> Refusal:
+    return Refusal(code, f"{field}: {rule}", (Detail(field, rule),))
+
+
+def check_permission(request: TransferRequest, rules: Rules) -> Refusal | None:
+    """Refuses accounts that the caller may not name."""
+    allowed = rules.sub_accounts.get(request.caller, frozenset())
+    for field, account in (("from_account.user_id", request.source), ("to_account.user_id", request.target)):
+        if account.owner != request.caller and account.owner not in allowed:
+            return _refuse(Code.PERMISSION_DENIED, field, "is neither you nor one of your sub-accounts")
+    return None
+
+
+def check_rules(request: TransferRequest, rules: Rules, policy: Policy) -> Admitted | Refusal:
+    """Holds a request against settings and policy; says which field broke which rule."""
+    asset = rules.assets.get(request.source.asset)
+    if asset is None or asset.closed:
+        return _refuse(Code.INVALID_ASSET, "from_account.asset", "is not an asset offered here")
+    for field, account in (("from_account", request.source), ("to_account", request.target)):
+        refusal = _check_account_type(field, account, rules)
+        if refusal is not None:
+            return refusal
+    route = Route(request.source.type, request.target.type)
+    if request.source.type != request.target.type and route not in rules.routes:
+        return _refuse(Code.INVALID_ACCOUNT, "to_account.account_type", f"cannot be reached from {request.source.type}")
+    try:
+        units = parse_amount(request.amount, scale=asset.scale, precision=asset.precision)
+    except AmountPrecisionError:
+        return _refuse(Code.INVALID_PRECISION, "amount", f"has more than {asset.precision} decimal places")
+    limit = rules.limits.get(request.tier, {}).get(asset.code)
+    if limit is None:
+        return _refuse(Code.PERMISSION_DENIED, "tier", f"{request.tier!r} may not move {asset.code}")
+    if units < limit.min_units:
+        least = format_amount(limit.min_units, scale=asset.scale)
+        return _refuse(Code.AMOUNT_TOO_SMALL, "amount", f"is below the smallest amount, {least}")
+    most_units = min(limit.max_units, AMOUNT_UNITS_MAX)
+    if units > most_units:
+        most = format_amount(most_units, scale=asset.scale)
+        return _refuse(Code.AMOUNT_TOO_LARGE, "amount", f"is above the largest amount, {most}")
+    return _check_policy(request, route, policy) or Admitted(units, limit)
+
+
+def _check_account_type(field: str, account: Account, rules: Rules) -> Refusal | None:
+    kind = rules.account_types.get(account.type)
+    if kind is None or kind.closed:
+        return _refuse(Code.INVALID_ACCOUNT, f"{field}.account_type", "is not an account type offered here")
+    return None
+
+
+def _check_policy(request: TransferRequest, route: Route, policy: Policy) -> Refusal | None:
+    if policy.stopped:
+        return _refuse(Code.ROUTE_PAUSED, "from_account", "all transfers are stopped by the operator")
+    for field, account in (("from_account", request.source), ("to_account", request.target)):
+        if account.owner in policy.frozen_users or request.caller in policy.frozen_users:
+            return _refuse(Code.ACCOUNT_FROZEN, field, "belongs to a frozen user")
+    if request.source.asset in policy.frozen_assets:
+        return _refuse(Code.ROUTE_PAUSED, "from_account.asset", "is paused by the operator")
+    if route in policy.paused_routes:
+        return _refuse(Code.ROUTE_PAUSED, "from_account.account_type", f"to {route.target} is paused by the operator")
+    return None

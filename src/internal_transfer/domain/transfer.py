@@ -1,0 +1,360 @@
+"""A transfer, its states, and the one function that decides what is done next.
+
+Theory of the table: a transfer is REQUESTING until its hold is known to exist, PENDING while money is held, and then
+SUCCESS (posted) or FAILED (nothing moved, or everything given back). Final states have no way out. Only an explicit
+refusal, a burnt hold or a decision of persons leads to FAILED; doubt leads nowhere: the transfer stays and is asked
+about again.
+"""
+
+from enum import StrEnum
+from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from internal_transfer.domain.account import Account, Owner
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.leg import LEG_CLEAR, Action, Command, Leg, LegState, Outcome, Side, Verdict
+from internal_transfer.domain.refusal import Code
+
+
+class Status(StrEnum):
+    """What users read."""
+
+    REQUESTING = "REQUESTING"
+    PENDING = "PENDING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.REQUESTING: frozenset({Status.PENDING, Status.FAILED}),
+    Status.PENDING: frozenset({Status.SUCCESS, Status.FAILED}),
+    Status.SUCCESS: frozenset(),
+    Status.FAILED: frozenset(),
+}
+OPEN = frozenset({Status.REQUESTING, Status.PENDING})
+
+
+class Decision(StrEnum):
+    """What persons decided on evidence; stored, so that it is completed after a crash."""
+
+    VOID = "void"
+    POST = "post"
+
+
+class Need(StrEnum):
+    """Why a transfer needs a person."""
+
+    HOLD_COLLISION = "hold_collision"
+    HOLD_MISSING = "hold_missing"
+    POSTED_WITHOUT_LEGS = "posted_without_legs"
+    VOIDED_WITH_LEGS = "voided_with_legs"
+    CORE_CONTRADICTION = "core_contradiction"
+    CORE_REFUSES_REVERSAL = "core_refuses_reversal"
+
+
+class IllegalTransition(Exception):  # noqa: N818 - a bug, named as the design names it.
+    """A change of status that the table does not know: a bug. Nothing was changed."""
+
+
+class Transfer(Struct, frozen=True, kw_only=True):
+    """One request to move an amount between two accounts of one asset, as recorded.
+
+    `owner` is the caller, whose key and limits count. `version` counts changes of status from 1 and numbers the
+    transfer's events; `revision` counts every write of the record and guards it against writers that did not see the
+    last one. Times are wall-clock milliseconds; `amount` is in the asset's smallest units.
+    """
+
+    id: TransferId
+    owner: Owner
+    key: str
+    source: Account
+    target: Account
+    amount: int
+    memo: str | None
+    legs: tuple[Leg, ...]
+    created_at: int
+    updated_at: int
+    due_at: int
+    status: Status = Status.REQUESTING
+    version: int = 1
+    revision: int = 1
+    attempts: int = 0
+    fencing: bool = False
+    decision: Decision | None = None
+    failure: Code | None = None
+    needs_person: Need | None = None
+    post_attempt: int = 0
+    void_attempt: int = 0
+    ledger_timestamp: int = 0
+
+
+class Hold(StrEnum):
+    """What is known of a transfer's hold in the ledger.
+
+    UNKNOWN: nobody has looked. ABSENT: not seen yet, which permits nothing but creating or fencing it. REFUSED: the
+    ledger said no, durably. BURNT: its id can never be created. FOREIGN: another transfer sits under its id.
+    UNEXPECTED: the ledger answered something that it should not have.
+    """
+
+    UNKNOWN = "unknown"
+    ABSENT = "absent"
+    HELD = "held"
+    POSTED = "posted"
+    VOIDED = "voided"
+    REFUSED = "refused"
+    BURNT = "burnt"
+    FOREIGN = "foreign"
+    UNEXPECTED = "unexpected"
+
+
+class Facts(Struct):
+    """What is known about one transfer while it is worked on; never recorded, always askable again.
+
+    `told` are the orders already sent in this round of work: a silent core is not asked twice in a row.
+    `post_burnt` and `void_burnt`: the id of the next attempt is burnt, so a new attempt has to be recorded first.
+    `fence_unclear`: the fence was sent and its answer says neither burnt nor there.
+    """
+
+    hold: Hold = Hold.UNKNOWN
+    expired: bool = False
+    told: frozenset[tuple[Side, Action]] = frozenset()
+    contradiction: Need | None = None
+    post_burnt: bool = False
+    void_burnt: bool = False
+    fence_unclear: bool = False
+
+
+class LookAtHold(Struct, frozen=True):
+    """Ask the ledger what became of the hold."""
+
+
+class CreateHold(Struct, frozen=True):
+    """Create the hold under its id."""
+
+
+class FenceHold(Struct, frozen=True):
+    """Make the hold impossible, or find out that it exists."""
+
+
+class PostHold(Struct, frozen=True):
+    """Settle the hold."""
+
+
+class VoidHold(Struct, frozen=True):
+    """Give the money back."""
+
+
+class Tell(Struct, frozen=True):
+    """Send this order to the core of this leg; what it says is already recorded as asked."""
+
+    leg: Leg
+    action: Action
+
+
+class Write(Struct, frozen=True):
+    """Record this next state of the transfer before anything else is done."""
+
+    after: Transfer
+
+
+class Wait(Struct, frozen=True):
+    """Nothing can be done now: an answer is owed, or a person has to look."""
+
+
+class Finished(Struct, frozen=True):
+    """The transfer is final."""
+
+
+Step = LookAtHold | CreateHold | FenceHold | PostHold | VoidHold | Tell | Write | Wait | Finished
+
+
+def advance(transfer: Transfer, status: Status, *, failure: Code | None = None) -> Transfer:
+    """The transfer in its next status; raises `IllegalTransition` for a change that the table does not know."""
+    if status not in TRANSITIONS[transfer.status]:
+        raise IllegalTransition(f"{transfer.id}: {transfer.status} -> {status}")
+    return replace(transfer, status=status, version=transfer.version + 1, failure=failure, needs_person=None)
+
+
+def with_leg(transfer: Transfer, leg: Leg) -> Transfer:
+    """The transfer with one leg replaced by its new state."""
+    return replace(transfer, legs=tuple(leg if old.side is leg.side else old for old in transfer.legs))
+
+
+def command_of(transfer: Transfer, leg: Leg, action: Action) -> Command:
+    """The order to a core for one leg of the transfer."""
+    return Command(
+        transfer_id=transfer.id,
+        core=leg.core,
+        side=leg.side,
+        action=action,
+        asset=transfer.source.asset,
+        amount=transfer.amount,
+        debit=transfer.source if leg.side is not Side.TARGET else None,
+        credit=transfer.target if leg.side is not Side.SOURCE else None,
+    )
+
+
+def next_step(transfer: Transfer, facts: Facts) -> Step:
+    """The next thing to do with a transfer, from what is recorded and what is known; no other place decides."""
+    match transfer.status:
+        case Status.SUCCESS | Status.FAILED:
+            return Finished()
+        case Status.REQUESTING:
+            return _while_requesting(transfer, facts)
+        case Status.PENDING:
+            return _while_pending(transfer, facts)
+        case _:
+            assert_never(transfer.status)
+
+
+def _while_requesting(transfer: Transfer, facts: Facts) -> Step:
+    if transfer.needs_person is not None:
+        return Wait()
+    match facts.hold:
+        case Hold.UNKNOWN:
+            return LookAtHold()
+        case Hold.HELD | Hold.POSTED | Hold.VOIDED:
+            return Write(_ask_next(advance(transfer, Status.PENDING)))
+        case Hold.REFUSED:
+            return Write(advance(transfer, Status.FAILED, failure=Code.INSUFFICIENT_BALANCE))
+        case Hold.BURNT:
+            failure = Code.EXPIRED if transfer.fencing else Code.INSUFFICIENT_BALANCE
+            return Write(advance(transfer, Status.FAILED, failure=failure))
+        case Hold.FOREIGN:
+            return _needs(transfer, Need.HOLD_COLLISION)
+        case Hold.ABSENT | Hold.UNEXPECTED if transfer.fencing:
+            return Wait() if facts.fence_unclear else FenceHold()
+        case Hold.ABSENT if not facts.expired:
+            return CreateHold()
+        case Hold.ABSENT | Hold.UNEXPECTED:
+            return Write(replace(transfer, fencing=True))
+        case _:
+            assert_never(facts.hold)
+
+
+def _while_pending(transfer: Transfer, facts: Facts) -> Step:
+    if facts.contradiction is not None:
+        return _needs(transfer, facts.contradiction)
+    if transfer.needs_person is not None and transfer.decision is None:
+        return Wait()
+    match facts.hold:
+        case Hold.UNKNOWN:
+            return LookAtHold()
+        case Hold.POSTED:
+            if all(leg.state is LegState.APPLIED for leg in transfer.legs) or transfer.decision is Decision.POST:
+                return Write(advance(transfer, Status.SUCCESS))
+            return _needs(transfer, Need.POSTED_WITHOUT_LEGS)
+        case Hold.VOIDED:
+            if all(leg.state in LEG_CLEAR for leg in transfer.legs) and _is_unwinding(transfer):
+                return Write(advance(transfer, Status.FAILED, failure=_failure_of(transfer)))
+            return _needs(transfer, Need.VOIDED_WITH_LEGS)
+        case Hold.FOREIGN:
+            return _needs(transfer, Need.HOLD_COLLISION)
+        case Hold.ABSENT | Hold.REFUSED | Hold.BURNT:
+            return _needs(transfer, Need.HOLD_MISSING)
+        case Hold.UNEXPECTED:
+            return Wait()
+        case Hold.HELD:
+            return _unwind(transfer, facts) if _is_unwinding(transfer) else _go_on(transfer, facts)
+        case _:
+            assert_never(facts.hold)
+
+
+def _go_on(transfer: Transfer, facts: Facts) -> Step:
+    if transfer.decision is not Decision.POST:
+        for leg in transfer.legs:
+            if leg.state is LegState.NOT_ASKED:
+                return Write(_ask_next(transfer))
+            if leg.state is LegState.ASKED:
+                return _tell(leg, Action.APPLY, facts)
+    if facts.post_burnt:
+        return Write(replace(transfer, post_attempt=transfer.post_attempt + 1))
+    return PostHold()
+
+
+def _unwind(transfer: Transfer, facts: Facts) -> Step:
+    """Undoes in reverse order, so that the source is given back only when the target is known to have nothing."""
+    for leg in reversed(transfer.legs):
+        match leg.state:
+            case LegState.ASKED:
+                return _tell(leg, Action.CANCEL, facts)
+            case LegState.APPLIED:
+                return Write(with_leg(transfer, replace(leg, state=LegState.REVERSING)))
+            case LegState.REVERSING:
+                return _tell(leg, Action.REVERSE, facts)
+            case LegState.NOT_ASKED | LegState.REFUSED | LegState.REVERSED | LegState.CANCELLED:
+                continue
+            case _:
+                assert_never(leg.state)
+    if facts.void_burnt:
+        return Write(replace(transfer, void_attempt=transfer.void_attempt + 1))
+    return VoidHold()
+
+
+def _is_unwinding(transfer: Transfer) -> bool:
+    undone = {LegState.REFUSED, LegState.REVERSING, LegState.REVERSED, LegState.CANCELLED}
+    return transfer.decision is Decision.VOID or any(leg.state in undone for leg in transfer.legs)
+
+
+def _failure_of(transfer: Transfer) -> Code:
+    for leg in transfer.legs:
+        if leg.state is LegState.REFUSED:
+            return Code.INSUFFICIENT_BALANCE if leg.reason == "insufficient_balance" else Code.CORE_REFUSED
+    return Code.VOIDED_BY_OPERATOR if transfer.decision is Decision.VOID else Code.CORE_REFUSED
+
+
+def _ask_next(transfer: Transfer) -> Transfer:
+    """The transfer with its first leg that was not asked marked as asked, if there is one."""
+    for leg in transfer.legs:
+        if leg.state is LegState.NOT_ASKED:
+            return with_leg(transfer, replace(leg, state=LegState.ASKED))
+    return transfer
+
+
+def _tell(leg: Leg, action: Action, facts: Facts) -> Step:
+    return Wait() if (leg.side, action) in facts.told else Tell(leg, action)
+
+
+def _needs(transfer: Transfer, need: Need) -> Step:
+    return Wait() if transfer.needs_person is need else Write(replace(transfer, needs_person=need))
+
+
+def heard(transfer: Transfer, verdict: Verdict) -> tuple[Transfer, Need | None]:
+    """The transfer after a core's verdict, and why it needs a person if the verdict makes no sense.
+
+    A verdict that is echoed wrongly, or that contradicts what is recorded, changes nothing. One that repeats what is
+    recorded changes nothing either. The result is not recorded yet; it can be asked again at any time.
+    """
+    leg = next((leg for leg in transfer.legs if leg.side is verdict.side), None)
+    if leg is None:
+        return transfer, Need.CORE_CONTRADICTION
+    told = command_of(transfer, leg, verdict.action)
+    echoed = (verdict.transfer_id, verdict.asset, verdict.amount, verdict.debit, verdict.credit)
+    if echoed != (told.transfer_id, told.asset, told.amount, told.debit, told.credit):
+        return transfer, Need.CORE_CONTRADICTION
+    match verdict.action, verdict.outcome, leg.state:
+        case _, Outcome.MISMATCH, _:
+            return transfer, Need.CORE_CONTRADICTION
+        case Action.APPLY | Action.CANCEL, Outcome.APPLIED, LegState.ASKED:
+            after = replace(leg, state=LegState.APPLIED)
+        case Action.APPLY | Action.CANCEL, Outcome.REFUSED, LegState.ASKED:
+            after = replace(leg, state=LegState.REFUSED, reason=verdict.reason)
+        case Action.APPLY | Action.CANCEL, Outcome.CANCELLED, LegState.ASKED:
+            after = replace(leg, state=LegState.CANCELLED)
+        case Action.APPLY | Action.CANCEL, Outcome.APPLIED, LegState.APPLIED | LegState.REVERSING | LegState.REVERSED:
+            return transfer, None
+        case Action.APPLY | Action.CANCEL, Outcome.REFUSED, LegState.REFUSED:
+            return transfer, None
+        case Action.APPLY | Action.CANCEL, Outcome.CANCELLED, LegState.CANCELLED:
+            return transfer, None
+        case Action.REVERSE, Outcome.REVERSED, LegState.REVERSING:
+            after = replace(leg, state=LegState.REVERSED)
+        case Action.REVERSE, Outcome.REVERSED, LegState.REVERSED:
+            return transfer, None
+        case Action.REVERSE, Outcome.REFUSED, LegState.REVERSING:
+            return transfer, Need.CORE_REFUSES_REVERSAL
+        case _:
+            return transfer, Need.CORE_CONTRADICTION
+    return with_leg(transfer, after), None

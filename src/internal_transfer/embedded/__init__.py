@@ -1,0 +1,1 @@
+"""The shared SQLite database of the embedded adapters, and its turn."""

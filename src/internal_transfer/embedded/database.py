@@ -1,0 +1,290 @@
+"""One SQLite database, one writing connection, and the turn of the event loop that its commits follow.
+
+The embedded ledger, store, core and operations store share this connection. It runs inline on the event loop, without
+threads: a call executes at once inside the open transaction and its result goes on immediately, and at the end of the
+turn there is one commit and one sync. Nothing may leave the process before `durable()` has returned.
+
+Where a foreign system takes part, every call commits before it returns (`each_call`): a foreign system must never see
+what may yet be lost.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from types import TracebackType
+
+import apsw
+
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, StartRefusedError, System, Unavailable
+
+BUSY_TIMEOUT_MS = 2_000
+READER_CACHE_KIB = 16_384
+WRITER_CACHE_KIB = 65_536
+
+
+class _Turn:
+    """One transaction: what has happened to it, and who waits for it."""
+
+    __slots__ = ("error", "open", "waiters")
+
+    def __init__(self) -> None:
+        self.open = True
+        self.error: OperatingFailureError | None = None
+        self.waiters: list[asyncio.Future[None]] = []
+
+    def end(self, error: OperatingFailureError | None) -> None:
+        self.open = False
+        self.error = self.error or error
+        for waiter in self.waiters:
+            if waiter.cancelled():
+                continue
+            if self.error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(self.error)
+        self.waiters.clear()
+
+
+_touched: ContextVar[_Turn | None] = ContextVar("turn", default=None)
+"""The turn that this task has read or written in, kept when it failed, until the task asks `durable()`."""
+
+
+class Database:
+    """The writing connection and its turns.
+
+    `on_failure` is called with each turn's error, for the log and the metrics. `vfs` names an apsw VFS (for tests of
+    power loss and full disks).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        each_call: bool = False,
+        vfs: str | None = None,
+        on_failure: Callable[[OperatingFailureError], None] = lambda _: None,
+    ) -> None:
+        self._path = path
+        self._vfs = vfs
+        self._each_call = each_call
+        self._on_failure = on_failure
+        self._turn: _Turn | None = None
+        self._call = _Call(self)
+        self._before_commit: list[Callable[[], None]] = []
+        self._after_rollback: list[Callable[[], None]] = []
+        self.commits = 0
+        try:
+            self.connection = self._open_writer()
+            self.connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_component"
+                "(name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID"
+            )
+            self.reader = self.open_reader()
+        except apsw.Error as error:
+            raise StartRefusedError(_what_to_do(path, error)) from error
+
+    def _open_writer(self) -> apsw.Connection:
+        writer = apsw.Connection(str(self._path), vfs=self._vfs)
+        writer.set_busy_timeout(BUSY_TIMEOUT_MS)
+        writer.execute(
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0;"
+            f"PRAGMA cache_size=-{WRITER_CACHE_KIB}; PRAGMA temp_store=MEMORY"
+        )
+        return writer
+
+    def open_reader(self) -> apsw.Connection:
+        """A read-only connection, which sees committed rows only; one per thread."""
+        reader = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY, vfs=self._vfs)
+        reader.set_busy_timeout(BUSY_TIMEOUT_MS)
+        reader.execute(f"PRAGMA cache_size=-{READER_CACHE_KIB}; PRAGMA query_only=1")
+        return reader
+
+    def migrate(self, component: str, steps: Sequence[str]) -> None:
+        """Brings a component's tables forward; step n (from 1) leads to version n. Raises `StartRefusedError`.
+
+        All steps that are missing run in one transaction. A database that was written by a newer version is refused.
+        """
+        try:
+            with self.connection:
+                row = self.connection.execute(
+                    "SELECT version FROM schema_component WHERE name = ?", (component,)
+                ).fetchone()
+                version = row[0] if row else 0
+                if version > len(steps):
+                    raise StartRefusedError(
+                        f"{self._path}: the {component} tables are of version {version}, written by a newer release; "
+                        f"this one knows {len(steps)}: start that release again, or restore an older copy"
+                    )
+                for step in steps[version:]:
+                    self.connection.execute(step)
+                self.connection.execute(
+                    "INSERT INTO schema_component VALUES (?, ?) ON CONFLICT DO UPDATE SET version = excluded.version",
+                    (component, len(steps)),
+                )
+        except apsw.Error as error:
+            raise StartRefusedError(_what_to_do(self._path, error)) from error
+
+    def before_commit(self, hook: Callable[[], None]) -> None:
+        """Adds a hook that writes what an adapter has put off to the end of the turn."""
+        self._before_commit.append(hook)
+
+    def after_rollback(self, hook: Callable[[], None]) -> None:
+        """Adds a hook that drops what an adapter remembers, since rows were taken back."""
+        self._after_rollback.append(hook)
+
+    def call(self) -> "_Call":
+        """The context of one port call: `with database.call() as connection`.
+
+        Driver errors inside take the whole turn back and come out as `Unavailable`. Any other exception takes it back
+        too and goes on as it is, so adapters check their arguments before they write.
+        """
+        return self._call
+
+    async def durable(self) -> None:
+        """Waits until what this task has seen of the database is on disk; see `ports/durability.py`."""
+        turn = _touched.get()
+        if turn is None:
+            return
+        _touched.set(None)
+        if turn.open:
+            waiter = asyncio.get_running_loop().create_future()
+            turn.waiters.append(waiter)
+            await waiter
+        elif turn.error is not None:
+            raise turn.error
+
+    def checkpoint(self) -> None:
+        """Moves what is committed from the log into the database file; for a thread, with a connection of its own."""
+        connection = apsw.Connection(str(self._path), vfs=self._vfs)
+        try:
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        finally:
+            connection.close()
+
+    def restart_log(self) -> None:
+        """Lets the log begin anew, after a checkpoint in a thread has left little to move; between turns."""
+        if self._turn is None:
+            try:
+                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            except apsw.BusyError:
+                return  # A reader still uses the log; the next round tries again.
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of the log file."""
+        log = Path(f"{self._path}-wal")
+        return log.stat().st_size if log.exists() else 0
+
+    def close(self) -> None:
+        """Ends an open turn and closes the connections."""
+        if self._turn is not None:
+            self._end_turn()
+        self.reader.close()
+        self.connection.close()
+
+    def _begin(self) -> apsw.Connection:
+        turn = self._turn
+        if turn is None:
+            turn = self._turn = _Turn()
+            if not self._each_call:
+                asyncio.get_running_loop().call_soon(self._end_turn)
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+            except apsw.Error as error:
+                self._take_back(turn, error)
+        if turn.error is not None:
+            if self._each_call:
+                self._turn = None
+            raise Unavailable(turn.error.system, "this turn was taken back after an earlier failure")
+        seen = _touched.get()
+        if seen is not turn and (seen is None or seen.error is None):
+            _touched.set(turn)
+        return self.connection
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Ends one call."""
+        turn = self._turn
+        assert turn is not None
+        if error is not None and turn.error is None:
+            self._take_back(turn, error)
+        failure = turn.error
+        if self._each_call:
+            self._end_turn()
+            failure = turn.error
+        if failure is not None and (error is None or isinstance(error, apsw.Error)):
+            raise failure from error
+
+    def _take_back(self, turn: _Turn, error: BaseException) -> None:
+        turn.error = Unavailable(System.STORE, f"the database took a turn back: {_describe(error)}")
+        self._roll_back()
+        self._on_failure(turn.error)
+
+    def _end_turn(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is None:
+            return
+        if turn.error is None:
+            try:
+                for hook in self._before_commit:
+                    hook()
+            except apsw.Error as error:
+                self._take_back(turn, error)
+        if turn.error is None:
+            try:
+                self.connection.execute("COMMIT")
+                self.commits += 1
+            except apsw.Error as error:
+                # The log may hold a valid commit that a restart would find, so nobody may say that nothing happened.
+                turn.error = OutcomeUnknown(System.STORE, f"the commit failed: {_describe(error)}")
+                self._roll_back()
+                self._on_failure(turn.error)
+        turn.end(None)
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            try:
+                self.connection.execute("ROLLBACK")
+            except apsw.Error:
+                # SQLite keeps the transaction only if it could not even undo in memory: start from the file again.
+                self.connection.close(force=True)
+                self.connection = self._open_writer()
+        for hook in self._after_rollback:
+            hook()
+
+
+class _Call:
+    """Reused by every call, since calls never overlap: nothing inside one may wait."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> apsw.Connection:
+        return self._database._begin()  # noqa: SLF001 - two halves of one thing.
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database._finish(error)  # noqa: SLF001
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _what_to_do(path: Path, error: apsw.Error) -> str:
+    match error:
+        case apsw.NotADBError() | apsw.CorruptError():
+            advice = "the file is damaged; keep it, and restore a copy (see docs/guides/backup.md)"
+        case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
+            advice = "it cannot be written to; check the directory's owner and mode"
+        case apsw.BusyError() | apsw.LockedError():
+            advice = "another program holds it locked; close it"
+        case apsw.FullError():
+            advice = "the disk is full; make room"
+        case _:
+            advice = "see the message of the database"
+    return f"{path}: {_describe(error)}: {advice}"

@@ -1,0 +1,68 @@
+"""The data directory: made, checked and held by one server at a time."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from internal_transfer.ports.errors import StartRefusedError
+
+
+class DataDirectory:
+    """A directory that only its owner can open, locked for as long as this object is open."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @property
+    def database(self) -> Path:
+        """The database file."""
+        return self.path / "internal-transfer.db"
+
+    @property
+    def admin_socket(self) -> Path:
+        """The socket on which a running server takes operators' commands."""
+        return self.path / "admin.sock"
+
+    @property
+    def is_held(self) -> bool:
+        """Tells whether another process has the directory locked right now."""
+        try:
+            handle = os.open(self.path / "lock", os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    def acquire(self) -> None:
+        """Makes the directory if need be and locks it; raises `StartRefusedError` saying what to do."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartRefusedError(
+                f"cannot write to the data directory {self.path}: {error.strerror}; "
+                "give --data a directory that this user may write to"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            self.release()
+            raise StartRefusedError(
+                f"the data directory {self.path} is held by another server (process {holder}); "
+                "stop it, or give --data another directory"
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Lets the directory go."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

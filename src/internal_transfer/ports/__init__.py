@@ -1,0 +1,1 @@
+"""What the service needs from the systems around it, one protocol per system."""

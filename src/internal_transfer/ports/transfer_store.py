@@ -1,0 +1,206 @@
+"""The record of transfers: what users asked for and read, and what the services go on from."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from internal_transfer.domain.account import Account, Owner
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.refusal import Code
+from internal_transfer.domain.transfer import Status, Transfer
+
+
+class Event(Struct, frozen=True):
+    """One change of status; `version` counts a transfer's events from 1."""
+
+    transfer_id: TransferId
+    version: int
+    status: Status
+    at: int
+    code: Code | None
+
+
+class Proposal(Struct, frozen=True):
+    """A transfer to be accepted, what its key stands for, and the most that its owner may move on its day."""
+
+    transfer: Transfer
+    fingerprint: bytes
+    daily_units: int
+
+
+class Accepted(Struct, frozen=True):
+    """The transfer is recorded as REQUESTING."""
+
+
+class KeyTaken(Struct, frozen=True):
+    """The owner used the key before: for this transfer, with this content. Nothing was recorded."""
+
+    transfer: Transfer
+    fingerprint: bytes
+
+
+class DailyLimitExceeded(Struct, frozen=True):
+    """The day's limit does not allow the amount; `remaining_units` are left. Nothing was recorded."""
+
+    remaining_units: int
+
+
+class IdTaken(Struct, frozen=True):
+    """Another transfer has this id; draw another. Nothing was recorded."""
+
+
+AcceptOutcome = Accepted | KeyTaken | DailyLimitExceeded | IdTaken
+
+
+class Change(Struct, frozen=True):
+    """The next record of a transfer; valid only while the recorded `revision` is the one given here.
+
+    `after.revision` is ignored: the store counts. `after.version` is larger by one than the recorded one where the
+    status changes, and then the event of that version is recorded with it.
+    """
+
+    revision: int
+    after: Transfer
+
+
+class HistoryQuery(Struct, frozen=True, kw_only=True):
+    """One page of an owner's transfers, newest accepted first.
+
+    Times are milliseconds on `created_at`: `from_ms` inclusive, `to_ms` exclusive. A direction needs an account type.
+    `after` is the last `accept_number` of the page before; `until` is the highest that the walk may show.
+    """
+
+    owner: Owner
+    most: int
+    after: int | None = None
+    until: int | None = None
+    statuses: frozenset[Status] = frozenset()
+    asset: str | None = None
+    account_type: str | None = None
+    direction: str | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+
+class HistoryPage(Struct, frozen=True):
+    """Transfers with their accept numbers (rising in the order of commits), newest first.
+
+    `until` is the highest accept number that was committed when the walk began. A walk that hands it back together
+    with the last number it saw meets every transfer committed before its first page exactly once.
+    """
+
+    transfers: list[Transfer]
+    until: int
+    next_after: int | None
+
+
+class OpenSummary(Struct, frozen=True):
+    """How many transfers are open, and since when the oldest leg of each core has been asked without an answer.
+
+    `ages` are counts by status of those open for longer than the times asked for. `needs_person` is by reason.
+    """
+
+    by_status: dict[Status, int]
+    oldest_asked_ms: dict[str, int]
+    oldest_open_ms: dict[Status, int]
+    needs_person: dict[str, int]
+
+
+class RegisteredAccount(Struct, frozen=True):
+    """An account with its number in the append-only registry (from 1)."""
+
+    number: int
+    account: Account
+
+
+class TransferStore(Protocol):
+    """All calls raise `Unavailable` when nothing was recorded and `OutcomeUnknown` when something may have been.
+
+    Reads by id and key see everything that was accepted or recorded before in this process, and after `durable()`
+    everywhere. Final records never change; events and keys are never changed or removed.
+    """
+
+    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
+        """What each (owner, idempotency key) stands for, in order."""
+        ...
+
+    async def accept(self, proposals: Sequence[Proposal]) -> list[AcceptOutcome]:
+        """Records transfers; for each, in one transaction: claims the key, reserves the daily limit, inserts the
+        record and its first event. Proposals of one batch see those before them.
+
+        The key is looked at first, then the id, then the limit. A refused proposal leaves nothing behind.
+        """
+        ...
+
+    async def record(self, changes: Sequence[Change]) -> list[Transfer | None]:
+        """Records the next state of transfers with its event; gives FAILED ones' share of the daily limit back.
+
+        Answers the transfer as recorded (with its new revision), or None where the recorded revision was another one:
+        then somebody else went on, and nothing was changed. Raises `IllegalTransition` for a change of status that
+        the table does not know; nothing of the batch is recorded then.
+        """
+        ...
+
+    async def get(self, transfer_ids: Sequence[TransferId]) -> list[Transfer | None]:
+        """The transfers, in order."""
+        ...
+
+    async def events(self, transfer_ids: Sequence[TransferId]) -> list[list[Event]]:
+        """The events of each transfer, by version."""
+        ...
+
+    async def claim_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
+        """Takes open transfers whose `due_at` is not after `now_ms`, oldest due first, and leases them.
+
+        A lease moves `due_at` to `now_ms + lease_ms`, so no two callers get the same transfer; it is no revision.
+        """
+        ...
+
+    async def make_due(self, *, now_ms: int) -> int:
+        """Makes all open transfers due, after a restart of the only process there is; answers how many."""
+        ...
+
+    async def history(self, query: HistoryQuery) -> HistoryPage:
+        """One page of an owner's transfers; the cursor does not assume that ids are in commit order."""
+        ...
+
+    async def by_status(self, status: Status, *, after: TransferId | None, most: int) -> list[Transfer]:
+        """Transfers in a status, by rising id, from above `after`."""
+        ...
+
+    async def stuck(self, *, open_before_ms: int, most: int) -> list[Transfer]:
+        """Open transfers that were created before this time or need a person, oldest first."""
+        ...
+
+    async def daily_used(self, owner: Owner, asset: str, day: int) -> int:
+        """How many units of an asset the owner's transfers of that UTC day use."""
+        ...
+
+    async def open_summary(self) -> OpenSummary:
+        """What is open, for shedding and metrics."""
+        ...
+
+    async def feed(self, after: int, most: int) -> list[tuple[int, Event]]:
+        """Events by rising sequence number above `after`; a reader that goes on from the last never skips one."""
+        ...
+
+    async def register(self, accounts: Sequence[Account]) -> list[RegisteredAccount]:
+        """Numbers accounts, the first time they are seen, and answers the numbers in order."""
+        ...
+
+    async def registered(self, owner: Owner) -> list[RegisteredAccount]:
+        """The accounts of an owner that were ever used."""
+        ...
+
+    async def registered_by_number(self, numbers: Sequence[int]) -> list[Account | None]:
+        """The way back from the ledger's `user_data_128` of an account."""
+        ...
+
+    async def lease_worker(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
+        """Leases a worker id (0 to 1023) for ids, or renews the holder's; raises `Unavailable` when all are taken."""
+        ...
+
+    async def ledger_seen(self) -> int:
+        """The largest `ledger_timestamp` on record: it must exist in the ledger, else that was restored to before."""
+        ...

@@ -1,0 +1,1 @@
+"""The roles: ports in, nothing global."""

@@ -1,0 +1,1 @@
+"""Faults that can be put in front of any port."""
