@@ -1,0 +1,63 @@
+# `make run` and `make test` set up everything they need; only Python 3.11 or newer and make have to be there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= ./data
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev run demo test check format bench lock clean
+
+help: ## Show what can be made.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "internal-transfer needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements/run.lock pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements/dev.lock $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@touch $@
+
+install: $(VENV)/.installed ## Make .venv with the package and its locked dependencies.
+
+install-dev: $(VENV)/.installed-dev ## The same, with what tests and checks need.
+
+run: install ## Run the service with demo users, balances and tokens.
+	$(BIN)/internal-transfer serve --demo --data $(DATA)
+
+demo: install ## Run every scenario against real server processes, and print how each ends.
+	$(BIN)/python -m internal_transfer.simulation.demo
+
+test: install-dev ## Run every test.
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report --include='*/internal_transfer/domain/*,*/internal_transfer/services/*' --fail-under=100
+
+check: install-dev ## Run linters, the type checker and the layer rules.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install-dev ## Format the code and apply safe fixes.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install-dev ## Measure complete transfers; prints and checks the figures of docs/guides/performance.md.
+	$(BIN)/python bench/run.py
+
+lock: ## Lock the dependencies again, with hashes (needs uv).
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+		pyproject.toml --group build --output-file requirements/run.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+		pyproject.toml --group build --group dev --output-file requirements/dev.lock
+
+clean: ## Remove what was built or installed; never data.
+	rm -rf $(VENV) dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
