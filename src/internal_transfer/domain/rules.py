@@ -114,3 +114,9 @@ def _check_policy(request: TransferRequest, route: Route, policy: Policy) -> Ref
     if route in policy.paused_routes:
         return _refuse(Code.ROUTE_PAUSED, "from_account.account_type", f"to {route.target} is paused by the operator")
     return None
+
+
+def daily_limit_exceeded(asset: Asset, remaining_units: int) -> Refusal:
+    """The refusal of an amount that is more than what is left of the day's limit."""
+    left = format_amount(max(0, remaining_units), scale=asset.scale)
+    return _refuse(Code.DAILY_LIMIT_EXCEEDED, "amount", f"only {left} {asset.code} are left of today's limit")

@@ -20,6 +20,7 @@ class OperatingFailureError(Exception):
     def __init__(self, system: System, message: str) -> None:
         super().__init__(f"{system}: {message}")
         self.system = system
+        self.message = message
 
 
 class Unavailable(OperatingFailureError):  # noqa: N818 - named as the design names it.

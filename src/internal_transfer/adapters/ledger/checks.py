@@ -1,0 +1,209 @@
+"""TigerBeetle's checks of accounts and transfers, in its order of precedence; pure, and the first that fails decides.
+
+The source is the order of TigerBeetle's reference on `create_accounts` and `create_transfers`. Time-outs, closing,
+balancing and imported events are refused before anything is checked, so their results do not occur.
+"""
+
+from internal_transfer.ports.ledger import (
+    AMOUNT_MAX,
+    U128_MAX,
+    AccountFlag,
+    AccountResult,
+    LedgerAccount,
+    LedgerTransfer,
+    TransferFlag,
+    TransferResult,
+)
+
+ACCOUNT_FLAGS_UNSUPPORTED = AccountFlag.IMPORTED | AccountFlag.CLOSED
+TRANSFER_FLAGS_UNSUPPORTED = (
+    TransferFlag.BALANCING_DEBIT
+    | TransferFlag.BALANCING_CREDIT
+    | TransferFlag.CLOSING_DEBIT
+    | TransferFlag.CLOSING_CREDIT
+    | TransferFlag.IMPORTED
+)
+RESOLVING = TransferFlag.POST_PENDING_TRANSFER | TransferFlag.VOID_PENDING_TRANSFER
+
+_ACCOUNT_FLAGS_MAX = 2 * AccountFlag.CLOSED - 1
+_TRANSFER_FLAGS_MAX = 2 * TransferFlag.IMPORTED - 1
+_BOTH_LIMITS = AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS | AccountFlag.CREDITS_MUST_NOT_EXCEED_DEBITS
+
+
+def check_account_id(account: LedgerAccount) -> AccountResult | None:
+    """What is checked before the ledger is asked whether the account exists."""
+    if account.timestamp:
+        return AccountResult.TIMESTAMP_MUST_BE_ZERO
+    if account.flags > _ACCOUNT_FLAGS_MAX:
+        return AccountResult.RESERVED_FLAG
+    if account.id == 0:
+        return AccountResult.ID_MUST_NOT_BE_ZERO
+    if account.id == U128_MAX:
+        return AccountResult.ID_MUST_NOT_BE_INT_MAX
+    return None
+
+
+def compare_account(account: LedgerAccount, stored: LedgerAccount) -> AccountResult:
+    """Which of the `exists` results an account gets whose id is taken."""
+    if account.flags != stored.flags:
+        return AccountResult.EXISTS_WITH_DIFFERENT_FLAGS
+    if account.user_data_128 != stored.user_data_128:
+        return AccountResult.EXISTS_WITH_DIFFERENT_USER_DATA_128
+    if account.user_data_64 != stored.user_data_64:
+        return AccountResult.EXISTS_WITH_DIFFERENT_USER_DATA_64
+    if account.user_data_32 != stored.user_data_32:
+        return AccountResult.EXISTS_WITH_DIFFERENT_USER_DATA_32
+    if account.ledger != stored.ledger:
+        return AccountResult.EXISTS_WITH_DIFFERENT_LEDGER
+    if account.code != stored.code:
+        return AccountResult.EXISTS_WITH_DIFFERENT_CODE
+    return AccountResult.EXISTS
+
+
+def check_new_account(account: LedgerAccount) -> AccountResult | None:
+    """What is checked of an account whose id is free."""
+    if account.flags & _BOTH_LIMITS == _BOTH_LIMITS:
+        return AccountResult.FLAGS_ARE_MUTUALLY_EXCLUSIVE
+    if account.debits_pending:
+        return AccountResult.DEBITS_PENDING_MUST_BE_ZERO
+    if account.debits_posted:
+        return AccountResult.DEBITS_POSTED_MUST_BE_ZERO
+    if account.credits_pending:
+        return AccountResult.CREDITS_PENDING_MUST_BE_ZERO
+    if account.credits_posted:
+        return AccountResult.CREDITS_POSTED_MUST_BE_ZERO
+    if account.ledger == 0:
+        return AccountResult.LEDGER_MUST_NOT_BE_ZERO
+    if account.code == 0:
+        return AccountResult.CODE_MUST_NOT_BE_ZERO
+    return None
+
+
+def check_transfer_id(transfer: LedgerTransfer) -> TransferResult | None:
+    """What is checked before the ledger is asked whether the transfer exists or its id is burnt."""
+    if transfer.timestamp:
+        return TransferResult.TIMESTAMP_MUST_BE_ZERO
+    if transfer.flags > _TRANSFER_FLAGS_MAX:
+        return TransferResult.RESERVED_FLAG
+    if transfer.id == 0:
+        return TransferResult.ID_MUST_NOT_BE_ZERO
+    if transfer.id == U128_MAX:
+        return TransferResult.ID_MUST_NOT_BE_INT_MAX
+    return None
+
+
+def compare_transfer(transfer: LedgerTransfer, stored: LedgerTransfer) -> TransferResult:
+    """Which of the `exists` results a plain transfer or hold gets whose id is taken."""
+    if transfer.flags != stored.flags:
+        return TransferResult.EXISTS_WITH_DIFFERENT_FLAGS
+    if transfer.pending_id != stored.pending_id:
+        return TransferResult.EXISTS_WITH_DIFFERENT_PENDING_ID
+    if transfer.debit_account_id != stored.debit_account_id:
+        return TransferResult.EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT_ID
+    if transfer.credit_account_id != stored.credit_account_id:
+        return TransferResult.EXISTS_WITH_DIFFERENT_CREDIT_ACCOUNT_ID
+    if transfer.amount != stored.amount:
+        return TransferResult.EXISTS_WITH_DIFFERENT_AMOUNT
+    if transfer.user_data_128 != stored.user_data_128:
+        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_128
+    if transfer.user_data_64 != stored.user_data_64:
+        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_64
+    if transfer.user_data_32 != stored.user_data_32:
+        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_32
+    if transfer.ledger != stored.ledger:
+        return TransferResult.EXISTS_WITH_DIFFERENT_LEDGER
+    if transfer.code != stored.code:
+        return TransferResult.EXISTS_WITH_DIFFERENT_CODE
+    return TransferResult.EXISTS
+
+
+def compare_resolution(transfer: LedgerTransfer, stored: LedgerTransfer, hold: LedgerTransfer) -> TransferResult:
+    """Which of the `exists` results a post or void gets whose id is taken; `hold` is what `stored` resolved.
+
+    What was left 0 stands for the hold's own, so it differs only where the stored one did not inherit it.
+    """
+    if transfer.flags != stored.flags:
+        return TransferResult.EXISTS_WITH_DIFFERENT_FLAGS
+    if transfer.pending_id != stored.pending_id:
+        return TransferResult.EXISTS_WITH_DIFFERENT_PENDING_ID
+    if transfer.debit_account_id not in (0, stored.debit_account_id):
+        return TransferResult.EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT_ID
+    if transfer.credit_account_id not in (0, stored.credit_account_id):
+        return TransferResult.EXISTS_WITH_DIFFERENT_CREDIT_ACCOUNT_ID
+    if resolved_amount(transfer, hold.amount) != stored.amount:
+        return TransferResult.EXISTS_WITH_DIFFERENT_AMOUNT
+    if (transfer.user_data_128 or hold.user_data_128) != stored.user_data_128:
+        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_128
+    if (transfer.user_data_64 or hold.user_data_64) != stored.user_data_64:
+        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_64
+    if (transfer.user_data_32 or hold.user_data_32) != stored.user_data_32:
+        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_32
+    if transfer.ledger not in (0, stored.ledger):
+        return TransferResult.EXISTS_WITH_DIFFERENT_LEDGER
+    if transfer.code not in (0, stored.code):
+        return TransferResult.EXISTS_WITH_DIFFERENT_CODE
+    return TransferResult.EXISTS
+
+
+def check_new_transfer(transfer: LedgerTransfer) -> TransferResult | None:
+    """What is checked of a plain transfer or hold whose id is free, before its accounts are looked up."""
+    debit, credit = transfer.debit_account_id, transfer.credit_account_id
+    if debit == 0:
+        return TransferResult.DEBIT_ACCOUNT_ID_MUST_NOT_BE_ZERO
+    if debit == U128_MAX:
+        return TransferResult.DEBIT_ACCOUNT_ID_MUST_NOT_BE_INT_MAX
+    if credit == 0:
+        return TransferResult.CREDIT_ACCOUNT_ID_MUST_NOT_BE_ZERO
+    if credit == U128_MAX:
+        return TransferResult.CREDIT_ACCOUNT_ID_MUST_NOT_BE_INT_MAX
+    if debit == credit:
+        return TransferResult.ACCOUNTS_MUST_BE_DIFFERENT
+    if transfer.pending_id:
+        return TransferResult.PENDING_ID_MUST_BE_ZERO
+    if transfer.ledger == 0:
+        return TransferResult.LEDGER_MUST_NOT_BE_ZERO
+    if transfer.code == 0:
+        return TransferResult.CODE_MUST_NOT_BE_ZERO
+    return None
+
+
+def check_new_resolution(transfer: LedgerTransfer) -> TransferResult | None:
+    """What is checked of a post or void whose id is free, before its hold is looked up."""
+    flags, pending_id = transfer.flags, transfer.pending_id
+    if flags & RESOLVING == RESOLVING or flags & TransferFlag.PENDING:
+        return TransferResult.FLAGS_ARE_MUTUALLY_EXCLUSIVE
+    if pending_id == 0:
+        return TransferResult.PENDING_ID_MUST_NOT_BE_ZERO
+    if pending_id == U128_MAX:
+        return TransferResult.PENDING_ID_MUST_NOT_BE_INT_MAX
+    if pending_id == transfer.id:
+        return TransferResult.PENDING_ID_MUST_BE_DIFFERENT
+    return None
+
+
+def check_against_hold(transfer: LedgerTransfer, hold: LedgerTransfer, resolved_by: int) -> TransferResult | None:
+    """What is checked of a post or void against its hold; `resolved_by` is the flag of what resolved that, or 0."""
+    if transfer.debit_account_id not in (0, hold.debit_account_id):
+        return TransferResult.PENDING_TRANSFER_HAS_DIFFERENT_DEBIT_ACCOUNT_ID
+    if transfer.credit_account_id not in (0, hold.credit_account_id):
+        return TransferResult.PENDING_TRANSFER_HAS_DIFFERENT_CREDIT_ACCOUNT_ID
+    if transfer.ledger not in (0, hold.ledger):
+        return TransferResult.PENDING_TRANSFER_HAS_DIFFERENT_LEDGER
+    if transfer.code not in (0, hold.code):
+        return TransferResult.PENDING_TRANSFER_HAS_DIFFERENT_CODE
+    amount = resolved_amount(transfer, hold.amount)
+    if amount > hold.amount:
+        return TransferResult.EXCEEDS_PENDING_TRANSFER_AMOUNT
+    if amount < hold.amount and transfer.flags & TransferFlag.VOID_PENDING_TRANSFER:
+        return TransferResult.PENDING_TRANSFER_HAS_DIFFERENT_AMOUNT
+    if resolved_by & TransferFlag.POST_PENDING_TRANSFER:
+        return TransferResult.PENDING_TRANSFER_ALREADY_POSTED
+    if resolved_by & TransferFlag.VOID_PENDING_TRANSFER:
+        return TransferResult.PENDING_TRANSFER_ALREADY_VOIDED
+    return None
+
+
+def resolved_amount(transfer: LedgerTransfer, held: int) -> int:
+    """The amount that a post or void of a hold over `held` means: a void's 0 and a post's AMOUNT_MAX are all of it."""
+    everything = 0 if transfer.flags & TransferFlag.VOID_PENDING_TRANSFER else AMOUNT_MAX
+    return held if transfer.amount == everything else transfer.amount

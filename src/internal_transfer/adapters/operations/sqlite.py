@@ -1,0 +1,222 @@
+"""What operators decide, in SQLite, with the audit chain.
+
+An entry's digest is the SHA-256 of its number, the digest before it and its fields, each with its length in front. The
+head of the chain (its number and digest) is stored beside it, so that cutting off the end is seen as well. Whoever can
+write the database and knows this can forge all of it anew; a copy of a head kept elsewhere shows that too.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+import apsw
+import msgspec
+from msgspec.structs import replace
+
+from internal_transfer.domain.account import Owner
+from internal_transfer.domain.rules import Policy
+from internal_transfer.embedded.database import Database
+from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report
+
+GENESIS = "0" * 64
+"""What stands as the digest before the first entry."""
+
+_SCHEMA = (
+    """
+    CREATE TABLE operations_pin(name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE operations_policy(version INTEGER PRIMARY KEY, body TEXT NOT NULL, audit INTEGER NOT NULL) STRICT;
+    CREATE TABLE operations_audit(
+        number INTEGER PRIMARY KEY, at INTEGER NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
+        subject TEXT NOT NULL, reason TEXT NOT NULL, outcome TEXT NOT NULL, evidence TEXT NOT NULL,
+        previous TEXT NOT NULL, digest TEXT NOT NULL) STRICT;
+    CREATE TABLE operations_audit_head(
+        one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL, digest TEXT NOT NULL) STRICT;
+    INSERT INTO operations_audit_head VALUES (1, 0, hex(zeroblob(32)));
+    CREATE TABLE operations_api_key(
+        key TEXT PRIMARY KEY, secret TEXT NOT NULL, passphrase_hash TEXT NOT NULL, owner TEXT NOT NULL,
+        tier TEXT NOT NULL, created_at INTEGER NOT NULL, revoked INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE operations_report(
+        number INTEGER PRIMARY KEY, at INTEGER NOT NULL, clean INTEGER NOT NULL, items TEXT NOT NULL) STRICT;
+    """,
+)
+_PINNED = "SELECT value FROM operations_pin WHERE name = ?"
+_PIN = "INSERT INTO operations_pin VALUES (?, ?)"
+_NEWEST_POLICY = "SELECT body FROM operations_policy ORDER BY version DESC LIMIT 1"
+_PUT_POLICY = "INSERT INTO operations_policy VALUES (?, ?, ?)"
+_HEAD = "SELECT number, digest FROM operations_audit_head"
+_MOVE_HEAD = "UPDATE operations_audit_head SET number = ?, digest = ?"
+_APPEND = "INSERT INTO operations_audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_AUDIT = """
+    SELECT number, at, actor, action, subject, reason, outcome, evidence, previous, digest
+    FROM operations_audit WHERE number > ? ORDER BY number LIMIT ?"""
+_PUT_API_KEY = """
+    INSERT INTO operations_api_key VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET secret = excluded.secret, passphrase_hash = excluded.passphrase_hash,
+        owner = excluded.owner, tier = excluded.tier, created_at = excluded.created_at, revoked = excluded.revoked"""
+_API_KEY = """
+    SELECT key, secret, passphrase_hash, owner, tier, created_at, revoked FROM operations_api_key WHERE key = ?"""
+_PUT_REPORT = "INSERT INTO operations_report(at, clean, items) VALUES (?, ?, ?)"
+_LAST_REPORT = "SELECT at, clean, items FROM operations_report ORDER BY number DESC LIMIT 1"
+
+_ALL = -1
+"""As SQLite's LIMIT: no limit."""
+
+
+class SqliteOperations:
+    """Implements `Operations` as a part of the database's turn."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.migrate("operations", _SCHEMA)
+        database.after_rollback(self._forget)
+        self._policy: Policy | None = None
+
+    async def pin(self, values: dict[str, str]) -> dict[str, str]:
+        """Pins values at first use; see the port."""
+        with self._database.call() as connection:
+            pinned = {name: connection.execute(_PINNED, (name,)).fetchone() for name in values}
+            others = {name: row[0] for name, row in pinned.items() if row is not None and row[0] != values[name]}
+            if not others:
+                connection.executemany(_PIN, [(name, values[name]) for name, row in pinned.items() if row is None])
+            return others
+
+    async def policy(self) -> Policy:
+        """The policy in force, from memory where it was read before."""
+        with self._database.call() as connection:
+            return self._in_force(connection)
+
+    async def change_policy(self, policy: Policy, entry: AuditEntry) -> int | None:
+        """Puts a policy in force as the version after the one it was based on; see the port."""
+        after = replace(policy, version=policy.version + 1)
+        body = msgspec.json.encode(after, order="deterministic").decode()
+        with self._database.call() as connection:
+            if self._in_force(connection).version != policy.version:
+                return None
+            number = _append(connection, entry)
+            connection.execute(_PUT_POLICY, (after.version, body, number))
+            self._policy = after
+            return number
+
+    async def append_audit(self, entry: AuditEntry) -> int:
+        """Appends an entry to the chain and answers its number."""
+        with self._database.call() as connection:
+            return _append(connection, entry)
+
+    async def audit(self, *, after: int, most: int) -> list[ChainedEntry]:
+        """Entries by rising number above `after`."""
+        with self._database.call() as connection:
+            return [_chained(row) for row in connection.execute(_AUDIT, (after, most))]
+
+    async def verify_audit(self) -> int | None:
+        """Walks the whole chain on a thread, as of the last commit; see the port."""
+        await self._database.durable()
+        return await asyncio.to_thread(_first_break, self._database)
+
+    async def put_api_key(self, key: ApiKey, entry: AuditEntry) -> None:
+        """Stores an API key, or its new state (revoked), together with its audit entry."""
+        with self._database.call() as connection:
+            _append(connection, entry)
+            connection.execute(
+                _PUT_API_KEY,
+                (key.key, key.secret, key.passphrase_hash, key.owner, key.tier, key.created_at, key.revoked),
+            )
+
+    async def api_keys(self, keys: Sequence[str]) -> list[ApiKey | None]:
+        """The API keys, in order."""
+        with self._database.call() as connection:
+            rows = [connection.execute(_API_KEY, (key,)).fetchone() for key in keys]
+        return [None if row is None else _api_key(row) for row in rows]
+
+    async def save_report(self, report: Report) -> int:
+        """Stores a reconciliation's report and answers its number."""
+        with self._database.call() as connection:
+            connection.execute(_PUT_REPORT, (report.at, report.clean, report.items))
+            return connection.last_insert_rowid()
+
+    async def last_report(self) -> Report | None:
+        """The newest report."""
+        with self._database.call() as connection:
+            row = connection.execute(_LAST_REPORT).fetchone()
+        return None if row is None else Report(at=row[0], clean=bool(row[1]), items=row[2])
+
+    def _in_force(self, connection: apsw.Connection) -> Policy:
+        if self._policy is None:
+            row = connection.execute(_NEWEST_POLICY).fetchone()
+            self._policy = Policy() if row is None else msgspec.json.decode(row[0], type=Policy)
+        return self._policy
+
+    def _forget(self) -> None:
+        self._policy = None
+
+
+def digest_of(number: int, entry: AuditEntry, previous: str) -> str:
+    """The hexadecimal digest of an entry at its place in the chain."""
+    digest = sha256(b"internal-transfer audit 1")
+    for part in (
+        str(number),
+        previous,
+        str(entry.at),
+        entry.actor,
+        entry.action,
+        entry.subject,
+        entry.reason,
+        entry.outcome,
+        entry.evidence,
+    ):
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()
+
+
+def _append(connection: apsw.Connection, entry: AuditEntry) -> int:
+    head = connection.execute(_HEAD).fetchone()
+    assert head is not None, "the head of the audit chain is written with the tables"
+    number, previous = int(head[0]) + 1, str(head[1])
+    digest = digest_of(number, entry, previous)
+    fields = (entry.at, entry.actor, entry.action, entry.subject, entry.reason, entry.outcome, entry.evidence)
+    connection.execute(_APPEND, (number, *fields, previous, digest))
+    connection.execute(_MOVE_HEAD, (number, digest))
+    return number
+
+
+def _first_break(database: Database) -> int | None:
+    reader = database.open_reader()
+    try:
+        with reader:  # One snapshot, so that an entry which is appended meanwhile cannot come between head and chain.
+            head = reader.execute(_HEAD).fetchone()
+            number, digest = 0, GENESIS
+            for row in reader.execute(_AUDIT, (0, _ALL)):
+                link = _chained(row)
+                number += 1
+                if (link.number, link.previous) != (number, digest):
+                    return number
+                digest = digest_of(number, link.entry, digest)
+                if link.digest != digest:
+                    return number
+    finally:
+        reader.close()
+    if head == (number, digest):
+        return None
+    # The head says more than the chain where the end was cut off, and something else where it was itself changed.
+    return number + 1 if head is None or head[0] > number else max(number, 1)
+
+
+def _chained(row: tuple[Any, ...]) -> ChainedEntry:
+    number, at, actor, action, subject, reason, outcome, evidence, previous, digest = row
+    entry = AuditEntry(
+        at=at, actor=actor, action=action, subject=subject, reason=reason, outcome=outcome, evidence=evidence
+    )
+    return ChainedEntry(number, entry, previous, digest)
+
+
+def _api_key(row: tuple[Any, ...]) -> ApiKey:
+    return ApiKey(
+        key=row[0],
+        secret=row[1],
+        passphrase_hash=row[2],
+        owner=Owner(row[3]),
+        tier=row[4],
+        created_at=row[5],
+        revoked=bool(row[6]),
+    )

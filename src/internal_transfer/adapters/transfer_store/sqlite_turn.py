@@ -1,0 +1,207 @@
+"""What the embedded transfer store has decided since the last commit, and has not written yet.
+
+Most transfers are accepted, held and finished within one turn of the database. Their rows are therefore written once,
+at the end of the turn and in their last state, instead of inserted and then updated. Until then they live here, and
+reads that go through SQL write them first.
+"""
+
+from collections.abc import Iterable
+
+import apsw
+
+from internal_transfer.adapters.transfer_store.sqlite_rows import (
+    INSERT_TRANSFER,
+    TRANSFER_COLUMNS,
+    UPDATE_TRANSFER,
+    Row,
+    blob,
+    changing_values,
+    lasting_values,
+    transfer_of,
+    units_of,
+)
+from internal_transfer.domain.account import Owner
+from internal_transfer.domain.identifier import TransferId, day_of
+from internal_transfer.domain.transfer import Status, Transfer
+
+_SELECT_TRANSFER = f"SELECT {TRANSFER_COLUMNS} FROM transfer WHERE id = ?"  # noqa: S608 - of constants.
+_SELECT_CLAIM = "SELECT ?1, transfer_id, fingerprint FROM transfer_key WHERE owner = ?2 AND key = ?3"
+_SELECT_USE = "SELECT ?1, units FROM daily_use WHERE owner = ?2 AND asset = ?3 AND day = ?4"
+_INSERT_CLAIM = "INSERT INTO transfer_key (owner, key, transfer_id, fingerprint) VALUES (?, ?, ?, ?)"
+_INSERT_EVENT = (
+    "INSERT INTO transfer_event (sequence, transfer_id, version, status, at, code) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_WRITE_USE = """
+    INSERT INTO daily_use (owner, asset, day, units) VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET units = excluded.units
+"""
+_SELECT_COUNTERS = """
+    SELECT coalesce((SELECT max(sequence) FROM transfer_event), 0), coalesce((SELECT max(id) FROM transfer), 0),
+        (SELECT timestamp FROM ledger_seen)
+"""
+
+Claim = tuple[TransferId, bytes]
+"""The transfer that a key stands for, and its fingerprint."""
+Use = tuple[Owner, str, int]
+"""Whose use of which asset on which UTC day."""
+
+
+class Turn:
+    """The state of one turn; the same object serves all turns, one after another.
+
+    `known` are the transfers that were read or written, as they are now. `claims` are the keys that were looked up,
+    None where nobody has claimed them. `uses` are the daily sums that were read or changed.
+    """
+
+    __slots__ = (
+        "_changed",
+        "_events",
+        "_fresh",
+        "_has_counters",
+        "_highest_id",
+        "_used",
+        "claims",
+        "known",
+        "last_sequence",
+        "ledger_seen",
+        "uses",
+    )
+
+    def __init__(self) -> None:
+        self.known: dict[TransferId, Transfer] = {}
+        self.claims: dict[tuple[Owner, str], Claim | None] = {}
+        self.uses: dict[Use, int] = {}
+        self._fresh: dict[TransferId, tuple[int, bytes]] = {}
+        self._changed: dict[TransferId, None] = {}
+        self._events: list[Row] = []
+        self._used: set[Use] = set()
+        self._has_counters = False
+        self.last_sequence = 0
+        self._highest_id = 0
+        self.ledger_seen = 0
+
+    def prepare(self, connection: apsw.Connection) -> None:
+        """Reads the counters from the database, at first and after a turn was taken back."""
+        if not self._has_counters:
+            (counters,) = connection.execute(_SELECT_COUNTERS)
+            self.last_sequence, self._highest_id, self.ledger_seen = counters
+            self._has_counters = True
+
+    def learn_claims(self, connection: apsw.Connection, keys: Iterable[tuple[Owner, str]]) -> None:
+        """Looks up the keys that are not in `claims` yet."""
+        claims = self.claims
+        unread = [key for key in keys if key not in claims]
+        if unread:
+            for key in unread:
+                claims[key] = None
+            bindings = [(number, owner, key) for number, (owner, key) in enumerate(unread)]
+            for number, transfer_id, fingerprint in connection.executemany(_SELECT_CLAIM, bindings):
+                claims[unread[number]] = (transfer_id, fingerprint)
+
+    def learn_uses(self, connection: apsw.Connection, uses: Iterable[Use]) -> None:
+        """Reads the daily sums that are not in `uses` yet."""
+        sums = self.uses
+        unread = [use for use in uses if use not in sums]
+        if unread:
+            for use in unread:
+                sums[use] = 0
+            bindings = [(number, *use) for number, use in enumerate(unread)]
+            for number, stored in connection.executemany(_SELECT_USE, bindings):
+                sums[unread[number]] = units_of(stored)
+
+    def learn(self, connection: apsw.Connection, transfer_ids: Iterable[TransferId]) -> None:
+        """Reads the transfers that are not in `known` yet; those that do not exist stay out of it."""
+        known = self.known
+        unread = [(transfer_id,) for transfer_id in transfer_ids if transfer_id not in known]
+        if unread:
+            for row in connection.executemany(_SELECT_TRANSFER, unread):
+                known[row[0]] = transfer_of(row)
+
+    def is_taken(self, connection: apsw.Connection, transfer_id: TransferId) -> bool:
+        """Tells whether a transfer has this id; without a look at the database while ids rise."""
+        if transfer_id > self._highest_id:
+            return False
+        self.learn(connection, (transfer_id,))
+        return transfer_id in self.known
+
+    def accept(self, transfer: Transfer, fingerprint: bytes, use: Use) -> None:
+        """Notes a new transfer, its key's claim, its share of the daily limit and its first event."""
+        transfer_id = transfer.id
+        self._note_event(transfer, transfer.created_at)
+        self.known[transfer_id] = transfer
+        self.claims[transfer.owner, transfer.key] = (transfer_id, fingerprint)
+        self.uses[use] += transfer.amount
+        self._used.add(use)
+        self._fresh[transfer_id] = (self.last_sequence, fingerprint)
+        self._highest_id = max(self._highest_id, transfer_id)
+
+    def change(self, connection: apsw.Connection, before: Transfer, after: Transfer) -> None:
+        """Notes the next state of a transfer, with its event if the status changed."""
+        transfer_id = after.id
+        self.known[transfer_id] = after
+        if transfer_id not in self._fresh:
+            self._changed[transfer_id] = None
+        if after.status is not before.status:
+            self._note_event(after, after.updated_at)
+            if after.status is Status.FAILED:
+                self._give_back(connection, after)
+        self.ledger_seen = max(self.ledger_seen, after.ledger_timestamp)
+
+    def _note_event(self, transfer: Transfer, at: int) -> None:
+        self.last_sequence += 1
+        self._events.append(
+            (self.last_sequence, transfer.id, transfer.version, transfer.status, at, transfer.failure)
+        )
+
+    def _give_back(self, connection: apsw.Connection, transfer: Transfer) -> None:
+        """The share goes back to the day that it was taken from, which is the day of the id, not today."""
+        use = (transfer.owner, transfer.source.asset, day_of(transfer.id))
+        self.learn_uses(connection, (use,))
+        rest = self.uses[use] - transfer.amount
+        assert rest >= 0, f"{transfer.id}: gives back more than was used"
+        self.uses[use] = rest
+        self._used.add(use)
+
+    def write(self, connection: apsw.Connection) -> None:
+        """Writes all that was noted, so that SQL sees it; what is known stays known."""
+        if not self._events and not self._changed:
+            return
+        known = self.known
+        if self._fresh:
+            rows: list[Row] = []
+            claims: list[Row] = []
+            for transfer_id, (accept_number, fingerprint) in self._fresh.items():
+                transfer = known[transfer_id]
+                rows.append(changing_values(transfer) + lasting_values(transfer, accept_number))
+                claims.append((transfer.owner, transfer.key, transfer_id, fingerprint))
+            connection.executemany(INSERT_TRANSFER, rows)
+            connection.executemany(_INSERT_CLAIM, claims)
+            self._fresh.clear()
+        if self._changed:
+            connection.executemany(UPDATE_TRANSFER, [changing_values(known[each]) for each in self._changed])
+            self._changed.clear()
+        if self._events:
+            connection.executemany(_INSERT_EVENT, self._events)
+            self._events.clear()
+        if self._used:
+            connection.executemany(_WRITE_USE, [(*use, blob(self.uses[use])) for use in self._used])
+            self._used.clear()
+        connection.execute("UPDATE ledger_seen SET timestamp = ?1 WHERE timestamp < ?1", (self.ledger_seen,))
+
+    def end(self, connection: apsw.Connection) -> None:
+        """Writes what was noted and forgets what was known: the turn is about to be committed."""
+        self.write(connection)
+        self.known.clear()
+        self.claims.clear()
+        self.uses.clear()
+
+    def drop(self) -> None:
+        """Forgets everything: the turn was taken back."""
+        self.known.clear()
+        self.claims.clear()
+        self.uses.clear()
+        self._fresh.clear()
+        self._changed.clear()
+        self._events.clear()
+        self._used.clear()
+        self._has_counters = False

@@ -1,0 +1,186 @@
+"""Who is calling: bearer tokens (JWT), verified against the configured issuers' public keys."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jwt
+import msgspec
+from msgspec import Struct
+
+from internal_transfer.domain.account import Owner, is_owner
+from internal_transfer.domain.refusal import Code, Refusal
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import StartRefusedError
+
+USER = "user"
+DEFAULT_TIER = "standard"
+ALGORITHMS = frozenset({"EdDSA", "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+"""Public-key signatures only: whoever can read the keys file of a shared-secret scheme can sign tokens."""
+
+_CLOCK_SKEW_SECONDS = 60
+_TOKENS_CACHED_MAX = 20_000
+_ROLES_MAX = 32
+_TIER_CHARACTERS_MAX = 64
+# Times are checked against our own clock, so the library's checks of them are off.
+_OPTIONS: Any = {
+    "require": ["iss", "aud", "sub", "exp", "iat"],
+    "verify_exp": False,
+    "verify_iat": False,
+    "verify_nbf": False,
+    "verify_sub": False,
+    "verify_jti": False,
+    "enforce_minimum_key_length": True,
+}
+
+
+class Caller(Struct, frozen=True):
+    """A verified caller; `expires_at` is wall-clock seconds."""
+
+    owner: Owner
+    tier: str
+    roles: frozenset[str]
+    expires_at: float
+
+    def may_act_as_user(self) -> bool:
+        """Tells whether the users' routes are open to this caller; a token without roles is a user's."""
+        return not self.roles or USER in self.roles
+
+
+class TrustedIssuer(Struct, frozen=True):
+    """Who may issue tokens, for which audience, and with which keys, by key id ("" where a key has none)."""
+
+    issuer: str
+    audience: str
+    keys: dict[str, jwt.PyJWK]
+
+
+def read_issuer(*, issuer: str, audience: str, keys_file: Path) -> TrustedIssuer:
+    """Reads an issuer's public keys (a JWK set); raises `StartRefusedError` naming the file and what is wrong."""
+    try:
+        keys = msgspec.json.decode(keys_file.read_bytes(), type=dict[str, Any])["keys"]
+    except OSError as error:
+        raise StartRefusedError(f"{keys_file}: cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
+        raise StartRefusedError(f"{keys_file}: is not a JWK set: an object with an array named keys") from error
+    if not isinstance(keys, list) or not keys:
+        raise StartRefusedError(f"{keys_file}: keys must be an array with at least one key")
+    trusted: dict[str, jwt.PyJWK] = {}
+    for number, key in enumerate(keys):
+        where = f"{keys_file}: keys[{number}]"
+        if not isinstance(key, dict):
+            raise StartRefusedError(f"{where}: must be an object")
+        try:
+            parsed = jwt.PyJWK(key)
+        except jwt.PyJWTError as error:
+            # The library's message repeats the key, which may be a private one by mistake.
+            raise StartRefusedError(f"{where}: is not a key of a supported type") from error
+        if parsed.algorithm_name not in ALGORITHMS:
+            raise StartRefusedError(f"{where}: {parsed.algorithm_name} is not supported; use a public-key algorithm")
+        if "d" in key:
+            raise StartRefusedError(f"{where}: is a private key; only its public half belongs here")
+        key_id = key.get("kid", "")
+        if not isinstance(key_id, str) or key_id in trusted:
+            raise StartRefusedError(f"{where}: kid must be a string of its own")
+        trusted[key_id] = parsed
+    return TrustedIssuer(issuer, audience, trusted)
+
+
+class Authenticator:
+    """Verifies `Authorization` headers, and remembers the tokens it verified until they expire.
+
+    At most `cached_most` tokens are remembered; the one that was not used for longest goes first.
+    """
+
+    def __init__(
+        self, issuers: Sequence[TrustedIssuer], clock: Clock, *, cached_most: int = _TOKENS_CACHED_MAX
+    ) -> None:
+        self._issuers = {issuer.issuer: issuer for issuer in issuers}
+        assert len(self._issuers) == len(issuers), "two issuers have the same name"
+        self._clock = clock
+        self._cached_most = cached_most
+        self._verified: OrderedDict[bytes, Caller] = OrderedDict()
+
+    def authenticate(self, authorization: bytes | None) -> Caller | Refusal:
+        """The caller whom the header's value names, or why it is not believed."""
+        if authorization is None:
+            return _refuse("the Authorization header is missing; send: Bearer TOKEN")
+        caller = self._verified.get(authorization)
+        if caller is not None:
+            if caller.expires_at * 1000 > self._clock.now_ms():
+                self._verified.move_to_end(authorization)
+                return caller
+            del self._verified[authorization]
+            return _refuse("the token has expired")
+        scheme, _, token = authorization.partition(b" ")
+        if scheme.lower() != b"bearer" or not token:
+            return _refuse("the Authorization header is not of the form: Bearer TOKEN")
+        verified = self._verify(token.strip())
+        if isinstance(verified, Caller):
+            self._verified[authorization] = verified
+            if len(self._verified) > self._cached_most:
+                self._verified.popitem(last=False)
+        return verified
+
+    def _verify(self, token: bytes) -> Caller | Refusal:
+        try:
+            unverified = jwt.decode_complete(token, options={"verify_signature": False})
+            found = self._key_for(unverified["header"], unverified["payload"])
+            if found is None:
+                return _refuse("the token is not from an issuer and key that are trusted here")
+            issuer, key = found
+            claims = jwt.decode(
+                token,
+                key=key,
+                algorithms=[key.algorithm_name],
+                audience=issuer.audience,
+                issuer=issuer.issuer,
+                options=_OPTIONS,
+            )
+        except jwt.PyJWTError as error:
+            return _refuse(f"the token is not valid: {str(error)[:120]}")
+        except (UnicodeError, ValueError, RecursionError):
+            # What the library lets through on headers and claims that are no text or nested without end.
+            return _refuse("the token is not valid")
+        return self._caller_of(claims)
+
+    def _key_for(self, header: dict[str, Any], payload: dict[str, Any]) -> tuple[TrustedIssuer, jwt.PyJWK] | None:
+        name = payload.get("iss")
+        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            return None
+        key_id = header.get("kid")
+        if key_id is None and len(issuer.keys) == 1:
+            return issuer, next(iter(issuer.keys.values()))
+        key = issuer.keys.get(key_id if isinstance(key_id, str) else "")
+        return None if key is None else (issuer, key)
+
+    def _caller_of(self, claims: dict[str, Any]) -> Caller | Refusal:
+        now = self._clock.now_ms() / 1000
+        expires_at, issued_at, not_before = claims["exp"], claims["iat"], claims.get("nbf", 0)
+        if not (_is_time(expires_at) and _is_time(issued_at) and _is_time(not_before)):
+            return _refuse("the token's exp, iat and nbf must be numbers of seconds")
+        if expires_at <= now:
+            return _refuse("the token has expired")
+        if max(issued_at, not_before) > now + _CLOCK_SKEW_SECONDS:
+            return _refuse("the token is not valid yet")
+        owner = claims["sub"]
+        if not isinstance(owner, str) or not is_owner(owner):
+            return _refuse("the token's sub is not a user id")
+        roles = claims.get("roles", [])
+        if not isinstance(roles, list) or len(roles) > _ROLES_MAX or not all(isinstance(role, str) for role in roles):
+            return _refuse("the token's roles are not a list of strings")
+        tier = claims.get("tier", DEFAULT_TIER)
+        if not isinstance(tier, str) or not 0 < len(tier) <= _TIER_CHARACTERS_MAX:
+            return _refuse("the token's tier is not a name")
+        return Caller(Owner(owner), tier, frozenset(roles), float(expires_at))
+
+
+def _is_time(value: object) -> bool:
+    # A bool is an int to Python, and NaN or infinity would make a token that never expires.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _refuse(message: str) -> Refusal:
+    return Refusal(Code.UNAUTHENTICATED, message)

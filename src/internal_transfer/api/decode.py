@@ -1,0 +1,182 @@
+"""The strict gate for bodies: bytes in, a canonical request or a refusal out; syntax only, nothing that is configured.
+
+No usual JSON decoder refuses repeated keys, and decimal parsers take `"1_000"` and Arabic digits. So the shape is
+checked by a typed decoder, repeated keys by counting, and amounts as text. All of it answers 400.
+"""
+
+import json
+import re
+import unicodedata
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from internal_transfer.domain.account import Account, Owner, is_account_type, is_asset, is_owner
+from internal_transfer.domain.amount import AmountSyntaxError, normal_amount
+from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.request import TransferRequest
+
+BODY_BYTES_MAX = 16 * 1024
+AMOUNT_CHARACTERS_MAX = 128
+"""Far more than any asset's largest amount needs; it keeps the arithmetic on foreign numbers bounded."""
+MEMO_CHARACTERS_MAX = 140
+
+_NAME_CHARACTERS_MAX = 64
+_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+_NAMED_FIELD = re.compile(r"Object (?P<what>contains unknown|missing required) field `(?P<name>.*)`", re.DOTALL)
+_EXPECTED = {
+    "str": "a string",
+    "str | null": "a string or null",
+    "int | str": "a string or a whole number",
+    "object": "an object",
+}
+
+
+class _AccountBody(Struct, forbid_unknown_fields=True, gc=False):
+    account_type: str
+    asset: str
+    user_id: str | int | UnsetType = UNSET
+
+
+class _TransferBody(Struct, forbid_unknown_fields=True, gc=False):
+    from_account: _AccountBody
+    to_account: _AccountBody
+    amount: str
+    memo: str | None | UnsetType = UNSET
+
+
+class _RepeatedKeyError(ValueError):
+    """A JSON object has a key twice; the message is the key."""
+
+
+_decode_body = msgspec.json.Decoder(_TransferBody).decode
+
+
+def decode(body: bytes, *, caller: Owner, tier: str, key: str) -> TransferRequest | Refusal:
+    """The request in a body of at most `BODY_BYTES_MAX` bytes; a refusal names the field and the rule it broke.
+
+    Accounts without `user_id` are the caller's. `caller`, `tier` and `key` are taken as they are.
+    """
+    try:
+        parsed = _decode_body(body)
+    except msgspec.ValidationError as error:
+        return _wrong_shape(str(error))
+    except UnicodeDecodeError:
+        return _refuse(Code.INVALID_REQUEST, "body", "is not valid UTF-8")
+    except msgspec.DecodeError as error:
+        return _refuse(Code.INVALID_REQUEST, "body", f"is not valid JSON: {str(error)[:200]}")
+    if b"\\" in body or body.count(b'"') != 2 * _strings_of(parsed):
+        repeated = _repeated_key(body)
+        if repeated is not None:
+            return _refuse(Code.INVALID_REQUEST, _short(repeated), "is given more than once")
+    source = _account("from_account", parsed.from_account, caller)
+    if isinstance(source, Refusal):
+        return source
+    target = _account("to_account", parsed.to_account, caller)
+    if isinstance(target, Refusal):
+        return target
+    if source.asset != target.asset:
+        return _refuse(Code.ASSET_MISMATCH, "to_account.asset", "differs from from_account.asset")
+    if source == target:
+        return _refuse(Code.SAME_ACCOUNT, "to_account", "is the same account as from_account")
+    if len(parsed.amount) > AMOUNT_CHARACTERS_MAX:
+        return _refuse(Code.INVALID_AMOUNT, "amount", f"is longer than {AMOUNT_CHARACTERS_MAX} characters")
+    try:
+        amount = normal_amount(parsed.amount)
+    except AmountSyntaxError:
+        return _refuse(Code.INVALID_AMOUNT, "amount", 'is not a plain decimal number such as "12.5"')
+    if amount == "0":
+        return _refuse(Code.INVALID_AMOUNT, "amount", "must be larger than zero")
+    memo = parsed.memo
+    if memo is UNSET or memo is None:
+        return TransferRequest(caller, tier, key, source, target, amount)
+    return _check_memo(memo) or TransferRequest(caller, tier, key, source, target, amount, memo)
+
+
+def _refuse(code: Code, field: str, rule: str) -> Refusal:
+    return Refusal(code, f"{field}: {rule}", (Detail(field, rule),))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_CHARACTERS_MAX else name[:_NAME_CHARACTERS_MAX] + "..."
+
+
+def _account(field: str, body: _AccountBody, caller: Owner) -> Account | Refusal:
+    if not is_account_type(body.account_type):
+        return _refuse(Code.INVALID_ACCOUNT, f"{field}.account_type", "is not the name of an account type")
+    if not is_asset(body.asset):
+        return _refuse(Code.INVALID_ASSET, f"{field}.asset", "is not an asset code")
+    user_id = body.user_id
+    if user_id is UNSET:
+        return Account(caller, body.account_type, body.asset)
+    if isinstance(user_id, int):
+        if user_id < 0:
+            return _refuse(Code.INVALID_ACCOUNT, f"{field}.user_id", "must not be negative")
+        user_id = str(user_id)
+    if not is_owner(user_id):
+        return _refuse(Code.INVALID_ACCOUNT, f"{field}.user_id", "does not match [A-Za-z0-9_.:-]{1,64}")
+    return Account(Owner(user_id), body.account_type, body.asset)
+
+
+def _check_memo(memo: str) -> Refusal | None:
+    if len(memo) > MEMO_CHARACTERS_MAX:
+        return _refuse(Code.INVALID_REQUEST, "memo", f"is longer than {MEMO_CHARACTERS_MAX} characters")
+    if memo.isprintable():
+        return None
+    # Line separators break lists and exports like a newline does, and the bidirectional overrides make an operator
+    # read another text than the one that is there. Joiners and foreign spaces are not printable, but ordinary text.
+    for character in memo:
+        if unicodedata.category(character) in {"Cc", "Zl", "Zp"} or character in _BIDI_CONTROLS:
+            return _refuse(Code.INVALID_REQUEST, "memo", "contains control characters")
+    return None
+
+
+def _strings_of(parsed: _TransferBody) -> int:
+    """How many strings a body of this content has, each key once.
+
+    Every key that is given again adds at least its own string. In a body without escapes each quotation mark begins
+    or ends a string, so counting them finds any repeated key without a second parse.
+    """
+    strings = 12
+    for account in (parsed.from_account, parsed.to_account):
+        if account.user_id is not UNSET:
+            strings += 2 if isinstance(account.user_id, str) else 1
+    if parsed.memo is not UNSET:
+        strings += 1 if parsed.memo is None else 2
+    return strings
+
+
+def _repeated_key(body: bytes) -> str | None:
+    try:
+        json.loads(body, object_pairs_hook=_refuse_repeated_keys)
+    except _RepeatedKeyError as error:
+        return str(error)
+    return None
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise _RepeatedKeyError(name)
+        seen.add(name)
+
+
+def _wrong_shape(message: str) -> Refusal:
+    """Says which field is of the wrong shape, from the decoder's message."""
+    match = _MESSAGE.fullmatch(message)
+    assert match is not None, "the pattern matches every text"
+    what, path = match["what"], match["path"] or ""
+    named = _NAMED_FIELD.fullmatch(what)
+    if named is not None:
+        field = f"{path}.{_short(named['name'])}" if path else _short(named["name"])
+        rule = "is required" if named["what"] == "missing required" else "is not a known field"
+        return _refuse(Code.INVALID_REQUEST, field, rule)
+    for expected, words in _EXPECTED.items():
+        if what.startswith(f"Expected `{expected}`, got"):
+            what = f"must be {words}"
+            break
+    code = Code.INVALID_AMOUNT if path == "amount" else Code.INVALID_REQUEST
+    return _refuse(code, path or "body", what)

@@ -1,0 +1,159 @@
+"""What the service reads from request headers: the idempotency key, the wished wait, the media types."""
+
+import re
+
+from internal_transfer.domain.refusal import Code, Detail, Refusal
+
+KEY_CHARACTERS_MAX = 128
+WAIT_SECONDS_MAX = 20
+WAIT_SECONDS_DEFAULT = 0.5
+
+JSON = b"application/json"
+CSV = b"text/csv"
+
+_PRINTABLE = re.compile(rb"[\x20-\x7e]+")
+_QUOTED = re.compile(rb'"((?:[^"\\]|\\["\\])*)"')
+_ESCAPED = re.compile(rb'\\(["\\])')
+_WAIT = re.compile(rb'wait[ \t]*=[ \t]*(?:([0-9]{1,9})|"([0-9]{1,9})")[ \t]*(?:;.*)?', re.IGNORECASE)
+_WEIGHT = re.compile(rb"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
+
+
+class Headers:
+    """The headers of one request that matter here, each by its lower-case name; repeated ones are kept as `None`.
+
+    A repeated header has no single meaning, so whoever needs it refuses it.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
+        values: dict[bytes, bytes | None] = dict(raw)
+        if len(values) != len(raw):
+            seen = set()
+            for name, _ in raw:
+                if name in seen:
+                    values[name] = None
+                seen.add(name)
+            # Lists may be spread over several headers (RFC 9110, 5.3).
+            for name in (b"accept", b"prefer"):
+                if name in values:
+                    values[name] = b",".join(value for other, value in raw if other == name)
+        self._values = values
+
+    def get(self, name: bytes) -> bytes | None:
+        """The header's value, or None if it is missing or repeated."""
+        return self._values.get(name)
+
+    def is_repeated(self, name: bytes) -> bool:
+        """Tells whether the header is there more than once."""
+        return name in self._values and self._values[name] is None
+
+
+def idempotency_key(headers: Headers) -> str | Refusal:
+    """The key in the `Idempotency-Key` header, bare or as a quoted string, whose escapes are undone once."""
+    raw = headers.get(b"idempotency-key")
+    if raw is None:
+        if headers.is_repeated(b"idempotency-key"):
+            return _refuse_key("is given more than once")
+        return Refusal(
+            Code.IDEMPOTENCY_KEY_REQUIRED,
+            "Idempotency-Key: is required; choose one per transfer and send it again with every retry",
+            (Detail("Idempotency-Key", "is required"),),
+        )
+    key = raw.strip(b" \t")
+    if key[:1] == b'"':
+        quoted = _QUOTED.fullmatch(key)
+        if quoted is None:
+            return _refuse_key("is not a well-formed quoted string")
+        key = _ESCAPED.sub(rb"\1", quoted[1])
+    return check_key(key)
+
+
+def check_key(key: bytes) -> str | Refusal:
+    """The key as text if it is 1 to 128 printable ASCII characters."""
+    if not key:
+        return Refusal(
+            Code.IDEMPOTENCY_KEY_REQUIRED,
+            "Idempotency-Key: must not be empty",
+            (Detail("Idempotency-Key", "must not be empty"),),
+        )
+    if len(key) > KEY_CHARACTERS_MAX:
+        return _refuse_key(f"is longer than {KEY_CHARACTERS_MAX} characters")
+    if _PRINTABLE.fullmatch(key) is None:
+        return _refuse_key("may only have printable ASCII characters")
+    return key.decode("ascii")
+
+
+def _refuse_key(rule: str) -> Refusal:
+    return Refusal(Code.INVALID_REQUEST, f"Idempotency-Key: {rule}", (Detail("Idempotency-Key", rule),))
+
+
+def preferred_wait(prefer: bytes | None) -> int | None:
+    """The N of `Prefer: wait=N` in whole seconds, at most `WAIT_SECONDS_MAX`; None where absent or malformed.
+
+    The first `wait` counts (RFC 7240, 2).
+    """
+    if prefer is None:
+        return None
+    for preference in prefer.split(b","):
+        match = _WAIT.fullmatch(preference.strip(b" \t"))
+        if match is not None:
+            return min(int(match[1] or match[2]), WAIT_SECONDS_MAX)
+        if preference.strip(b" \t")[:4].lower() == b"wait":
+            return None
+    return None
+
+
+def is_json(content_type: bytes | None) -> bool:
+    """Tells whether a body is declared as JSON; a charset may be named, and must be UTF-8 then."""
+    if content_type == JSON:
+        return True
+    if content_type is None:
+        return False
+    media_type, _, parameters = content_type.partition(b";")
+    if media_type.strip(b" \t").lower() != JSON:
+        return False
+    for parameter in parameters.split(b";"):
+        name, _, value = parameter.strip(b" \t").partition(b"=")
+        if name.lower() == b"charset" and value.strip(b'"').lower() not in {b"utf-8", b"utf8"}:
+            return False
+    return True
+
+
+def accepted(accept: bytes | None, offered: tuple[bytes, ...]) -> bytes | None:
+    """The offered media type that the client likes best (the first of equals), or None if it takes none of them."""
+    if accept is None or accept in {b"*/*", b"", offered[0]}:
+        return offered[0]
+    best, best_weight = None, 0.0
+    for media_type in offered:
+        weight = _weight_of(media_type, accept)
+        if weight > best_weight:
+            best, best_weight = media_type, weight
+    return best
+
+
+def _weight_of(media_type: bytes, accept: bytes) -> float:
+    """How much a client likes a media type, 0 to 1: the weight of the most specific range that covers it."""
+    weight, specificity = 0.0, -1
+    whole_family = media_type.partition(b"/")[0] + b"/*"
+    for item in accept.split(b","):
+        media_range, *parameters = (part.strip(b" \t").lower() for part in item.split(b";"))
+        if media_range == media_type:
+            found = 2
+        elif media_range == whole_family:
+            found = 1
+        elif media_range == b"*/*":
+            found = 0
+        else:
+            continue
+        if found > specificity:
+            weight, specificity = _quality(parameters), found
+    return weight
+
+
+def _quality(parameters: list[bytes]) -> float:
+    for parameter in parameters:
+        match = _WEIGHT.fullmatch(parameter)
+        if match is not None:
+            return float(match[1])
+    return 1.0

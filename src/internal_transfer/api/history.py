@@ -1,0 +1,161 @@
+"""The query of history: strict parameters, and cursors that only go on with the walk that they came from."""
+
+import base64
+import re
+import struct
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from urllib.parse import parse_qsl, urlencode
+
+from msgspec.structs import replace
+
+from internal_transfer.domain.account import Owner, is_account_type, is_asset
+from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.transfer import Status
+from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery
+
+PAGE_MOST = 100
+PAGE_DEFAULT = 20
+
+_PARAMETERS = frozenset(
+    {"limit", "cursor", "status", "asset", "account_type", "direction", "from", "to"},
+)
+_REPEATABLE = frozenset({"status"})
+_PAIRS_MAX = 32
+_LIMIT = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
+_CURSOR = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
+_CURSOR_FIELDS = struct.Struct(">QQ8s")
+_NUMBER_MAX = 2**63 - 1
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def parse_pairs(query_string: bytes, *, allowed: frozenset[str]) -> list[tuple[str, str]] | Refusal:
+    """The parameters of a query, percent-decoded once; unknown, empty, malformed and repeated ones are refused."""
+    if not query_string:
+        return []
+    try:
+        pairs = parse_qsl(
+            query_string.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            encoding="utf-8",
+            errors="strict",
+            max_num_fields=_PAIRS_MAX,
+        )
+    except ValueError:
+        return _refuse("query", "is not a well-formed list of at most 32 parameters")
+    seen = set()
+    for name, value in pairs:
+        if name not in allowed:
+            return _refuse(name[:64], "is not a known parameter")
+        if not value:
+            return _refuse(name, "must not be empty")
+        if name in seen and name not in _REPEATABLE:
+            return _refuse(name, "is given more than once")
+        seen.add(name)
+    return pairs
+
+
+def parse_history(query_string: bytes, owner: Owner) -> HistoryQuery | Refusal:
+    """The owner's query; a refusal names the parameter and the rule it broke."""
+    pairs = parse_pairs(query_string, allowed=_PARAMETERS)
+    if isinstance(pairs, Refusal):
+        return pairs
+    given = dict(pairs)
+    limit = given.get("limit", str(PAGE_DEFAULT))
+    if _LIMIT.fullmatch(limit) is None or int(limit) > PAGE_MOST:
+        return _refuse("limit", f"must be a whole number from 1 to {PAGE_MOST}")
+    statuses = {value for name, value in pairs if name == "status"}
+    if not statuses <= set(Status):
+        return _refuse("status", f"must be one of {', '.join(Status)}")
+    asset, account_type, direction = given.get("asset"), given.get("account_type"), given.get("direction")
+    if asset is not None and not is_asset(asset):
+        return _refuse("asset", "is not an asset code")
+    if account_type is not None and not is_account_type(account_type):
+        return _refuse("account_type", "is not the name of an account type")
+    if direction is not None and direction not in {"in", "out"}:
+        return _refuse("direction", "must be in or out")
+    if direction is not None and account_type is None:
+        return _refuse("direction", "needs account_type")
+    times: dict[str, int | None] = {"from": None, "to": None}
+    for name in times:
+        if name in given:
+            times[name] = _parse_time(given[name])
+            if times[name] is None:
+                return _refuse(name, "must be an RFC 3339 time such as 2026-01-31T00:00:00Z (a + is sent as %2B)")
+    query = HistoryQuery(
+        owner=owner,
+        most=int(limit),
+        statuses=frozenset(Status(status) for status in statuses),
+        asset=asset,
+        account_type=account_type,
+        direction=direction,
+        from_ms=times["from"],
+        to_ms=times["to"],
+    )
+    cursor = given.get("cursor")
+    return query if cursor is None else _go_on(query, cursor)
+
+
+def next_cursor(query: HistoryQuery, page: HistoryPage) -> str | None:
+    """The cursor of the page that follows, or None after the last one."""
+    if page.next_after is None:
+        return None
+    check = _check(query, page.next_after, page.until)
+    return base64.urlsafe_b64encode(_CURSOR_FIELDS.pack(page.next_after, page.until, check)).decode("ascii")
+
+
+def next_target(path: str, query_string: bytes, cursor: str) -> str:
+    """The path and query of the page that follows: the same query with another cursor."""
+    pairs = [pair for pair in parse_qsl(query_string.decode("ascii")) if pair[0] != "cursor"]
+    return f"{path}?{urlencode([*pairs, ('cursor', cursor)])}"
+
+
+def _go_on(query: HistoryQuery, cursor: str) -> HistoryQuery | Refusal:
+    if _CURSOR.fullmatch(cursor) is None:
+        return _refuse("cursor", "is not a cursor of this service")
+    after, until, check = _CURSOR_FIELDS.unpack(base64.urlsafe_b64decode(cursor))
+    if after > _NUMBER_MAX or until > _NUMBER_MAX or check != _check(query, after, until):
+        return _refuse("cursor", "belongs to another query; keep the parameters, and begin anew to change them")
+    return replace(query, after=after, until=until)
+
+
+def _check(query: HistoryQuery, after: int, until: int) -> bytes:
+    """What ties a cursor to its walk.
+
+    It catches mistakes, so it needs no secret that all gateways would have to share: a forged cursor still shows
+    nothing but the caller's own transfers, which the query itself sees to.
+    """
+    walk = (
+        query.owner,
+        sorted(query.statuses),
+        query.asset,
+        query.account_type,
+        query.direction,
+        query.from_ms,
+        query.to_ms,
+        after,
+        until,
+    )
+    return blake2b(repr(walk).encode(), digest_size=8, person=b"history").digest()
+
+
+def _parse_time(text: str) -> int | None:
+    """Milliseconds since 1970, rounded up, so that both ends of a range keep their meaning; None if malformed."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    fraction, zone = match[1] or "", match[2]
+    try:
+        whole = datetime.fromisoformat(text[:19].upper() + ("+00:00" if zone in "Zz" else zone))
+    except ValueError:
+        return None
+    nanoseconds = int(fraction[1:].ljust(9, "0")) if fraction else 0
+    return (whole - _EPOCH) // timedelta(milliseconds=1) - (-nanoseconds // 1_000_000)
+
+
+def _refuse(field: str, rule: str) -> Refusal:
+    return Refusal(Code.INVALID_REQUEST, f"{field}: {rule}", (Detail(field, rule),))

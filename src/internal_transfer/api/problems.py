@@ -1,0 +1,196 @@
+"""The one mapping of refusals and operating failures to HTTP: RFC 9457 problems, with what to do next."""
+
+from math import ceil
+from typing import NamedTuple, assert_never
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.refusal import CATALOGUE, Category, Code, Detail, Refusal, Retry
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
+
+Header = tuple[bytes, bytes]
+
+PROBLEM_TYPE = b"application/problem+json"
+_CONTENT_TYPE: Header = (b"content-type", PROBLEM_TYPE)
+_RETRY_AFTER_SECONDS = 1.0
+"""How long a client is asked to wait where nobody knows better."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Reply(NamedTuple):
+    """An answer that is ready to be sent. `code` is the problem's, for the metrics, and empty where there is none."""
+
+    status: int
+    headers: list[Header]
+    body: bytes
+    code: str = ""
+
+
+class Problem(Struct, frozen=True):
+    """An RFC 9457 problem.
+
+    `recorded`: whether a transfer was recorded for this request, None where that is not known.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: Code
+    category: Category
+    recorded: bool | None
+    retry: Retry
+    details: tuple[Detail, ...]
+    request_id: str | UnsetType = UNSET
+
+
+def status_of(code: Code) -> int:
+    """The HTTP status of a refusal by settings or state.
+
+    Refusals by syntax alone are 400 whatever their code, and recorded failures are 422; their callers say so.
+    """
+    match code:
+        case (
+            Code.INVALID_REQUEST
+            | Code.INVALID_AMOUNT
+            | Code.ASSET_MISMATCH
+            | Code.SAME_ACCOUNT
+            | Code.IDEMPOTENCY_KEY_REQUIRED
+        ):
+            return 400
+        case Code.UNAUTHENTICATED:
+            return 401
+        case Code.PERMISSION_DENIED:
+            return 403
+        case Code.TRANSFER_NOT_FOUND:
+            return 404
+        case Code.INVALID_STATE_TRANSITION:
+            return 409
+        case (
+            Code.INVALID_ASSET
+            | Code.INVALID_ACCOUNT
+            | Code.INVALID_PRECISION
+            | Code.AMOUNT_TOO_SMALL
+            | Code.AMOUNT_TOO_LARGE
+            | Code.DAILY_LIMIT_EXCEEDED
+            | Code.IDEMPOTENCY_KEY_REUSED
+            | Code.ACCOUNT_FROZEN
+            | Code.ROUTE_PAUSED
+            | Code.INSUFFICIENT_BALANCE
+            | Code.EXPIRED
+            | Code.CORE_REFUSED
+            | Code.VOIDED_BY_OPERATOR
+        ):
+            return 422
+        case Code.RATE_LIMITED:
+            return 429
+        case Code.INTERNAL:
+            return 500
+        case (
+            Code.SYSTEM_OVERLOADED
+            | Code.LEDGER_UNAVAILABLE
+            | Code.STORE_UNAVAILABLE
+            | Code.CORE_UNAVAILABLE
+            | Code.TIMEOUT
+        ):
+            return 503
+        case _:
+            assert_never(code)
+
+
+def refusal_of(error: OperatingFailureError) -> Refusal:
+    """The refusal that tells a client of an operating failure, without the driver's words."""
+    if isinstance(error, OutcomeUnknown):
+        return Refusal(Code.TIMEOUT, "The service did not learn what became of the request; the same key finds out.")
+    match error.system:
+        case System.LEDGER:
+            return Refusal(Code.LEDGER_UNAVAILABLE, "The ledger cannot be reached.")
+        case System.STORE | System.OPERATIONS:
+            return Refusal(Code.STORE_UNAVAILABLE, "The record of transfers cannot be reached.")
+        case System.CORE | System.BUS:
+            return Refusal(Code.CORE_UNAVAILABLE, "The trading core cannot be reached.")
+        case System.LIMITER:
+            return Refusal(Code.SYSTEM_OVERLOADED, "The service cannot take requests at the moment.")
+        case _:
+            assert_never(error.system)
+
+
+def problem_of(
+    refusal: Refusal,
+    *,
+    status: int | None = None,
+    recorded: bool | None = False,
+    request_id: TransferId | None = None,
+    retry: Retry | None = None,
+) -> Problem:
+    """The problem that tells of a refusal; `status` and `retry` only where they differ from the code's own."""
+    code = refusal.code
+    meaning = CATALOGUE[code]
+    return Problem(
+        type=f"/docs#{code}",
+        title=meaning.title,
+        status=status_of(code) if status is None else status,
+        detail=refusal.message,
+        code=code,
+        category=meaning.category,
+        recorded=recorded,
+        retry=meaning.retry if retry is None else retry,
+        details=refusal.details,
+        request_id=UNSET if request_id is None else str(request_id),
+    )
+
+
+class Problems:
+    """Makes replies of problems; the jitter that spreads retries comes from the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def reply(
+        self,
+        refusal: Refusal,
+        *,
+        status: int | None = None,
+        recorded: bool | None = False,
+        request_id: TransferId | None = None,
+        retry: Retry | None = None,
+        headers: tuple[Header, ...] = (),
+    ) -> Reply:
+        """The reply that tells of a refusal, with `Retry-After` on 429 and 503 and the challenge on 401."""
+        problem = problem_of(refusal, status=status, recorded=recorded, request_id=request_id, retry=retry)
+        body = _encode(problem)
+        sent = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body)), *headers]
+        if problem.status in {429, 503}:
+            sent.append((b"retry-after", b"%d" % self._retry_after(refusal.retry_after_seconds)))
+        elif problem.status == 401:
+            sent.append((b"www-authenticate", b'Bearer realm="internal-transfer"'))
+        return Reply(problem.status, sent, body, problem.code)
+
+    def request(self, status: int, field: str, rule: str, *headers: Header, retry: Retry | None = None) -> Reply:
+        """The reply to a request that is wrong as a message: method, path, headers, size, pace."""
+        refusal = Refusal(Code.INVALID_REQUEST, f"{field}: {rule}", (Detail(field, rule),))
+        return self.reply(refusal, status=status, headers=headers, retry=retry)
+
+    def failure(self, error: OperatingFailureError) -> Reply:
+        """The reply that tells of an operating failure."""
+        return self.reply(refusal_of(error), recorded=None if isinstance(error, OutcomeUnknown) else False)
+
+    def timeout(self, *, recorded: bool | None) -> Reply:
+        """The reply when the deadline passed before there was an answer."""
+        return self.reply(
+            Refusal(Code.TIMEOUT, "The service did not answer in time; the same key finds out what happened."),
+            recorded=recorded,
+        )
+
+    def internal(self, *, recorded: bool | None) -> Reply:
+        """The reply when the service itself is at fault."""
+        return self.reply(Refusal(Code.INTERNAL, "The service failed; the failure was logged."), recorded=recorded)
+
+    def _retry_after(self, wanted_seconds: float | None) -> int:
+        """Whole seconds, at least one, up to twice what is wanted plus one, so that those refused do not come back at once."""
+        seconds = _RETRY_AFTER_SECONDS if wanted_seconds is None else wanted_seconds
+        return max(1, ceil(seconds + self._clock.jitter() * (seconds + 1)))

@@ -1,0 +1,36 @@
+"""Who waits for a transfer to become final, within this process."""
+
+import asyncio
+from collections.abc import Iterable
+
+from internal_transfer.domain.identifier import TransferId
+
+
+class Completions:
+    """Wakes those who wait for a transfer, after its final state is durable."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[TransferId, list[asyncio.Future[None]]] = {}
+
+    def expect(self, transfer_id: TransferId) -> asyncio.Future[None]:
+        """A future that is done when the transfer is final; hand it to `forget` in any case."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(transfer_id, []).append(future)
+        return future
+
+    def forget(self, transfer_id: TransferId, future: asyncio.Future[None]) -> None:
+        """Stops waiting."""
+        futures = self._waiting.get(transfer_id)
+        if futures is not None and future in futures:
+            futures.remove(future)
+            if not futures:
+                del self._waiting[transfer_id]
+
+    def announce(self, transfer_ids: Iterable[TransferId]) -> None:
+        """Wakes those who wait for these transfers."""
+        if not self._waiting:
+            return
+        for transfer_id in transfer_ids:
+            for future in self._waiting.pop(transfer_id, ()):
+                if not future.done():
+                    future.set_result(None)

@@ -1,0 +1,475 @@
+"""Carries out the steps of transfers: the one way in which any role moves a transfer on.
+
+The gateway drives what it accepted, the settler what a core confirmed, the scanner what is due, an operator's decision
+what it decided. All go through `next_step`, many transfers at a time: each round takes every transfer's next step and
+does all steps of one kind as one batch.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from internal_transfer.domain.account import Account, AccountType, Asset, Holder, ledger_account_id
+from internal_transfer.domain.identifier import FENCE_HOLD_ID, hold_id, key_hash, post_id, void_id
+from internal_transfer.domain.leg import Verdict
+from internal_transfer.domain.transfer import (
+    OPEN,
+    CreateHold,
+    Facts,
+    FenceHold,
+    Finished,
+    Hold,
+    LookAtHold,
+    PostHold,
+    Step,
+    Tell,
+    Transfer,
+    VoidHold,
+    Wait,
+    Write,
+    command_of,
+    heard,
+    next_step,
+)
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.durability import Durability
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
+from internal_transfer.ports.ledger import (
+    AccountFlag,
+    AccountResult,
+    Ledger,
+    LedgerAccount,
+    LedgerTransfer,
+    TransferFlag,
+    TransferOutcome,
+    TransferResult,
+)
+from internal_transfer.ports.trading_core import TradingCore
+from internal_transfer.ports.transfer_store import Change, Event, TransferStore
+from internal_transfer.services.completions import Completions
+from internal_transfer.services.pressure import Pressure
+from internal_transfer.telemetry import Telemetry
+
+ROUNDS_MAX = 32
+"""More steps than any way through the table takes; whoever is not done by then is left to the scanner."""
+
+HOLD_CODE = 1
+"""The ledger `code` of holds, posts and voids."""
+
+_KNOWN_ACCOUNTS_MAX = 100_000
+_HOLD_EXISTS = frozenset({Hold.HELD, Hold.POSTED, Hold.VOIDED})
+
+_SYSTEMS: dict[type[Step], System] = {Write: System.STORE, Tell: System.CORE}
+
+_log = structlog.get_logger(__name__)
+
+
+class Timing(Struct, frozen=True, kw_only=True):
+    """How long a call may take, when a worked-on transfer is due again, and how failures back off; in seconds."""
+
+    call_seconds: float = 10.0
+    acting_seconds: float = 3.0
+    backoff_first_seconds: float = 1.0
+    backoff_most_seconds: float = 300.0
+    expiry_seconds: float = 900.0
+
+
+class Work:
+    """One transfer being worked on: what is recorded, what is known, and what became of the effort.
+
+    `events` are those recorded since the work began. `failure` is the last failure of a system; `lost`: somebody else
+    recorded a change in the meantime and goes on.
+    """
+
+    __slots__ = ("events", "facts", "failure", "lost", "scanned", "step", "transfer")
+
+    def __init__(self, transfer: Transfer, facts: Facts, *, scanned: bool = False) -> None:
+        self.transfer = transfer
+        self.facts = facts
+        self.scanned = scanned
+        self.events: list[Event] = []
+        self.failure: OperatingFailureError | None = None
+        self.lost = False
+        self.step: Step = Wait()
+
+
+class Driver:
+    """Moves transfers on as far as they go now, and returns when that is durable."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        store: TransferStore,
+        core: TradingCore,
+        durability: Durability,
+        clock: Clock,
+        completions: Completions,
+        pressure: Pressure,
+        telemetry: Telemetry,
+        assets: dict[str, Asset],
+        account_types: dict[str, AccountType],
+        timing: Timing,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._core = core
+        self._durability = durability
+        self._clock = clock
+        self._completions = completions
+        self._pressure = pressure
+        self._telemetry = telemetry
+        self._assets = assets
+        self._account_types = account_types
+        self._timing = timing
+        self._known: dict[Account, int] = {}
+        stages: dict[type[Step], tuple[str, Callable[[list[Work]], Awaitable[None]]]] = {
+            Write: ("record", self._write),
+            LookAtHold: ("look", self._look),
+            CreateHold: ("hold", self._hold),
+            FenceHold: ("fence", self._fence),
+            Tell: ("tell", self._tell),
+            PostHold: ("post", self._post),
+            VoidHold: ("void", self._void),
+        }
+        self._stages = {
+            step: (name, carry_out, telemetry.stage_duration.labels(name), telemetry.batch_size.labels(name))
+            for step, (name, carry_out) in stages.items()
+        }
+
+    async def prepare(self) -> None:
+        """Burns the id of the hold that may never exist, on which the fence rests; once per start."""
+        never = LedgerTransfer(
+            id=FENCE_HOLD_ID,
+            debit_account_id=FENCE_HOLD_ID,
+            credit_account_id=FENCE_HOLD_ID + 1,
+            amount=1,
+            ledger=1,
+            code=HOLD_CODE,
+            flags=TransferFlag.PENDING,
+        )
+        [outcome] = await self._ledger.create_transfers([never])
+        burnt = {TransferResult.DEBIT_ACCOUNT_NOT_FOUND, TransferResult.ID_ALREADY_FAILED}
+        assert outcome.status in burnt, f"the fence's hold could not be burnt: {outcome.status}"
+
+    async def drive(self, works: Sequence[Work]) -> None:
+        """Works until every transfer is final or has to wait; what is then in each `Work` is durable.
+
+        Raises `Unavailable` or `OutcomeUnknown` where the work's own commit failed. Failures of single systems do not
+        raise: they are in `Work.failure`, and the transfer is due again later.
+        """
+        active = list(works)
+        for _ in range(ROUNDS_MAX):
+            active = await self._round(active)
+            if not active:
+                break
+        finished = [work.transfer for work in works if work.events and work.transfer.status not in OPEN]
+        await self._put_off([work for work in works if self._is_owed(work)])
+        await self._durability.durable()
+        self._remember_accounts(works)
+        if finished:
+            self._pressure.finished(len(finished))
+            self._completions.announce(transfer.id for transfer in finished)
+
+    def _remember_accounts(self, works: Sequence[Work]) -> None:
+        known = self._known
+        for work in works:
+            if work.facts.hold not in _HOLD_EXISTS:
+                continue
+            for account in (work.transfer.source, work.transfer.target):
+                if account not in known:
+                    if len(known) >= _KNOWN_ACCOUNTS_MAX:
+                        known.clear()
+                    known[account] = ledger_account_id(account)
+
+    def is_expired(self, transfer: Transfer) -> bool:
+        """Tells whether a hold that does not exist yet must not be made any more."""
+        return self._clock.now_ms() - transfer.created_at > self._timing.expiry_seconds * 1000
+
+    async def _round(self, active: list[Work]) -> list[Work]:
+        groups: dict[type[Step], list[Work]] = {}
+        for work in active:
+            step = next_step(work.transfer, work.facts)
+            kind = type(step)
+            if kind is Wait or kind is Finished:
+                continue
+            work.step = step
+            group = groups.get(kind)
+            if group is None:
+                groups[kind] = [work]
+            else:
+                group.append(work)
+        going: list[Work] = []
+        for kind, group in groups.items():
+            name, carry_out, duration, size = self._stages[kind]
+            started = self._clock.monotonic()
+            try:
+                async with asyncio.timeout(self._timing.call_seconds):
+                    await carry_out(group)
+            except OperatingFailureError as error:
+                self._failed(group, error)
+            except TimeoutError:
+                self._failed(group, OutcomeUnknown(_SYSTEMS.get(kind, System.LEDGER), f"no answer to {name} in time"))
+            duration.observe(self._clock.monotonic() - started)
+            size.observe(len(group))
+            going += [work for work in group if work.failure is None and not work.lost]
+        return going
+
+    def _failed(self, group: list[Work], error: OperatingFailureError) -> None:
+        self._telemetry.failures.labels(error.system, type(error).__name__).inc()
+        _log.warning("call_failed", system=error.system, error=str(error), transfers=len(group))
+        for work in group:
+            work.failure = error
+
+    @staticmethod
+    def _is_owed(work: Work) -> bool:
+        """Tells whether the record of the transfer has to say when it is worked on next."""
+        if work.lost or work.transfer.status not in OPEN:
+            return False
+        return work.scanned or work.failure is not None
+
+    async def _put_off(self, works: list[Work]) -> None:
+        if not works:
+            return
+        now = self._clock.now_ms()
+        changes = []
+        for work in works:
+            attempts = work.transfer.attempts + 1
+            due = now + int(self._backoff_seconds(attempts) * 1000)
+            after = replace(work.transfer, attempts=attempts, due_at=due)
+            changes.append(Change(work.transfer.revision, after))
+        try:
+            recorded = await self._store.record(changes)
+        except OperatingFailureError as error:
+            # What was recorded before says when the transfer is due, and that time comes by itself.
+            self._telemetry.failures.labels(error.system, type(error).__name__).inc()
+            return
+        for work, transfer in zip(works, recorded, strict=True):
+            if transfer is not None:
+                work.transfer = transfer
+
+    def _backoff_seconds(self, attempts: int) -> float:
+        """From the first to the most, doubling, spread over half of it."""
+        timing = self._timing
+        full = min(timing.backoff_most_seconds, timing.backoff_first_seconds * 2.0 ** min(attempts - 1, 30))
+        return full * (0.5 + 0.5 * self._clock.jitter())
+
+    async def _write(self, works: list[Work]) -> None:
+        now = self._clock.now_ms()
+        due = now + int(self._timing.acting_seconds * 1000)
+        changes = []
+        for work in works:
+            assert isinstance(work.step, Write)
+            after = replace(work.step.after, updated_at=now, due_at=due)
+            changes.append(Change(work.transfer.revision, after))
+        recorded = await self._store.record(changes)
+        for work, transfer in zip(works, recorded, strict=True):
+            if transfer is None:
+                work.lost = True
+                continue
+            before, work.transfer = work.transfer, transfer
+            if transfer.version != before.version:
+                work.events.append(Event(transfer.id, transfer.version, transfer.status, now, transfer.failure))
+            if transfer.needs_person is not before.needs_person and transfer.needs_person is not None:
+                _log.error("needs_person", transfer_id=str(transfer.id), reason=transfer.needs_person)
+            if transfer.post_attempt != before.post_attempt:
+                work.facts.post_burnt = False
+            if transfer.void_attempt != before.void_attempt:
+                work.facts.void_burnt = False
+
+    async def _hold(self, works: list[Work]) -> None:
+        await self._ensure_accounts(works)
+        outcomes = await self._create("hold", [self._hold_of(work.transfer) for work in works])
+        for work, outcome in zip(works, outcomes, strict=True):
+            match outcome.status:
+                case TransferResult.CREATED | TransferResult.EXISTS:
+                    work.facts.hold = Hold.HELD
+                    work.transfer = replace(work.transfer, ledger_timestamp=outcome.timestamp)
+                case TransferResult.EXCEEDS_CREDITS | TransferResult.EXCEEDS_DEBITS:
+                    work.facts.hold = Hold.REFUSED
+                case TransferResult.ID_ALREADY_FAILED:
+                    work.facts.hold = Hold.BURNT
+                case status if status.startswith("exists_with_different_"):
+                    work.facts.hold = Hold.FOREIGN
+                case status:
+                    self._unexpected(work, "hold", status)
+
+    async def _fence(self, works: list[Work]) -> None:
+        fences = [
+            LedgerTransfer(
+                id=hold_id(work.transfer.id), pending_id=FENCE_HOLD_ID, flags=TransferFlag.VOID_PENDING_TRANSFER
+            )
+            for work in works
+        ]
+        for work, outcome in zip(works, await self._create("fence", fences), strict=True):
+            match outcome.status:
+                case TransferResult.PENDING_TRANSFER_NOT_FOUND | TransferResult.ID_ALREADY_FAILED:
+                    work.facts.hold = Hold.BURNT
+                case status if status.startswith("exists"):
+                    work.facts.hold = Hold.UNKNOWN  # It was made in time; look whose it is.
+                case status:
+                    work.facts.fence_unclear = True
+                    self._unexpected(work, "fence", status)
+
+    async def _post(self, works: list[Work]) -> None:
+        posts = [
+            LedgerTransfer(
+                id=post_id(work.transfer.id, work.transfer.post_attempt),
+                pending_id=hold_id(work.transfer.id),
+                amount=work.transfer.amount,
+                flags=TransferFlag.POST_PENDING_TRANSFER,
+            )
+            for work in works
+        ]
+        for work, outcome in zip(works, await self._create("post", posts), strict=True):
+            if outcome.status is TransferResult.ID_ALREADY_FAILED:
+                work.facts.post_burnt = True
+            else:
+                self._resolved(work, outcome, Hold.POSTED, "post")
+
+    async def _void(self, works: list[Work]) -> None:
+        voids = [
+            LedgerTransfer(
+                id=void_id(work.transfer.id, work.transfer.void_attempt),
+                pending_id=hold_id(work.transfer.id),
+                flags=TransferFlag.VOID_PENDING_TRANSFER,
+            )
+            for work in works
+        ]
+        for work, outcome in zip(works, await self._create("void", voids), strict=True):
+            if outcome.status is TransferResult.ID_ALREADY_FAILED:
+                work.facts.void_burnt = True
+            else:
+                self._resolved(work, outcome, Hold.VOIDED, "void")
+
+    def _resolved(self, work: Work, outcome: TransferOutcome, meant: Hold, act: str) -> None:
+        """Reads the answer to a post or a void."""
+        match outcome.status:
+            case TransferResult.CREATED | TransferResult.EXISTS:
+                work.facts.hold = meant
+                work.transfer = replace(work.transfer, ledger_timestamp=outcome.timestamp)
+            case TransferResult.PENDING_TRANSFER_ALREADY_POSTED:
+                work.facts.hold = Hold.POSTED
+            case TransferResult.PENDING_TRANSFER_ALREADY_VOIDED:
+                work.facts.hold = Hold.VOIDED
+            case TransferResult.PENDING_TRANSFER_NOT_FOUND:
+                work.facts.hold = Hold.ABSENT
+            case status if status.startswith("exists_with_different_"):
+                work.facts.hold = Hold.FOREIGN
+            case status:
+                self._unexpected(work, act, status)
+
+    async def _look(self, works: list[Work]) -> None:
+        """Finds out what became of holds: the hold's own row, then the rows of all posts and voids that were tried."""
+        ids: list[int] = []
+        for work in works:
+            transfer = work.transfer
+            ids.append(hold_id(transfer.id))
+            ids += [post_id(transfer.id, attempt) for attempt in range(transfer.post_attempt + 1)]
+            ids += [void_id(transfer.id, attempt) for attempt in range(transfer.void_attempt + 1)]
+        rows = {row.id: row for row in await self._ledger.lookup_transfers(ids)}
+        for work in works:
+            work.facts.hold = self._seen(work.transfer, rows)
+
+    def _seen(self, transfer: Transfer, rows: dict[int, LedgerTransfer]) -> Hold:
+        hold = rows.get(hold_id(transfer.id))
+        if hold is None:
+            return Hold.ABSENT
+        if replace(hold, timestamp=0) != self._hold_of(transfer):
+            return Hold.FOREIGN
+        resolutions = (
+            (Hold.POSTED, TransferFlag.POST_PENDING_TRANSFER, post_id, transfer.post_attempt),
+            (Hold.VOIDED, TransferFlag.VOID_PENDING_TRANSFER, void_id, transfer.void_attempt),
+        )
+        for meaning, flag, id_of, last_attempt in resolutions:
+            for attempt in range(last_attempt + 1):
+                row = rows.get(id_of(transfer.id, attempt))
+                if row is not None:
+                    ours = row.pending_id == hold.id and row.flags == flag and row.amount == transfer.amount
+                    return meaning if ours else Hold.FOREIGN
+        return Hold.HELD
+
+    async def _tell(self, works: list[Work]) -> None:
+        commands = []
+        for work in works:
+            assert isinstance(work.step, Tell)
+            commands.append(command_of(work.transfer, work.step.leg, work.step.action))
+        for work, verdict in zip(works, await self._core.tell(commands), strict=True):
+            assert isinstance(work.step, Tell)
+            work.facts.told |= {(work.step.leg.side, work.step.action)}
+            if verdict is not None:
+                self._pressure.heard(work.step.leg.core)
+                self.hear(work, verdict)
+
+    def hear(self, work: Work, verdict: Verdict) -> None:
+        """Takes in what a core said about a transfer."""
+        work.transfer, need = heard(work.transfer, verdict)
+        if need is not None:
+            work.facts.contradiction = need
+            _log.error("core_contradiction", transfer_id=str(work.transfer.id), verdict=verdict, need=need)
+
+    def _unexpected(self, work: Work, act: str, status: TransferResult) -> None:
+        work.facts.hold = Hold.UNEXPECTED
+        self._telemetry.unexpected.labels("ledger", status).inc()
+        _log.error("unexpected_ledger_answer", transfer_id=str(work.transfer.id), act=act, answer=status)
+
+    async def _create(self, operation: str, transfers: list[LedgerTransfer]) -> list[TransferOutcome]:
+        started = self._clock.monotonic()
+        try:
+            return await self._ledger.create_transfers(transfers)
+        finally:
+            self._telemetry.ledger_operation.labels(operation).observe(self._clock.monotonic() - started)
+
+    def _hold_of(self, transfer: Transfer) -> LedgerTransfer:
+        known = self._known
+        source, target = transfer.source, transfer.target
+        return LedgerTransfer(
+            id=hold_id(transfer.id),
+            debit_account_id=known.get(source) or ledger_account_id(source),
+            credit_account_id=known.get(target) or ledger_account_id(target),
+            amount=transfer.amount,
+            user_data_128=key_hash(transfer.owner, transfer.key),
+            ledger=self._assets[source.asset].number,
+            code=HOLD_CODE,
+            flags=TransferFlag.PENDING,
+        )
+
+    async def _ensure_accounts(self, works: list[Work]) -> None:
+        """Creates the accounts of holds; a hold on a missing account would burn its id.
+
+        An account counts as known only when a hold on it is durable, since a turn that is taken back takes it along.
+        """
+        new = {
+            account: None
+            for work in works
+            for account in (work.transfer.source, work.transfer.target)
+            if account not in self._known
+        }
+        if new:
+            await self.open_accounts(list(new))
+
+    def _flags_of(self, account: Account) -> int:
+        held_by_ledger = self._account_types[account.type].holder is Holder.LEDGER
+        return AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS if held_by_ledger else 0
+
+    async def open_accounts(self, accounts: list[Account]) -> None:
+        """Registers accounts and creates them in the ledger; raises `OutcomeUnknown` where the ledger disagrees."""
+        registered = await self._store.register(accounts)
+        rows = [
+            LedgerAccount(
+                id=ledger_account_id(entry.account),
+                ledger=self._assets[entry.account.asset].number,
+                code=self._account_types[entry.account.type].code,
+                flags=self._flags_of(entry.account),
+                user_data_128=entry.number,
+            )
+            for entry in registered
+        ]
+        outcomes = await self._ledger.create_accounts(rows)
+        for account, outcome in zip(accounts, outcomes, strict=True):
+            if outcome.status not in {AccountResult.CREATED, AccountResult.EXISTS}:
+                self._telemetry.unexpected.labels("ledger", outcome.status).inc()
+                raise OutcomeUnknown(System.LEDGER, f"account {account} cannot be created: {outcome.status}")

@@ -1,0 +1,334 @@
+"""Accepts transfers: looks the key up, holds the request against the rules, records it, and drives it on.
+
+A request that is refused here leaves nothing behind and does not use up its key. What is accepted is on record before
+any money moves, and is finished even if nobody waits for it.
+"""
+
+import asyncio
+from typing import assert_never
+
+import structlog
+from msgspec import Struct
+
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.leg import Leg, legs_of
+from internal_transfer.domain.refusal import Code, Refusal
+from internal_transfer.domain.request import TransferRequest, differing_fields
+from internal_transfer.domain.rules import Admitted, Rules, check_permission, check_rules, daily_limit_exceeded
+from internal_transfer.domain.transfer import OPEN, Facts, Hold, Status, Transfer
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.durability import Durability
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
+from internal_transfer.ports.rate_limiter import RateLimiter
+from internal_transfer.ports.transfer_store import (
+    Accepted,
+    DailyLimitExceeded,
+    Event,
+    IdTaken,
+    KeyTaken,
+    Proposal,
+    TransferStore,
+)
+from internal_transfer.services.answer import Answer
+from internal_transfer.services.completions import Completions
+from internal_transfer.services.deadline import deadline
+from internal_transfer.services.driver import Driver, Work
+from internal_transfer.services.intake import Intake
+from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.pressure import Pressure
+from internal_transfer.telemetry import Telemetry
+
+ID_DRAWS_MAX = 5
+"""How often a new id is drawn when the one before was taken; even once means that two workers share a worker id."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Submission:
+    """A request on its way through a batch: what its key stands for, what the rules say, and what to answer."""
+
+    __slots__ = ("admitted", "answer", "arrived", "hit", "legs", "request", "waiting", "work")
+
+    def __init__(self, request: TransferRequest, waiting: asyncio.Future[Answer], arrived: float) -> None:
+        self.request = request
+        self.waiting = waiting
+        self.arrived = arrived
+        self.hit: KeyTaken | None = None
+        self.admitted: Admitted
+        self.legs: tuple[Leg, ...]
+        self.work: Work | None = None
+        self.answer: Answer | None = None
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.answer = Answer(refusal=refusal)
+
+    def release(self) -> None:
+        """Tells the answer to whoever still waits for it."""
+        assert self.answer is not None
+        if not self.waiting.done():
+            self.waiting.set_result(self.answer)
+
+
+class GatewayBounds(Struct, frozen=True, kw_only=True):
+    """The gateway's queue: how long, how long a request may wait in it, and how many are taken at once."""
+
+    queue_most: int = 4096
+    queue_seconds: float = 5.0
+    batch_most: int = 512
+    workers: int = 1
+    call_seconds: float = 10.0
+    acting_seconds: float = 3.0
+
+
+class Gateway:
+    """The role that accepts."""
+
+    def __init__(
+        self,
+        *,
+        store: TransferStore,
+        limiter: RateLimiter,
+        driver: Driver,
+        durability: Durability,
+        clock: Clock,
+        rules: Rules,
+        policies: PolicyBoard,
+        pressure: Pressure,
+        completions: Completions,
+        telemetry: Telemetry,
+        bounds: GatewayBounds,
+    ) -> None:
+        self.rules = rules
+        self._store = store
+        self._limiter = limiter
+        self._driver = driver
+        self._durability = durability
+        self._clock = clock
+        self._policies = policies
+        self._pressure = pressure
+        self._completions = completions
+        self._telemetry = telemetry
+        self._bounds = bounds
+        self._intake: Intake[_Submission] = Intake(bounds.queue_most)
+        self._depth = telemetry.queue_depth.labels("gateway")
+        self._accept_duration = telemetry.stage_duration.labels("accept")
+        self._accept_size = telemetry.batch_size.labels("accept")
+
+    async def submit(self, request: TransferRequest, *, wait_seconds: float) -> Answer:
+        """Answers a request once it is final, or after waiting this long for that; at least once it is on record.
+
+        Raises `Unavailable` where nothing was recorded and `OutcomeUnknown` where that is not known. Giving up on the
+        answer does not take the request back.
+        """
+        submission = _Submission(request, asyncio.get_running_loop().create_future(), self._clock.monotonic())
+        if not self._intake.offer(submission):
+            return Answer(refusal=self._overloaded("queue_full"))
+        answer = await submission.waiting
+        transfer = answer.transfer
+        if wait_seconds > 0 and answer.refusal is None and transfer is not None and transfer.status in OPEN:
+            return await self._wait(answer, transfer, wait_seconds)
+        return answer
+
+    async def run(self) -> None:
+        """Works until `close()`, and then until the queue is empty."""
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(self._bounds.workers):
+                workers.create_task(self._work())
+
+    def close(self) -> None:
+        """Takes no more requests; `run` returns when those taken are answered."""
+        self._intake.close()
+
+    async def _work(self) -> None:
+        while batch := await self._intake.take(self._bounds.batch_most):
+            self._depth.set(len(self._intake))
+            try:
+                await self._process(batch)
+            except OperatingFailureError as error:
+                _fail(batch, error)
+            except Exception as error:  # noqa: BLE001 - see below.
+                # The outermost loop: a bug must not end the service, and it must not hide either.
+                _log.exception("gateway_batch_failed", transfers=len(batch))
+                self._telemetry.failures.labels("gateway", type(error).__name__).inc()
+                _fail(batch, OutcomeUnknown(System.STORE, "the batch was not finished"))
+
+    async def _process(self, batch: list[_Submission]) -> None:
+        started = self._clock.monotonic()
+        fresh = self._drop_stale(batch, started)
+        await self._look_up(fresh)
+        new = [item for item in fresh if item.hit is None]
+        for item in new:
+            self._check(item)
+        await self._limit_rate([item for item in new if item.answer is None])
+        await self._accept([item for item in new if item.answer is None])
+        self._accept_duration.observe(self._clock.monotonic() - started)
+        self._accept_size.observe(len(batch))
+        await self._go_on(fresh)
+        await self._durability.durable()
+        for item in batch:
+            item.release()
+
+    def _drop_stale(self, batch: list[_Submission], now: float) -> list[_Submission]:
+        """Sheds what waited too long: whoever asked has given up, and nothing is recorded yet."""
+        oldest = now - self._bounds.queue_seconds
+        if batch[0].arrived >= oldest:
+            return batch
+        for item in batch:
+            if item.arrived < oldest:
+                item.refuse(self._overloaded("queue_too_slow"))
+        return [item for item in batch if item.answer is None]
+
+    def _overloaded(self, reason: str) -> Refusal:
+        self._telemetry.sheds.labels(reason).inc()
+        return Refusal(Code.SYSTEM_OVERLOADED, "too many requests are waiting", retry_after_seconds=1.0)
+
+    async def _look_up(self, items: list[_Submission]) -> None:
+        async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer about the keys in time")):
+            hits = await self._store.by_keys([(item.request.caller, item.request.key) for item in items])
+        for item, hit in zip(items, hits, strict=True):
+            item.hit = hit
+
+    def _check(self, item: _Submission) -> None:
+        request, rules = item.request, self.rules
+        checked = check_permission(request, rules) or check_rules(request, rules, self._policies.current)
+        if isinstance(checked, Refusal):
+            item.refuse(checked)
+            return
+        item.admitted = checked
+        item.legs = legs_of(rules.account_types[request.source.type], rules.account_types[request.target.type])
+
+    async def _limit_rate(self, items: list[_Submission]) -> None:
+        """Refuses those who ask too often, and sheds where the service is under pressure."""
+        if not items:
+            return
+        try:
+            async with deadline(self._bounds.call_seconds, Unavailable(System.LIMITER, "no answer in time")):
+                waits = await self._limiter.take([item.request.caller for item in items])
+        except OperatingFailureError as error:
+            # A limiter protects the service; without it the money is as safe as with it, so requests go on (G13).
+            self._telemetry.failures.labels(System.LIMITER, type(error).__name__).inc()
+            waits = [0.0] * len(items)
+        for item, wait in zip(items, waits, strict=True):
+            if wait > 0.0:
+                item.refuse(Refusal(Code.RATE_LIMITED, "too many transfers", retry_after_seconds=wait))
+            elif (shed := self._pressure.shed(item.legs)) is not None:
+                item.refuse(shed)
+
+    async def _accept(self, items: list[_Submission]) -> None:
+        """Records the requests, drawing other ids for those whose id is taken."""
+        for _ in range(ID_DRAWS_MAX):
+            if not items:
+                return
+            proposals = self._propose(items)
+            async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "not recorded in time")):
+                outcomes = await self._store.accept(proposals)
+            again: list[_Submission] = []
+            for item, proposal, outcome in zip(items, proposals, outcomes, strict=True):
+                match outcome:
+                    case Accepted():
+                        transfer = proposal.transfer
+                        item.work = Work(transfer, Facts(Hold.ABSENT))
+                        item.work.events.append(Event(transfer.id, 1, Status.REQUESTING, transfer.created_at, None))
+                    case KeyTaken():
+                        item.hit = outcome
+                    case DailyLimitExceeded():
+                        asset = self.rules.assets[item.request.source.asset]
+                        item.refuse(daily_limit_exceeded(asset, outcome.remaining_units))
+                    case IdTaken():
+                        again.append(item)
+                    case _:
+                        assert_never(outcome)
+            self._pressure.accepted(sum(item.work is not None for item in items))
+            items = again
+        if items:
+            raise OutcomeUnknown(System.STORE, "no free transfer id; two processes use one worker id")
+
+    def _propose(self, items: list[_Submission]) -> list[Proposal]:
+        now = self._clock.now_ms()
+        due = now + int(self._bounds.acting_seconds * 1000)
+        proposals = []
+        for item, transfer_id in zip(items, self._clock.new_ids(len(items)), strict=True):
+            request = item.request
+            transfer = Transfer(
+                id=transfer_id,
+                owner=request.caller,
+                key=request.key,
+                source=request.source,
+                target=request.target,
+                amount=item.admitted.units,
+                memo=request.memo,
+                legs=item.legs,
+                created_at=now,
+                updated_at=now,
+                due_at=due,
+            )
+            proposals.append(Proposal(transfer, request.fingerprint(), item.admitted.limit.daily_units))
+        return proposals
+
+    async def _go_on(self, items: list[_Submission]) -> None:
+        """Drives what was accepted, and what a replay finds due since nobody else is at it; then answers both."""
+        works = {item.work.transfer.id: item.work for item in items if item.work is not None}
+        replays: list[tuple[_Submission, KeyTaken]] = []
+        now = self._clock.now_ms()
+        for item in items:
+            if item.hit is None:
+                continue
+            replays.append((item, item.hit))
+            transfer = item.hit.transfer
+            if transfer.status in OPEN and transfer.due_at <= now and transfer.id not in works:
+                facts = Facts(expired=self._driver.is_expired(transfer))
+                works[transfer.id] = Work(transfer, facts, scanned=True)
+        if works:
+            await self._driver.drive(list(works.values()))
+        for item in items:
+            if item.work is not None:
+                item.answer = Answer(item.work.transfer, events=tuple(item.work.events))
+        if replays:
+            await self._replay(replays, works)
+
+    async def _replay(self, replays: list[tuple[_Submission, KeyTaken]], works: dict[TransferId, Work]) -> None:
+        """Answers requests whose key existed: with the transfer as it is now, or with the fields that differ."""
+        async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer about events in time")):
+            events = await self._store.events([hit.transfer.id for _, hit in replays])
+        for (item, hit), recorded in zip(replays, events, strict=True):
+            work = works.get(hit.transfer.id)
+            transfer = work.transfer if work is not None else hit.transfer
+            fingerprint = item.request.fingerprint()
+            if fingerprint == hit.fingerprint:
+                item.answer = Answer(transfer, replayed=True, events=tuple(recorded))
+                continue
+            differing = differing_fields(hit.fingerprint, fingerprint)
+            names = ", ".join(detail.field for detail in differing)
+            refusal = Refusal(Code.IDEMPOTENCY_KEY_REUSED, f"the key was used with another {names}", differing)
+            item.answer = Answer(transfer, refusal)
+
+    async def _wait(self, answer: Answer, transfer: Transfer, seconds: float) -> Answer:
+        """Waits for an open transfer to become final, and answers it as it is then."""
+        done = self._completions.expect(transfer.id)
+        try:
+            # Read after the wait is known to all, so that no completion falls between the two.
+            current = await self._current(answer, transfer)
+            if current.transfer is not None and current.transfer.status not in OPEN:
+                return current
+            async with asyncio.timeout(seconds):
+                await done
+        except TimeoutError:
+            pass
+        finally:
+            self._completions.forget(transfer.id, done)
+        return await self._current(answer, transfer)
+
+    async def _current(self, answer: Answer, transfer: Transfer) -> Answer:
+        async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "the record does not answer")):
+            [now] = await self._store.get([transfer.id])
+            [events] = await self._store.events([transfer.id])
+            await self._durability.durable()
+        return Answer(now or transfer, replayed=answer.replayed, events=tuple(events))
+
+
+def _fail(batch: list[_Submission], error: OperatingFailureError) -> None:
+    """Tells everyone in a batch of its failure; what may be on record must not be called unrecorded."""
+    for item in batch:
+        if not item.waiting.done():
+            kind = type(error) if item.work is None else OutcomeUnknown
+            item.waiting.set_exception(kind(error.system, error.message))

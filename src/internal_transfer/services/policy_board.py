@@ -1,0 +1,16 @@
+"""The policy in force, at hand for every request."""
+
+from internal_transfer.domain.rules import Policy
+from internal_transfer.ports.operations import Operations
+
+
+class PolicyBoard:
+    """Remembers the policy; refreshed at start, at every scan, and after every change made in this process."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self.current = Policy()
+
+    async def refresh(self) -> None:
+        """Reads the policy; raises `Unavailable` and keeps the last one where it cannot be read."""
+        self.current = await self._operations.policy()

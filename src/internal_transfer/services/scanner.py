@@ -1,0 +1,117 @@
+"""Finds transfers that nobody is working on any more, and goes on with them from the truth."""
+
+import structlog
+from msgspec import Struct
+
+from internal_transfer.domain.transfer import OPEN, Facts, Transfer
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.ports.transfer_store import TransferStore
+from internal_transfer.services.driver import Driver, Work
+from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.pressure import Pressure
+from internal_transfer.telemetry import Telemetry
+
+_log = structlog.get_logger(__name__)
+
+
+class ScannerBounds(Struct, frozen=True, kw_only=True):
+    """How often it scans, how many transfers it takes at once and for how long; and when age becomes a worry."""
+
+    interval_seconds: float = 5.0
+    batch_most: int = 512
+    lease_seconds: float = 30.0
+    stuck_seconds: float = 60.0
+    alert_seconds: float = 1800.0
+    critical_seconds: float = 7200.0
+
+
+class Scanner:
+    """The role that recovers."""
+
+    def __init__(
+        self,
+        *,
+        store: TransferStore,
+        driver: Driver,
+        pressure: Pressure,
+        policies: PolicyBoard,
+        clock: Clock,
+        telemetry: Telemetry,
+        bounds: ScannerBounds,
+    ) -> None:
+        self._store = store
+        self._driver = driver
+        self._pressure = pressure
+        self._policies = policies
+        self._clock = clock
+        self._telemetry = telemetry
+        self._bounds = bounds
+        self.last_run: float | None = None
+
+    async def run(self) -> None:
+        """Scans until cancelled; a scan that fails is counted, and the next one comes."""
+        while True:
+            try:
+                await self.scan()
+            except OperatingFailureError as error:
+                self._telemetry.failures.labels(error.system, type(error).__name__).inc()
+                _log.warning("scan_failed", error=str(error))
+            await self._clock.sleep(self._bounds.interval_seconds)
+
+    async def scan(self) -> int:
+        """Works on everything that is due, and answers how many transfers that were."""
+        worked_on = 0
+        lease_ms = int(self._bounds.lease_seconds * 1000)
+        while True:
+            # The time is fixed per claim, and what was worked on is due later, so this ends.
+            due = await self._store.claim_due(
+                now_ms=self._clock.now_ms(), lease_ms=lease_ms, most=self._bounds.batch_most
+            )
+            if not due:
+                break
+            worked_on += len(due)
+            await self.recover(due)
+        await self._policies.refresh()
+        await self._measure()
+        self._telemetry.scanner_runs.inc()
+        self.last_run = self._clock.monotonic()
+        return worked_on
+
+    async def recover(self, transfers: list[Transfer]) -> list[Work]:
+        """Asks ledger and core about open transfers and goes on from what they say."""
+        works = [
+            Work(transfer, Facts(expired=self._driver.is_expired(transfer)), scanned=True) for transfer in transfers
+        ]
+        await self._driver.drive(works)
+        for work in works:
+            if work.lost:
+                action = "left_to_another"
+            elif work.transfer.status not in OPEN:
+                action = work.transfer.status.lower()
+            elif work.failure is not None:
+                action = "put_off"
+            else:
+                action = "waiting"
+            self._telemetry.recoveries.labels(action).inc()
+        return works
+
+    async def _measure(self) -> None:
+        summary = await self._store.open_summary()
+        self._pressure.refresh(summary)
+        now = self._clock.now_ms()
+        bounds = self._bounds
+        worries = (
+            ("critical", bounds.critical_seconds),
+            ("alert", bounds.alert_seconds),
+            ("stuck", bounds.stuck_seconds),
+        )
+        self._telemetry.open_transfers.clear()
+        for status in OPEN:
+            count = summary.by_status.get(status, 0)
+            oldest = summary.oldest_open_ms.get(status, now)
+            age = next((name for name, seconds in worries if now - oldest > seconds * 1000), "fresh")
+            self._telemetry.open_transfers.labels(status, age).set(count)
+        self._telemetry.needs_person.clear()
+        for reason, count in summary.needs_person.items():
+            self._telemetry.needs_person.labels(reason).set(count)

@@ -1,0 +1,91 @@
+"""Takes in what trading cores confirm over the event bus, and finishes the transfers."""
+
+from collections.abc import Sequence
+
+import structlog
+from msgspec import Struct
+
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.leg import Verdict
+from internal_transfer.domain.transfer import OPEN, Facts, Hold, Status
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import OperatingFailureError, System
+from internal_transfer.ports.event_bus import Delivery, EventBus
+from internal_transfer.ports.transfer_store import TransferStore
+from internal_transfer.services.driver import Driver, Work
+from internal_transfer.services.pressure import Pressure
+from internal_transfer.telemetry import Telemetry
+
+_log = structlog.get_logger(__name__)
+
+
+class SettlerBounds(Struct, frozen=True, kw_only=True):
+    """How many confirmations are taken at once, and how long to wait after a failure."""
+
+    batch_most: int = 512
+    failure_seconds: float = 1.0
+
+
+class Settler:
+    """The role that finishes."""
+
+    def __init__(
+        self,
+        *,
+        bus: EventBus,
+        store: TransferStore,
+        driver: Driver,
+        pressure: Pressure,
+        clock: Clock,
+        telemetry: Telemetry,
+        bounds: SettlerBounds,
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._driver = driver
+        self._pressure = pressure
+        self._clock = clock
+        self._telemetry = telemetry
+        self._bounds = bounds
+
+    async def run(self) -> None:
+        """Works until cancelled; a delivery that could not be worked on is tried again until it can."""
+        while True:
+            delivery = await self._bus.take(self._bounds.batch_most)
+            while not await self._settled(delivery):
+                await self._clock.sleep(self._bounds.failure_seconds)
+            await self._bus.acknowledge(delivery)
+
+    async def _settled(self, delivery: Delivery) -> bool:
+        try:
+            await self.settle(delivery.verdicts)
+        except OperatingFailureError as error:
+            self._telemetry.failures.labels(error.system, type(error).__name__).inc()
+            _log.warning("settling_failed", error=str(error), verdicts=len(delivery.verdicts))
+            return False
+        return True
+
+    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+        """Goes on with the transfers that these verdicts are about; safe to repeat.
+
+        A verdict about a transfer that is final, or that was heard before, changes nothing. One about an unknown
+        transfer, or one whose hold is not on record yet, is nothing that a working core could say: it is counted.
+        """
+        by_id: dict[TransferId, list[Verdict]] = {}
+        for verdict in verdicts:
+            by_id.setdefault(verdict.transfer_id, []).append(verdict)
+        works = []
+        for transfer_id, transfer in zip(by_id, await self._store.get(list(by_id)), strict=True):
+            if transfer is None or transfer.status is Status.REQUESTING:
+                self._telemetry.unexpected.labels(System.CORE, "verdict_without_order").inc()
+                _log.error("verdict_without_order", transfer_id=str(transfer_id))
+                continue
+            for leg in transfer.legs:
+                self._pressure.heard(leg.core)
+            if transfer.status not in OPEN:
+                continue
+            work = Work(transfer, Facts(Hold.HELD))
+            for verdict in by_id[transfer_id]:
+                self._driver.hear(work, verdict)
+            works.append(work)
+        await self._driver.drive(works)

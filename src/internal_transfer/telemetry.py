@@ -1,0 +1,93 @@
+"""Metrics and logs. Names and labels are part of the public interface; see `docs/guides/metrics.md`."""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_PREFIX = "internal_transfer_"
+_DURATIONS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8189)
+
+
+class Telemetry:
+    """The metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            _PREFIX + "requests", "HTTP requests answered.", ("route", "outcome", "code"), registry=self.registry
+        )
+        self.stage_duration = Histogram(
+            _PREFIX + "stage_duration_seconds",
+            "How long a stage took for one batch.",
+            ("stage",),
+            buckets=_DURATIONS,
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            _PREFIX + "batch_size", "Items in one batch of a stage.", ("stage",), buckets=_SIZES, registry=self.registry
+        )
+        self.queue_depth = Gauge(
+            _PREFIX + "queue_depth", "Items waiting in a bounded queue.", ("queue",), registry=self.registry
+        )
+        self.open_transfers = Gauge(
+            _PREFIX + "open_transfers",
+            "Transfers that are not final, at the last scan, by status and age (fresh, stuck, alert, critical).",
+            ("status", "age"),
+            registry=self.registry,
+        )
+        self.ledger_operation = Histogram(
+            _PREFIX + "ledger_operation_duration_seconds",
+            "How long one call of the ledger took.",
+            ("operation",),
+            buckets=_DURATIONS,
+            registry=self.registry,
+        )
+        self.scanner_runs = Counter(_PREFIX + "scanner_runs", "Scans that ended.", registry=self.registry)
+        self.recoveries = Counter(
+            _PREFIX + "recoveries",
+            "Transfers that a scan brought on, by what it did.",
+            ("action",),
+            registry=self.registry,
+        )
+        self.sheds = Counter(
+            _PREFIX + "sheds", "Requests refused before anything was recorded.", ("reason",), registry=self.registry
+        )
+        self.needs_person = Gauge(
+            _PREFIX + "needs_person", "Open transfers that no rule may decide.", ("reason",), registry=self.registry
+        )
+        self.failures = Counter(
+            _PREFIX + "operating_failures", "Calls of a system that failed.", ("system", "kind"), registry=self.registry
+        )
+        self.unexpected = Counter(
+            _PREFIX + "unexpected_answers",
+            "Answers that a system should not give.",
+            ("system", "answer"),
+            registry=self.registry,
+        )
+        self.reconciliation_items = Gauge(
+            _PREFIX + "reconciliation_items", "Differences found by the last reconciliation.", registry=self.registry
+        )
+        self.reconciliation_at = Gauge(
+            _PREFIX + "reconciliation_timestamp_seconds", "When the last reconciliation ended.", registry=self.registry
+        )
+
+
+def configure_logging(*, level: str = "info", stream: TextIO | None = None) -> None:
+    """Sends JSON logs, one object per line, to standard error or the given stream."""
+    output = stream if stream is not None else sys.stderr
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(file=output),
+        cache_logger_on_first_use=True,
+    )

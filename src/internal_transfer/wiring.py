@@ -1,0 +1,245 @@
+"""The composition root: chooses the adapters, builds the roles, and runs them."""
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+
+import structlog
+
+from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.event_bus.memory import MemoryEventBus
+from internal_transfer.adapters.ledger.sqlite import SqliteLedger
+from internal_transfer.adapters.operations.sqlite import SqliteOperations
+from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
+from internal_transfer.adapters.trading_core.sqlite import ReferenceCore
+from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
+from internal_transfer.embedded.database import Database
+from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.services.completions import Completions
+from internal_transfer.services.driver import Driver, Timing
+from internal_transfer.services.gateway import Gateway, GatewayBounds
+from internal_transfer.services.inquiry import Inquiry
+from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.pressure import Pressure
+from internal_transfer.services.scanner import Scanner, ScannerBounds
+from internal_transfer.services.settler import Settler, SettlerBounds
+from internal_transfer.settings import Settings, check_pins, pins
+from internal_transfer.telemetry import Telemetry
+
+WORKER_LEASE_SECONDS = 60.0
+WORKER_LEASE_MARGIN_SECONDS = 10.0
+CHECKPOINT_SECONDS = 1.0
+LOG_BYTES_MAX = 64 * 1024 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Service:
+    """The embedded service: every part of it, and the loops that keep it going."""
+
+    settings: Settings
+    directory: DataDirectory
+    database: Database
+    telemetry: Telemetry
+    clock: SystemClock
+    ledger: SqliteLedger
+    store: SqliteTransferStore
+    core: ReferenceCore
+    operations: SqliteOperations
+    bus: MemoryEventBus
+    policies: PolicyBoard
+    pressure: Pressure
+    driver: Driver
+    gateway: Gateway
+    settler: Settler
+    scanner: Scanner
+    inquiry: Inquiry
+
+    async def prepare(self) -> None:
+        """Checks what is pinned, leases a worker id, burns the fence's hold, and makes what was left open due.
+
+        Raises `StartRefusedError` where the settings are not those that the data was made with.
+        """
+        wanted = pins(self.settings)
+        check_pins(wanted, await self.operations.pin(wanted))
+        await self._lease()
+        await self.driver.prepare()
+        await self.policies.refresh()
+        reopened = await self.store.make_due(now_ms=self.clock.now_ms())
+        await self.database.durable()
+        if reopened:
+            _log.info("open_transfers_found", count=reopened)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until `stop` is set, then finishes what was accepted."""
+        async with asyncio.TaskGroup() as tasks:
+            gateway = tasks.create_task(self.gateway.run())
+            loops = [
+                tasks.create_task(loop)
+                for loop in (self.settler.run(), self.scanner.run(), self._renew(), self._checkpoint())
+            ]
+            await stop.wait()
+            self.gateway.close()
+            await gateway
+            for task in loops:
+                task.cancel()
+
+    def close(self) -> None:
+        """Commits what is open and lets the directory go."""
+        self.database.close()
+        self.directory.release()
+
+    async def _lease(self) -> None:
+        """Leases the worker id under which transfer ids are drawn; counted from before the store was asked."""
+        asked = self.clock.monotonic()
+        worker = await self.store.lease_worker(
+            _HOLDER, now_ms=self.clock.now_ms(), lease_ms=int(WORKER_LEASE_SECONDS * 1000)
+        )
+        self.clock.lease(worker, asked + WORKER_LEASE_SECONDS - WORKER_LEASE_MARGIN_SECONDS)
+
+    async def _renew(self) -> None:
+        while True:
+            await self.clock.sleep(WORKER_LEASE_SECONDS / 4)
+            try:
+                await self._lease()
+                await self.database.durable()
+            except OperatingFailureError as error:
+                _log.warning("worker_lease_not_renewed", error=str(error))
+
+    async def _checkpoint(self) -> None:
+        """Keeps the database's log short without stopping the loop for the bulk of the work."""
+        while True:
+            await self.clock.sleep(CHECKPOINT_SECONDS)
+            try:
+                await asyncio.to_thread(self.database.checkpoint)
+                if self.database.log_bytes > LOG_BYTES_MAX:
+                    self.database.restart_log()
+            except OperatingFailureError as error:
+                _log.warning("checkpoint_failed", error=str(error))
+
+
+_HOLDER = uuid.uuid4().hex
+"""This process, as the holder of leases."""
+
+
+def build(settings: Settings, directory: DataDirectory, *, each_call: bool = False) -> Service:
+    """Builds the embedded service on a directory that the caller has acquired; raises `StartRefusedError`.
+
+    `each_call` commits every port call by itself, as in a stack with foreign systems; for failpoints.
+    """
+    telemetry = Telemetry()
+
+    def count_failure(error: OperatingFailureError) -> None:
+        telemetry.failures.labels(error.system, type(error).__name__).inc()
+        _log.error("database_failed", error=str(error))
+
+    clock = SystemClock()
+    database = Database(directory.database, each_call=each_call, on_failure=count_failure)
+    ledger = SqliteLedger(database, clock)
+    store = SqliteTransferStore(database)
+    core = ReferenceCore(database)
+    operations = SqliteOperations(database)
+    bus = MemoryEventBus()
+    limiter = MemoryRateLimiter(clock, per_minute=settings.rate_limit.per_minute, burst=settings.rate_limit.burst)
+    completions = Completions()
+    policies = PolicyBoard(operations)
+    times = settings.transfers
+    pressure = Pressure(
+        clock=clock,
+        telemetry=telemetry,
+        open_most=times.open_max,
+        silence_seconds=times.core_silence_seconds,
+    )
+    driver = Driver(
+        ledger=ledger,
+        store=store,
+        core=core,
+        durability=database,
+        clock=clock,
+        completions=completions,
+        pressure=pressure,
+        telemetry=telemetry,
+        assets=settings.rules.assets,
+        account_types=settings.rules.account_types,
+        timing=Timing(
+            call_seconds=times.deadline_seconds / 2,
+            acting_seconds=times.lease_seconds,
+            backoff_first_seconds=settings.retries.first_seconds,
+            backoff_most_seconds=settings.retries.longest_seconds,
+            expiry_seconds=times.expiry_seconds,
+        ),
+    )
+    gateway = Gateway(
+        store=store,
+        limiter=limiter,
+        driver=driver,
+        durability=database,
+        clock=clock,
+        rules=settings.rules,
+        policies=policies,
+        pressure=pressure,
+        completions=completions,
+        telemetry=telemetry,
+        bounds=GatewayBounds(
+            queue_most=times.queue_max,
+            batch_most=times.batch_max,
+            call_seconds=times.deadline_seconds / 2,
+            acting_seconds=times.lease_seconds,
+        ),
+    )
+    settler = Settler(
+        bus=bus,
+        store=store,
+        driver=driver,
+        pressure=pressure,
+        clock=clock,
+        telemetry=telemetry,
+        bounds=SettlerBounds(batch_most=times.batch_max),
+    )
+    scanner = Scanner(
+        store=store,
+        driver=driver,
+        pressure=pressure,
+        policies=policies,
+        clock=clock,
+        telemetry=telemetry,
+        bounds=ScannerBounds(
+            interval_seconds=settings.scanner.interval_seconds,
+            batch_most=settings.scanner.batch_max,
+            lease_seconds=settings.scanner.lease_seconds,
+            stuck_seconds=settings.alerts.stuck_seconds,
+            alert_seconds=settings.alerts.alert_seconds,
+            critical_seconds=settings.alerts.critical_seconds,
+        ),
+    )
+    inquiry = Inquiry(
+        store=store,
+        ledger=ledger,
+        core=core,
+        durability=database,
+        clock=clock,
+        rules=settings.rules,
+        policies=policies,
+        call_seconds=times.deadline_seconds / 2,
+    )
+    return Service(
+        settings=settings,
+        directory=directory,
+        database=database,
+        telemetry=telemetry,
+        clock=clock,
+        ledger=ledger,
+        store=store,
+        core=core,
+        operations=operations,
+        bus=bus,
+        policies=policies,
+        pressure=pressure,
+        driver=driver,
+        gateway=gateway,
+        settler=settler,
+        scanner=scanner,
+        inquiry=inquiry,
+    )
