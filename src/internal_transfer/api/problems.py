@@ -175,20 +175,19 @@ class Problems:
         refusal = Refusal(Code.INVALID_REQUEST, f"{field}: {rule}", (Detail(field, rule),))
         return self.reply(refusal, status=status, headers=headers, retry=retry)
 
-    def failure(self, error: OperatingFailureError) -> Reply:
-        """The reply that tells of an operating failure."""
-        return self.reply(refusal_of(error), recorded=None if isinstance(error, OutcomeUnknown) else False)
+    def failure(self, error: OperatingFailureError, *, records: bool) -> Reply:
+        """The reply that tells of an operating failure of a request that records something, or only reads."""
+        return self.reply(refusal_of(error), recorded=None if records and isinstance(error, OutcomeUnknown) else False)
 
-    def timeout(self, *, recorded: bool | None) -> Reply:
+    def timeout(self, *, records: bool) -> Reply:
         """The reply when the deadline passed before there was an answer."""
-        return self.reply(
-            Refusal(Code.TIMEOUT, "The service did not answer in time; the same key finds out what happened."),
-            recorded=recorded,
-        )
+        message = "The service did not answer in time; the same request again finds out what happened."
+        return self.reply(Refusal(Code.TIMEOUT, message), recorded=None if records else False)
 
-    def internal(self, *, recorded: bool | None) -> Reply:
+    def internal(self, *, records: bool) -> Reply:
         """The reply when the service itself is at fault."""
-        return self.reply(Refusal(Code.INTERNAL, "The service failed; the failure was logged."), recorded=recorded)
+        refusal = Refusal(Code.INTERNAL, "The service failed; the failure was logged.")
+        return self.reply(refusal, recorded=None if records else False)
 
     def _retry_after(self, wanted_seconds: float | None) -> int:
         """Whole seconds, at least one, up to twice what is wanted plus one, so that those refused do not come back at once."""

@@ -113,7 +113,8 @@ class Facts(Struct):
     """What is known about one transfer while it is worked on; never recorded, always askable again.
 
     `told` are the orders already sent in this round of work: a silent core is not asked twice in a row.
-    `post_burnt` and `void_burnt`: the id of the next attempt is burnt, so a new attempt has to be recorded first.
+    `post_burnt` and `void_burnt`: the id of the recorded attempt is burnt, so a new attempt has to be recorded first;
+    whoever records it clears the fact.
     `fence_unclear`: the fence was sent and its answer says neither burnt nor there.
     """
 
@@ -197,7 +198,11 @@ def command_of(transfer: Transfer, leg: Leg, action: Action) -> Command:
 
 
 def next_step(transfer: Transfer, facts: Facts) -> Step:
-    """The next thing to do with a transfer, from what is recorded and what is known; no other place decides."""
+    """The next thing to do with a transfer, from what is recorded and what is known; no other place decides.
+
+    A person's `post` settles the hold whatever is known of legs that are asked, but not against a core's refusal: a
+    leg that is refused, cancelled or reversed unwinds the transfer under any decision.
+    """
     match transfer.status:
         case Status.SUCCESS | Status.FAILED:
             return Finished()
@@ -210,23 +215,27 @@ def next_step(transfer: Transfer, facts: Facts) -> Step:
 
 
 def _while_requesting(transfer: Transfer, facts: Facts) -> Step:
-    if transfer.needs_person is not None:
+    if transfer.needs_person is not None and transfer.decision is None:
         return Wait()
     match facts.hold:
         case Hold.UNKNOWN:
             return LookAtHold()
-        case Hold.HELD | Hold.POSTED | Hold.VOIDED:
+        case Hold.HELD | Hold.POSTED if transfer.decision is None:
             return Write(_ask_next(advance(transfer, Status.PENDING)))
+        case Hold.HELD | Hold.POSTED | Hold.VOIDED:
+            return Write(advance(transfer, Status.PENDING))
         case Hold.REFUSED:
             return Write(advance(transfer, Status.FAILED, failure=Code.INSUFFICIENT_BALANCE))
         case Hold.BURNT:
-            failure = Code.EXPIRED if transfer.fencing else Code.INSUFFICIENT_BALANCE
-            return Write(advance(transfer, Status.FAILED, failure=failure))
+            return Write(advance(transfer, Status.FAILED, failure=_failure_of_burnt(transfer)))
+        case Hold.FOREIGN if transfer.decision is Decision.VOID:
+            # The id is taken for ever, so this transfer's hold can never be made: there is nothing to give back.
+            return Write(advance(transfer, Status.FAILED, failure=Code.VOIDED_BY_OPERATOR))
         case Hold.FOREIGN:
             return _needs(transfer, Need.HOLD_COLLISION)
         case Hold.ABSENT | Hold.UNEXPECTED if transfer.fencing:
             return Wait() if facts.fence_unclear else FenceHold()
-        case Hold.ABSENT if not facts.expired:
+        case Hold.ABSENT if not facts.expired and transfer.decision is not Decision.VOID:
             return CreateHold()
         case Hold.ABSENT | Hold.UNEXPECTED:
             return Write(replace(transfer, fencing=True))
@@ -243,13 +252,9 @@ def _while_pending(transfer: Transfer, facts: Facts) -> Step:
         case Hold.UNKNOWN:
             return LookAtHold()
         case Hold.POSTED:
-            if all(leg.state is LegState.APPLIED for leg in transfer.legs) or transfer.decision is Decision.POST:
-                return Write(advance(transfer, Status.SUCCESS))
-            return _needs(transfer, Need.POSTED_WITHOUT_LEGS)
+            return _after_post(transfer, facts)
         case Hold.VOIDED:
-            if all(leg.state in LEG_CLEAR for leg in transfer.legs) and _is_unwinding(transfer):
-                return Write(advance(transfer, Status.FAILED, failure=_failure_of(transfer)))
-            return _needs(transfer, Need.VOIDED_WITH_LEGS)
+            return _after_void(transfer, facts)
         case Hold.FOREIGN:
             return _needs(transfer, Need.HOLD_COLLISION)
         case Hold.ABSENT | Hold.REFUSED | Hold.BURNT:
@@ -262,16 +267,48 @@ def _while_pending(transfer: Transfer, facts: Facts) -> Step:
             assert_never(facts.hold)
 
 
+def _after_post(transfer: Transfer, facts: Facts) -> Step:
+    """Finishes what is posted. What the cores said before the post may have been lost with the process that heard it,
+    so a leg that is on record as asked is asked about, not doubted.
+    """
+    if transfer.decision is Decision.POST or all(leg.state is LegState.APPLIED for leg in transfer.legs):
+        return Write(advance(transfer, Status.SUCCESS))
+    if not _is_unwinding(transfer):
+        return _ask(transfer, facts) or _needs(transfer, Need.POSTED_WITHOUT_LEGS)
+    asked = next((leg for leg in transfer.legs if leg.state is LegState.ASKED), None)
+    return _tell(asked, Action.CANCEL, facts) if asked else _needs(transfer, Need.POSTED_WITHOUT_LEGS)
+
+
+def _after_void(transfer: Transfer, facts: Facts) -> Step:
+    """Finishes what is voided; asks about what may have been heard and lost, but never orders a leg any more."""
+    for leg in reversed(transfer.legs):
+        if leg.state is LegState.ASKED:
+            return _tell(leg, Action.CANCEL, facts)
+        if leg.state is LegState.REVERSING:
+            return _tell(leg, Action.REVERSE, facts)
+    if all(leg.state in LEG_CLEAR for leg in transfer.legs) and _is_unwinding(transfer):
+        return Write(advance(transfer, Status.FAILED, failure=_failure_of(transfer)))
+    return _needs(transfer, Need.VOIDED_WITH_LEGS)
+
+
 def _go_on(transfer: Transfer, facts: Facts) -> Step:
     if transfer.decision is not Decision.POST:
-        for leg in transfer.legs:
-            if leg.state is LegState.NOT_ASKED:
-                return Write(_ask_next(transfer))
-            if leg.state is LegState.ASKED:
-                return _tell(leg, Action.APPLY, facts)
+        asking = _ask(transfer, facts)
+        if asking is not None:
+            return asking
     if facts.post_burnt:
         return Write(replace(transfer, post_attempt=transfer.post_attempt + 1))
     return PostHold()
+
+
+def _ask(transfer: Transfer, facts: Facts) -> Step | None:
+    """What is to be done about the first leg that is not applied, one after the other; None when none is left."""
+    for leg in transfer.legs:
+        if leg.state is LegState.NOT_ASKED:
+            return Write(_ask_next(transfer))
+        if leg.state is LegState.ASKED:
+            return _tell(leg, Action.APPLY, facts)
+    return None
 
 
 def _unwind(transfer: Transfer, facts: Facts) -> Step:
@@ -296,6 +333,12 @@ def _unwind(transfer: Transfer, facts: Facts) -> Step:
 def _is_unwinding(transfer: Transfer) -> bool:
     undone = {LegState.REFUSED, LegState.REVERSING, LegState.REVERSED, LegState.CANCELLED}
     return transfer.decision is Decision.VOID or any(leg.state in undone for leg in transfer.legs)
+
+
+def _failure_of_burnt(transfer: Transfer) -> Code:
+    if transfer.decision is Decision.VOID:
+        return Code.VOIDED_BY_OPERATOR
+    return Code.EXPIRED if transfer.fencing else Code.INSUFFICIENT_BALANCE
 
 
 def _failure_of(transfer: Transfer) -> Code:
@@ -325,7 +368,8 @@ def heard(transfer: Transfer, verdict: Verdict) -> tuple[Transfer, Need | None]:
     """The transfer after a core's verdict, and why it needs a person if the verdict makes no sense.
 
     A verdict that is echoed wrongly, or that contradicts what is recorded, changes nothing. One that repeats what is
-    recorded changes nothing either. The result is not recorded yet; it can be asked again at any time.
+    recorded changes nothing either, nor does any verdict change a final transfer. The result is not recorded yet; it
+    can be asked again at any time.
     """
     leg = next((leg for leg in transfer.legs if leg.side is verdict.side), None)
     if leg is None:
@@ -357,4 +401,7 @@ def heard(transfer: Transfer, verdict: Verdict) -> tuple[Transfer, Need | None]:
             return transfer, Need.CORE_REFUSES_REVERSAL
         case _:
             return transfer, Need.CORE_CONTRADICTION
+    if transfer.status not in OPEN:
+        # Only persons make a transfer final while a leg is asked: by a post, which "applied" confirms late.
+        return transfer, None if after.state is LegState.APPLIED else Need.CORE_CONTRADICTION
     return with_leg(transfer, after), None

@@ -177,11 +177,23 @@ class SqliteLedger:
     """The ledger of the embedded database; the only writer of its tables, so one per `Database`.
 
     All methods finish without suspending. In a turn that is shared, what they answer is durable with the turn.
+    The three bounds say how many accounts, holds and ids are remembered, about; at most twice as many are.
     """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        accounts_max: int = ACCOUNTS_MAX,
+        holds_max: int = HOLDS_MAX,
+        recent_ids_max: int = RECENT_IDS_MAX,
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._accounts_max = accounts_max
+        self._holds_max = holds_max
+        self._recent_ids_max = recent_ids_max
         database.migrate("ledger", MIGRATIONS)
         self._timestamp: int = database.connection.execute(_SELECT_CLOCK).fetchone()[0]
         self._recorded_timestamp = self._timestamp
@@ -539,10 +551,10 @@ class SqliteLedger:
         if self._new_burnt_ids:
             connection.executemany(_INSERT_BURNT_ID, self._new_burnt_ids)
             self._new_burnt_ids.clear()
-        if len(self._holds) > HOLDS_MAX:
-            for key in list(islice(self._holds, len(self._holds) - HOLDS_MAX // 2)):
+        if len(self._holds) > self._holds_max:
+            for key in list(islice(self._holds, len(self._holds) - self._holds_max // 2)):
                 del self._holds[key]
-        if len(self._recent) > RECENT_IDS_MAX:
+        if len(self._recent) > self._recent_ids_max:
             assert self._floor is not None, "the floor is read at the start of the call"
             for key in self._recent_before:
                 if self._floor < key < _RISING_IDS_END:
@@ -557,7 +569,7 @@ class SqliteLedger:
         if self._timestamp != self._recorded_timestamp:
             self._database.connection.execute(_UPDATE_CLOCK, (self._timestamp,))
             self._recorded_timestamp = self._timestamp
-        if len(self._accounts) > ACCOUNTS_MAX:
+        if len(self._accounts) > self._accounts_max:
             self._accounts_before, self._accounts = self._accounts, {}
 
     def _forget(self) -> None:

@@ -1,0 +1,173 @@
+"""Ledgers to test, and short ways to say what is sent to them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from internal_transfer.adapters.ledger.sqlite import SqliteLedger
+from internal_transfer.embedded.database import Database
+from internal_transfer.ports.ledger import (
+    U128_MAX,
+    AccountResult,
+    Ledger,
+    LedgerAccount,
+    LedgerTransfer,
+    TransferFlag,
+    TransferResult,
+)
+
+PENDING = TransferFlag.PENDING
+POST = TransferFlag.POST_PENDING_TRANSFER
+VOID = TransferFlag.VOID_PENDING_TRANSFER
+LINKED = TransferFlag.LINKED
+
+
+class SettableClock:
+    """Wall time that stands where it is put."""
+
+    def __init__(self, now_ms: int = 1_800_000_000_000) -> None:
+        self.ms = now_ms
+
+    def now_ms(self) -> int:
+        return self.ms
+
+
+class LedgerServer(Protocol):
+    """A ledger that can be stopped and started again with what it recorded."""
+
+    ledger: Ledger
+    id_base: int
+    """Added to the ids of a test, so that tests can share a server that never forgets."""
+
+    async def settle(self) -> None:
+        """Waits until what was answered is on record."""
+
+    async def reopen(self) -> None:
+        """Stops the ledger and starts it again."""
+
+    async def close(self) -> None:
+        """Stops the ledger."""
+
+
+class EmbeddedLedgerServer:
+    """The embedded ledger on a file; the bounds keep next to nothing in memory, or the usual amount."""
+
+    id_base = 0
+
+    def __init__(self, path: Path, *, each_call: bool, remembered: int | None = None) -> None:
+        self._path = path
+        self._each_call = each_call
+        self._bounds = (
+            {}
+            if remembered is None
+            else {"accounts_max": remembered, "holds_max": remembered, "recent_ids_max": remembered}
+        )
+        self.clock = SettableClock()
+        self._open()
+
+    def _open(self) -> None:
+        self.database = Database(self._path, each_call=self._each_call)
+        self.ledger = SqliteLedger(self.database, self.clock, **self._bounds)
+
+    async def settle(self) -> None:
+        await self.database.durable()
+
+    async def reopen(self) -> None:
+        await self.close()
+        self._open()
+
+    async def close(self) -> None:
+        await self.settle()
+        self.database.close()
+
+
+class World:
+    """A test's view of a ledger: its own small ids, and results alone where timestamps do not matter."""
+
+    def __init__(self, server: LedgerServer) -> None:
+        self.server = server
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.server.ledger
+
+    def at(self, number: int) -> int:
+        """The ledger's id for a test's number; 0 and 2^128-1 stay what they are."""
+        return number if number in (0, U128_MAX) else self.server.id_base + number
+
+    def account(self, number: int, **fields: Any) -> LedgerAccount:
+        return LedgerAccount(**{"ledger": 1, "code": 1} | fields, id=self.at(number))
+
+    def plain(self, number: int, debit: int, credit: int, amount: int, **fields: Any) -> LedgerTransfer:
+        return LedgerTransfer(
+            **{"ledger": 1, "code": 1} | fields,
+            id=self.at(number),
+            debit_account_id=self.at(debit),
+            credit_account_id=self.at(credit),
+            amount=amount,
+        )
+
+    def hold(self, number: int, debit: int, credit: int, amount: int, *, flags: int = 0, **fields: Any):
+        return self.plain(number, debit, credit, amount, flags=PENDING | flags, **fields)
+
+    def post(self, number: int, hold: int, amount: int, *, flags: int = 0, **fields: Any) -> LedgerTransfer:
+        return LedgerTransfer(
+            id=self.at(number), pending_id=self.at(hold), amount=amount, flags=POST | flags, **fields
+        )
+
+    def void(self, number: int, hold: int, amount: int = 0, *, flags: int = 0, **fields: Any) -> LedgerTransfer:
+        return LedgerTransfer(
+            id=self.at(number), pending_id=self.at(hold), amount=amount, flags=VOID | flags, **fields
+        )
+
+    async def open_accounts(self, *numbers: int, **fields: Any) -> None:
+        outcomes = await self.ledger.create_accounts([self.account(number, **fields) for number in numbers])
+        assert {outcome.status for outcome in outcomes} == {AccountResult.CREATED}
+
+    async def create(self, *transfers: LedgerTransfer) -> list[TransferResult]:
+        return [outcome.status for outcome in await self.ledger.create_transfers(transfers)]
+
+    async def succeed(self, *transfers: LedgerTransfer) -> None:
+        assert await self.create(*transfers) == [TransferResult.CREATED] * len(transfers)
+
+    async def balances(self, number: int) -> tuple[int, int, int, int]:
+        """Debits pending and posted, credits pending and posted."""
+        [account] = await self.ledger.lookup_accounts([self.at(number)])
+        return balances(account)
+
+    async def available(self, number: int) -> int:
+        """What the account's owner may still spend: posted less held."""
+        held, spent, _, received = await self.balances(number)
+        return received - spent - held
+
+    async def history(self, after: int = 0) -> Sequence[LedgerTransfer]:
+        """All transfers after a timestamp, page by page."""
+        transfers: list[LedgerTransfer] = []
+        while page := await self.ledger.transfers_after(transfers[-1].timestamp if transfers else after, 3):
+            transfers.extend(page)
+        return transfers
+
+
+def balances(account: LedgerAccount) -> tuple[int, int, int, int]:
+    """Debits pending and posted, credits pending and posted."""
+    return account.debits_pending, account.debits_posted, account.credits_pending, account.credits_posted
+
+
+def replay(transfers: Sequence[LedgerTransfer]) -> dict[int, list[int]]:
+    """The balances by account that a history of transfers leads to, from nothing."""
+    by_id = {transfer.id: transfer for transfer in transfers}
+    sums: dict[int, list[int]] = {}
+    for transfer in transfers:
+        debit = sums.setdefault(transfer.debit_account_id, [0, 0, 0, 0])
+        credit = sums.setdefault(transfer.credit_account_id, [0, 0, 0, 0])
+        if transfer.flags & PENDING:
+            debit[0] += transfer.amount
+            credit[2] += transfer.amount
+            continue
+        if transfer.flags & (POST | VOID):
+            debit[0] -= by_id[transfer.pending_id].amount
+            credit[2] -= by_id[transfer.pending_id].amount
+        if not transfer.flags & VOID:
+            debit[1] += transfer.amount
+            credit[3] += transfer.amount
+    return sums
