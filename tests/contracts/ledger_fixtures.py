@@ -29,6 +29,7 @@ class SettableClock:
         self.ms = now_ms
 
     def now_ms(self) -> int:
+        """Wall time in milliseconds."""
         return self.ms
 
 
@@ -70,13 +71,16 @@ class EmbeddedLedgerServer:
         self.ledger = SqliteLedger(self.database, self.clock, **self._bounds)
 
     async def settle(self) -> None:
+        """Waits until what was answered is on record."""
         await self.database.durable()
 
     async def reopen(self) -> None:
+        """Stops the ledger and starts it again on the same file."""
         await self.close()
         self._open()
 
     async def close(self) -> None:
+        """Stops the ledger."""
         await self.settle()
         self.database.close()
 
@@ -89,6 +93,7 @@ class World:
 
     @property
     def ledger(self) -> Ledger:
+        """The ledger as it is open now."""
         return self.server.ledger
 
     def at(self, number: int) -> int:
@@ -96,9 +101,11 @@ class World:
         return number if number in (0, U128_MAX) else self.server.id_base + number
 
     def account(self, number: int, **fields: Any) -> LedgerAccount:
+        """An account, good but for what the fields say."""
         return LedgerAccount(**{"ledger": 1, "code": 1} | fields, id=self.at(number))
 
     def plain(self, number: int, debit: int, credit: int, amount: int, **fields: Any) -> LedgerTransfer:
+        """A transfer in one phase."""
         return LedgerTransfer(
             **{"ledger": 1, "code": 1} | fields,
             id=self.at(number),
@@ -108,26 +115,28 @@ class World:
         )
 
     def hold(self, number: int, debit: int, credit: int, amount: int, *, flags: int = 0, **fields: Any):
+        """A pending transfer."""
         return self.plain(number, debit, credit, amount, flags=PENDING | flags, **fields)
 
     def post(self, number: int, hold: int, amount: int, *, flags: int = 0, **fields: Any) -> LedgerTransfer:
-        return LedgerTransfer(
-            id=self.at(number), pending_id=self.at(hold), amount=amount, flags=POST | flags, **fields
-        )
+        """A post of a hold."""
+        return LedgerTransfer(id=self.at(number), pending_id=self.at(hold), amount=amount, flags=POST | flags, **fields)
 
     def void(self, number: int, hold: int, amount: int = 0, *, flags: int = 0, **fields: Any) -> LedgerTransfer:
-        return LedgerTransfer(
-            id=self.at(number), pending_id=self.at(hold), amount=amount, flags=VOID | flags, **fields
-        )
+        """A void of a hold."""
+        return LedgerTransfer(id=self.at(number), pending_id=self.at(hold), amount=amount, flags=VOID | flags, **fields)
 
     async def open_accounts(self, *numbers: int, **fields: Any) -> None:
+        """Creates accounts."""
         outcomes = await self.ledger.create_accounts([self.account(number, **fields) for number in numbers])
         assert {outcome.status for outcome in outcomes} == {AccountResult.CREATED}
 
     async def create(self, *transfers: LedgerTransfer) -> list[TransferResult]:
+        """What becomes of the transfers of one batch."""
         return [outcome.status for outcome in await self.ledger.create_transfers(transfers)]
 
     async def succeed(self, *transfers: LedgerTransfer) -> None:
+        """Creates transfers in one batch."""
         assert await self.create(*transfers) == [TransferResult.CREATED] * len(transfers)
 
     async def balances(self, number: int) -> tuple[int, int, int, int]:

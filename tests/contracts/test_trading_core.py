@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCore
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
@@ -37,7 +38,7 @@ async def core(database: Database) -> TradingCore:
     return ReferenceCore(database)
 
 
-def order(  # noqa: D103 - the shortest way to an order, with what most tests need.
+def order(
     transfer: int,
     action: Action,
     side: Side = TARGET,
@@ -236,14 +237,21 @@ async def test_entries_are_what_moved_balances(core):
 
 
 async def test_paused(database):
-    """A paused core takes no orders and tells no balances, and goes on as before afterwards."""
-    core = ReferenceCore(database, mode=CoreMode.PAUSED)
-    with pytest.raises(Unavailable):
-        await core.tell([order(1, APPLY)])
-    with pytest.raises(Unavailable):
-        await core.balances(ALICE)
+    """A paused core answers nothing, neither orders nor questions, and goes on as before afterwards."""
+    core = ReferenceCore(database)
+    await core.tell([order(1, APPLY)])
+    core.mode = CoreMode.PAUSED
+    for asking in (
+        core.tell([order(2, APPLY)]),
+        core.verdicts([TransferId(1)]),
+        core.balances(ALICE),
+        core.entries_after(0, 10),
+    ):
+        with pytest.raises(Unavailable):
+            await asking
     core.mode = CoreMode.NORMAL
-    assert await outcomes(core, order(1, APPLY)) == [Outcome.APPLIED]
+    assert await outcomes(core, order(1, APPLY), order(2, APPLY)) == [Outcome.APPLIED] * 2
+    assert await posted(core) == {"spot": 200}
 
 
 async def test_refusing(database):
@@ -319,10 +327,12 @@ class CoreMachine(RuleBasedStateMachine):
         self.balances = dict.fromkeys(OWNERS, 0)
 
     def open(self) -> None:
+        """Starts a core on the tables as they are."""
         self.database = Database(Path(self.directory.name) / "core.db")
         self.core = ReferenceCore(self.database)
 
     def order(self, transfer: int, side: Side, action: Action, amount: int) -> Command:
+        """An order whose accounts follow from the transfer."""
         debit, credit = (Account(OWNERS[(transfer + n) % 3], "spot", "USDT") for n in (0, 1))
         return order(transfer, action, side, amount=amount, debit=debit, credit=credit)
 
@@ -359,6 +369,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule(batch=st.lists(ORDERS, min_size=1, max_size=5), odd=st.booleans())
     def tell(self, batch: list[tuple[int, Side, Action]], odd: bool) -> None:  # noqa: FBT001 - as hypothesis calls it.
+        """Tells a batch, perhaps with another amount first."""
         amounts = [10**30 * transfer + (odd and place == 0) for place, (transfer, *_) in enumerate(batch)]
         told = [self.order(*line, amount) for line, amount in zip(batch, amounts, strict=True)]
         got = self.loop.run_until_complete(outcomes(self.core, *told))
@@ -366,6 +377,8 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule(batch=st.lists(ORDERS, min_size=1, max_size=5))
     def tell_in_a_turn_that_fails(self, batch: list[tuple[int, Side, Action]]) -> None:
+        """Tells a batch in vain; the model does not change."""
+
         async def fail() -> None:
             await outcomes(self.core, *(self.order(*line, 10**30 * line[0]) for line in batch))
             with self.database.call() as connection:
@@ -376,16 +389,19 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
+        """Starts anew from the file."""
         self.database.close()
         self.open()
 
     @invariant()
     def balances_agree(self) -> None:
+        """The core's balances are the model's."""
         for owner, expected in self.balances.items():
             assert sum(self.loop.run_until_complete(posted(self.core, owner)).values()) == expected
 
     @invariant()
     def entries_explain_the_balances(self) -> None:
+        """The sum of the entries is the balances."""
         totals = dict.fromkeys(OWNERS, 0)
         for _, entry in self.loop.run_until_complete(self.core.entries_after(0, 1000)):
             amount = entry.amount if entry.outcome is Outcome.APPLIED else -entry.amount
@@ -396,6 +412,7 @@ class CoreMachine(RuleBasedStateMachine):
         assert totals == self.balances
 
     def teardown(self) -> None:
+        """Removes the files."""
         self.database.close()
         self.loop.close()
         self.directory.cleanup()

@@ -2,9 +2,9 @@
 
 import apsw
 import pytest
-from contracts.transfer_stores import ADAPTERS, DAY, NOON, asked, open_store, proposal, step, transfer, with_state
 from msgspec.structs import replace
 
+from contracts.transfer_stores import ADAPTERS, DAY, NOON, asked, open_store, proposal, step, transfer, with_state
 from internal_transfer.adapters.transfer_store import sqlite
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY, snowflake
@@ -639,6 +639,28 @@ async def test_a_turn_taken_back_leaves_nothing(stack):
     await stack.reopen()
     assert await stack.store.daily_used("ada", "USDT", DAY) == 100
     assert [each.id for each in await walk(stack.store)] == [lost.id, kept.id]
+
+
+async def test_a_turn_that_breaks_before_its_end_leaves_nothing(tmp_path):
+    """When another adapter's call fails, what the store noted in the same turn is forgotten, not written later."""
+    stack = open_store("embedded-shared", tmp_path)
+    (kept,) = await accepted(stack.store, transfer(1))
+    await stack.durable()
+    await accepted(stack.store, transfer(2))
+    await taken(stack.store, kept, PENDING)
+    with pytest.raises(Unavailable):
+        stack.break_turn()
+    with pytest.raises(Unavailable):
+        await stack.store.get([kept.id])
+    with pytest.raises(Unavailable):
+        await stack.durable()
+    assert await stack.store.get([kept.id, transfer(2).id]) == [kept, None]
+    assert await stack.store.daily_used("ada", "USDT", DAY) == 100
+    await accepted(stack.store, transfer(2))
+    await stack.reopen()
+    assert await walk(stack.store) == [transfer(2), kept]
+    await stack.durable()
+    stack.close()
 
 
 async def test_a_refusal_that_raises_takes_nobody_elses_work_back(stack):

@@ -1,5 +1,7 @@
 """The embedded transfer store against a model of plain dictionaries, with restarts and lost turns."""
 
+# ruff: noqa: D102 - the rules, and the calls of the model, say by their names what they do.
+
 import asyncio
 import contextvars
 import shutil
@@ -8,18 +10,25 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-from contracts.transfer_stores import DAY, NOON, EmbeddedStore, proposal, transfer
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from msgspec.structs import replace
 
+from contracts.transfer_stores import DAY, NOON, EmbeddedStore, proposal, transfer
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY, day_of
 from internal_transfer.domain.leg import LegState
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import IllegalTransition, Need, Status, with_leg
-from internal_transfer.ports.errors import OutcomeUnknown
+from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
 from internal_transfer.ports.transfer_store import (
     Accepted,
     Change,
@@ -54,14 +63,19 @@ PROPOSALS = st.builds(
     limit=st.sampled_from((25, 2**64 + 15, 2**120)),
     due=st.integers(0, 9),
 )
-CHANGES = st.tuples(
-    st.integers(0, 11),
-    st.sampled_from((None, None, Status.PENDING, Status.SUCCESS, Status.FAILED)),
-    st.sampled_from((0, 0, 0, 0, 1)),
-    st.integers(0, 9),
-    st.sampled_from((None, None, Need.HOLD_MISSING)),
-    st.sampled_from(list(LegState)),
+STAY, GO_ON, FAIL, ANYTHING = "stay", "go on", "fail", "anything"
+CHANGES = st.fixed_dictionaries(
+    {
+        "place": st.integers(0, 11),
+        "move": st.sampled_from((STAY, GO_ON, GO_ON, FAIL, ANYTHING)),
+        "status": st.sampled_from(list(Status)),
+        "missed": st.sampled_from((0, 0, 0, 0, 1)),
+        "due": st.integers(0, 9),
+        "need": st.sampled_from((None, None, Need.HOLD_MISSING)),
+        "leg_state": st.sampled_from(list(LegState)),
+    }
 )
+NEXT = {Status.REQUESTING: Status.PENDING, Status.PENDING: Status.SUCCESS}
 
 
 class Model:
@@ -160,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(batch=st.lists(CHANGES, min_size=1, max_size=4))
     def record(self, batch):
-        changes = [self.change(*each) for each in batch]
+        changes = [self.change(**each) for each in batch]
         expected = deepcopy(self.model)
         try:
             answers = [expected.record(change) for change in changes]
@@ -171,9 +185,18 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.inside(self.stack.store.record(changes)) == answers
             self.model = expected
 
-    def change(self, number, status, missed, due, need, leg_state):
-        before = self.model.transfers.get(transfer(number, at=LATE + number % 2).id) or transfer(number)
-        status = status or before.status
+    def change(self, *, place, move, status, missed, due, need, leg_state):
+        candidates = self.model.open()
+        if move == ANYTHING or not candidates:
+            candidates = [*self.model.transfers.values(), transfer()]
+        before = candidates[place % len(candidates)]
+        match move:
+            case "stay":
+                status = before.status
+            case "go on":
+                status = NEXT.get(before.status, before.status)
+            case "fail":
+                status = Status.FAILED
         after = replace(
             with_leg(before, replace(before.legs[0], state=leg_state)),
             status=status,
@@ -190,7 +213,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(most=st.integers(1, 4), late=st.integers(0, 12))
     def claim_due(self, most, late):
         now = NOON + late
-        due = sorted((each for each in self.model.open() if each.due_at <= now), key=lambda each: (each.due_at, each.id))
+        due = sorted(
+            (each for each in self.model.open() if each.due_at <= now), key=lambda each: (each.due_at, each.id)
+        )
         leased = [replace(each, due_at=now + 4) for each in due[:most]]
         assert self.inside(self.stack.store.claim_due(now_ms=now, lease_ms=4, most=most)) == leased
         self.model.transfers.update({each.id: each for each in leased})
@@ -230,6 +255,18 @@ class StoreMachine(RuleBasedStateMachine):
             self.outside(self.stack.durable())
         self.stack.database.connection.set_commit_hook(None)
         self.model = deepcopy(self.safe)
+
+    @precondition(lambda self: self.turns == "shared")
+    @rule()
+    def break_the_turn(self):
+        with pytest.raises(Unavailable):
+            self.inside(self.broken())
+        with pytest.raises(Unavailable):
+            self.outside(self.stack.durable())
+        self.model = deepcopy(self.safe)
+
+    async def broken(self):
+        self.stack.break_turn()
 
     @invariant()
     def time_passes(self):
@@ -302,7 +339,7 @@ def test_the_store_does_what_the_model_does(machine):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=100,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

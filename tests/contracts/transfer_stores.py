@@ -84,7 +84,7 @@ class EmbeddedStore:
         self._open()
 
     async def lose(self, *calls):
-        """Makes some calls in a turn whose commit fails; each call is a method's name, its arguments and keywords."""
+        """Makes some calls in a turn whose commit fails; each call is a method's name and its arguments."""
         self.database.connection.set_commit_hook(lambda: True)
         lost = False
         for name, arguments in calls:
@@ -98,6 +98,11 @@ class EmbeddedStore:
             lost = True
         self.database.connection.set_commit_hook(None)
         assert lost, "the commit was to fail"
+
+    def break_turn(self):
+        """Lets another adapter's call fail in the open turn, which takes the turn back before its end."""
+        with self.database.call() as connection:
+            connection.execute("SELECT * FROM no_such_table")
 
     def write(self, statement):
         """Runs a statement past the store, as a hand in the database would; raises `apsw.ConstraintError`."""

@@ -44,7 +44,7 @@ class _TransferBody(Struct, forbid_unknown_fields=True, gc=False):
     from_account: _AccountBody
     to_account: _AccountBody
     amount: str
-    memo: str | None | UnsetType = UNSET
+    memo: str | UnsetType | None = UNSET
 
 
 class _RepeatedKeyError(ValueError):
@@ -112,8 +112,8 @@ def _account(field: str, body: _AccountBody, caller: Owner) -> Account | Refusal
     if user_id is UNSET:
         return Account(caller, body.account_type, body.asset)
     if isinstance(user_id, int):
-        if user_id < 0:
-            return _refuse(Code.INVALID_ACCOUNT, f"{field}.user_id", "must not be negative")
+        if not 0 <= user_id < 2**64:
+            return _refuse(Code.INVALID_ACCOUNT, f"{field}.user_id", "must be from 0 to 2^64-1 where it is a number")
         user_id = str(user_id)
     if not is_owner(user_id):
         return _refuse(Code.INVALID_ACCOUNT, f"{field}.user_id", "does not match [A-Za-z0-9_.:-]{1,64}")

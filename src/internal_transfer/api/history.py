@@ -80,12 +80,13 @@ def parse_history(query_string: bytes, owner: Owner) -> HistoryQuery | Refusal:
         return _refuse("direction", "must be in or out")
     if direction is not None and account_type is None:
         return _refuse("direction", "needs account_type")
-    times: dict[str, int | None] = {"from": None, "to": None}
-    for name in times:
+    times: dict[str, int] = {}
+    for name in ("from", "to"):
         if name in given:
-            times[name] = _parse_time(given[name])
-            if times[name] is None:
+            time = _parse_time(given[name])
+            if time is None:
                 return _refuse(name, "must be an RFC 3339 time such as 2026-01-31T00:00:00Z (a + is sent as %2B)")
+            times[name] = time
     query = HistoryQuery(
         owner=owner,
         most=int(limit),
@@ -93,8 +94,8 @@ def parse_history(query_string: bytes, owner: Owner) -> HistoryQuery | Refusal:
         asset=asset,
         account_type=account_type,
         direction=direction,
-        from_ms=times["from"],
-        to_ms=times["to"],
+        from_ms=times.get("from"),
+        to_ms=times.get("to"),
     )
     cursor = given.get("cursor")
     return query if cursor is None else _go_on(query, cursor)

@@ -190,6 +190,6 @@ class Problems:
         return self.reply(refusal, recorded=None if records else False)
 
     def _retry_after(self, wanted_seconds: float | None) -> int:
-        """Whole seconds, at least one, up to twice what is wanted plus one, so that those refused do not come back at once."""
+        """Whole seconds from what is wanted to twice that and one more, so that not all come back at once."""
         seconds = _RETRY_AFTER_SECONDS if wanted_seconds is None else wanted_seconds
         return max(1, ceil(seconds + self._clock.jitter() * (seconds + 1)))

@@ -103,7 +103,7 @@ class Renderer:
         return _encode({"transfers": [self._view(transfer, ()) for transfer in transfers], "next_cursor": next_cursor})
 
     def page_csv(self, transfers: Sequence[Transfer]) -> bytes:
-        """A page of history with a line of column names; text that a spreadsheet would run begins with an apostrophe."""
+        """A page of history under a line of names; what a spreadsheet would run is made text by an apostrophe."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\r\n")
         writer.writerow(CSV_COLUMNS)
@@ -165,9 +165,7 @@ class Renderer:
         return _encode(
             {
                 "assets": [{"asset": a.code, "scale": a.scale, "precision": a.precision} for a in assets],
-                "account_types": [
-                    {"account_type": name, "holder": kinds[name].holder} for name in sorted(is_open)
-                ],
+                "account_types": [{"account_type": name, "holder": kinds[name].holder} for name in sorted(is_open)],
                 "routes": [
                     {"from": route.source, "to": route.target}
                     for route in sorted(rules.routes)

@@ -1,8 +1,7 @@
 """The users' HTTP interface: which paths there are, and what each one does with a request.
 
-The order of a request's checks: path, method, query syntax, credentials, media types, size, idempotency key, body, and
-then the service. Credentials come before the body, so that a stranger makes no work; they still come before anything
-that is recorded.
+The order of a request's checks: path, method, credentials, query syntax, media types, size, idempotency key, body, and
+then the service. Credentials come before the body, so that a stranger makes no work.
 
 These endpoints speak ASGI themselves, because a framework around the POST is the largest single cost of a transfer
 (see the design, section 12). Everything else - the contract, its documentation, unknown paths - is an ordinary
@@ -35,6 +34,7 @@ from internal_transfer.api.headers import (
     preferred_wait,
 )
 from internal_transfer.api.history import next_cursor, next_target, parse_history, parse_pairs
+from internal_transfer.api.paths import BALANCES, HISTORY, OPTIONS, PREVIEW, TRANSFER_PREFIX, TRANSFERS
 from internal_transfer.api.problems import Header, Problems, Reply, problem_of
 from internal_transfer.api.render import Renderer
 from internal_transfer.domain.identifier import TransferId
@@ -47,13 +47,6 @@ from internal_transfer.services.answer import Answer
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.telemetry import Telemetry
-
-TRANSFERS = "/api/v1/user/internal_transfer"
-TRANSFER_PREFIX = TRANSFERS + "/"
-HISTORY = TRANSFERS + "/history"
-PREVIEW = TRANSFERS + "/preview"
-OPTIONS = TRANSFERS + "/options"
-BALANCES = "/api/v1/user/balances"
 
 _DEADLINE_SECONDS = 20.0
 _ID_DIGITS_MAX = 19
@@ -220,7 +213,7 @@ class UserApi:
         transfer, refusal = answer.transfer, answer.refusal
         if transfer is None:
             assert refusal is not None, "an answer is a transfer, a refusal or both"
-            return self._problems.reply(refusal, headers=applied)
+            return self._problems.reply(refusal)
         location: Header = (b"location", b"%s%d" % (_PREFIX_BYTES, transfer.id))
         if refusal is not None:
             # The key stands for another request: nothing was recorded for this one.

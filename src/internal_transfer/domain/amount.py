@@ -5,6 +5,9 @@ import re
 AMOUNT_UNITS_MAX = 2**112 - 1
 """The largest amount of one transfer. Ledger sums are u128; the cap keeps them from ever overflowing."""
 
+_WHOLE_DIGITS_MAX = 39
+"""The digits of the largest u128. Converting thousands of digits takes long, and Python refuses it with an error."""
+
 _SYNTAX = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]+))?", re.ASCII)
 
 
@@ -35,11 +38,14 @@ def parse_amount(text: str, *, scale: int, precision: int) -> int:
     """The number of smallest units in a decimal string.
 
     `scale` is the places that the ledger holds, `precision` (at most `scale`) those that may be used; trailing zeros
-    do not count. Raises `AmountSyntaxError` and `AmountPrecisionError`. The result may exceed `AMOUNT_UNITS_MAX`.
+    do not count. Raises `AmountSyntaxError` and `AmountPrecisionError`. The result may exceed `AMOUNT_UNITS_MAX`; where
+    the text has more digits than any u128, it is one more than that.
     """
     whole, _, fraction = normal_amount(text).partition(".")
     if len(fraction) > precision:
         raise AmountPrecisionError(f"more than {precision} decimal places: {text!r}")
+    if len(whole) > _WHOLE_DIGITS_MAX:
+        return AMOUNT_UNITS_MAX + 1
     return int(whole + fraction.ljust(scale, "0"))
 
 

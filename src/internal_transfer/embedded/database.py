@@ -21,6 +21,9 @@ from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown
 BUSY_TIMEOUT_MS = 2_000
 READER_CACHE_KIB = 16_384
 WRITER_CACHE_KIB = 65_536
+LOG_KEPT_BYTES = 67_108_864
+"""To so much the log file shrinks when it begins anew; `log_bytes` would otherwise stay at its largest for ever. Not
+smaller, because a sync is quicker where the file does not grow."""
 
 
 class _Turn:
@@ -33,21 +36,16 @@ class _Turn:
         self.error: OperatingFailureError | None = None
         self.waiters: list[asyncio.Future[None]] = []
 
-    def end(self, error: OperatingFailureError | None) -> None:
+    def end(self) -> None:
         self.open = False
-        self.error = self.error or error
         for waiter in self.waiters:
             if waiter.cancelled():
                 continue
             if self.error is None:
                 waiter.set_result(None)
             else:
-                waiter.set_exception(self.error)
+                waiter.set_exception(_again(self.error))
         self.waiters.clear()
-
-
-_touched: ContextVar[_Turn | None] = ContextVar("turn", default=None)
-"""The turn that this task has read or written in, kept when it failed, until the task asks `durable()`."""
 
 
 class Database:
@@ -70,28 +68,51 @@ class Database:
         self._each_call = each_call
         self._on_failure = on_failure
         self._turn: _Turn | None = None
+        self._is_broken = False
         self._call = _Call(self)
+        # The turn that a task has read or written in, kept when it failed, until the task asks `durable()`.
+        self._touched: ContextVar[_Turn | None] = ContextVar("turn", default=None)
         self._before_commit: list[Callable[[], None]] = []
         self._after_rollback: list[Callable[[], None]] = []
         self.commits = 0
         try:
             self.connection = self._open_writer()
-            self.connection.execute(
-                "CREATE TABLE IF NOT EXISTS schema_component"
-                "(name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID"
-            )
-            self.reader = self.open_reader()
+            try:
+                self._check_writer()
+                self.reader = self.open_reader()
+            except BaseException:
+                self.connection.close()
+                raise
         except apsw.Error as error:
             raise StartRefusedError(_what_to_do(path, error)) from error
 
     def _open_writer(self) -> apsw.Connection:
         writer = apsw.Connection(str(self._path), vfs=self._vfs)
-        writer.set_busy_timeout(BUSY_TIMEOUT_MS)
-        writer.execute(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0;"
-            f"PRAGMA cache_size=-{WRITER_CACHE_KIB}; PRAGMA temp_store=MEMORY"
-        )
+        try:
+            writer.set_busy_timeout(BUSY_TIMEOUT_MS)
+            writer.execute(
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA fullfsync=1; PRAGMA checkpoint_fullfsync=1;"
+                f"PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit={LOG_KEPT_BYTES};"
+                f"PRAGMA cache_size=-{WRITER_CACHE_KIB}; PRAGMA temp_store=MEMORY"
+            )
+        except apsw.Error:
+            writer.close()
+            raise
         return writer
+
+    def _check_writer(self) -> None:
+        """Refuses what SQLite goes on with silently: a file that it opened for reading only, a system without WAL."""
+        if self.connection.readonly("main"):
+            raise StartRefusedError(_what_to_do(self._path, apsw.ReadOnlyError("the file may only be read")))
+        mode = self.connection.execute("PRAGMA journal_mode").fetchone()
+        if mode != ("wal",):
+            raise StartRefusedError(
+                f"{self._path}: the file system cannot hold a write-ahead log (the mode is {mode}): use a local disk"
+            )
+        self.connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_component"
+            "(name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID"
+        )
 
     def open_reader(self) -> apsw.Connection:
         """A read-only connection, which sees committed rows only; one per thread."""
@@ -105,6 +126,7 @@ class Database:
 
         All steps that are missing run in one transaction. A database that was written by a newer version is refused.
         """
+        assert self._turn is None, "a migration inside a turn would commit with it"
         try:
             with self.connection:
                 row = self.connection.execute(
@@ -143,33 +165,49 @@ class Database:
 
     async def durable(self) -> None:
         """Waits until what this task has seen of the database is on disk; see `ports/durability.py`."""
-        turn = _touched.get()
+        turn = self._touched.get()
         if turn is None:
             return
-        _touched.set(None)
+        self._touched.set(None)
         if turn.open:
             waiter = asyncio.get_running_loop().create_future()
             turn.waiters.append(waiter)
             await waiter
         elif turn.error is not None:
-            raise turn.error
+            raise _again(turn.error)
 
     def checkpoint(self) -> None:
-        """Moves what is committed from the log into the database file; for a thread, with a connection of its own."""
-        connection = apsw.Connection(str(self._path), vfs=self._vfs)
+        """Moves what is committed from the log into the database file; for a thread, with a connection of its own.
+
+        Raises `Unavailable` when the disk fails; what was committed is still whole in the log then.
+        """
         try:
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        finally:
-            connection.close()
+            connection = apsw.Connection(str(self._path), vfs=self._vfs)
+            try:
+                connection.execute("PRAGMA synchronous=FULL; PRAGMA checkpoint_fullfsync=1")
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            finally:
+                connection.close()
+        except apsw.Error as error:
+            raise Unavailable(System.STORE, f"the checkpoint failed: {_describe(error)}") from error
 
     def restart_log(self) -> None:
-        """Lets the log begin anew, after a checkpoint in a thread has left little to move; between turns."""
-        if self._turn is None:
-            try:
-                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-            except apsw.BusyError:
-                return  # A reader still uses the log; the next round tries again.
+        """Lets the log begin anew, after a checkpoint in a thread has left little to move; between turns.
+
+        Does nothing while a reader still uses the log. Raises `Unavailable` when the disk fails.
+        """
+        if self._turn is not None:
+            return
+        # The loop must not stand still for a long report that reads the log; the next round tries again.
+        self.connection.set_busy_timeout(0)
+        try:
+            self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except apsw.BusyError:
+            return
+        except apsw.Error as error:
+            raise Unavailable(System.STORE, f"the log could not begin anew: {_describe(error)}") from error
+        finally:
+            self.connection.set_busy_timeout(BUSY_TIMEOUT_MS)
 
     @property
     def log_bytes(self) -> int:
@@ -187,20 +225,23 @@ class Database:
     def _begin(self) -> apsw.Connection:
         turn = self._turn
         if turn is None:
-            turn = self._turn = _Turn()
             if not self._each_call:
                 asyncio.get_running_loop().call_soon(self._end_turn)
+            turn = self._turn = _Turn()
             try:
+                if self._is_broken:
+                    self._reopen()
                 self.connection.execute("BEGIN IMMEDIATE")
             except apsw.Error as error:
                 self._take_back(turn, error)
         if turn.error is not None:
             if self._each_call:
                 self._turn = None
-            raise Unavailable(turn.error.system, "this turn was taken back after an earlier failure")
-        seen = _touched.get()
-        if seen is not turn and (seen is None or seen.error is None):
-            _touched.set(turn)
+            raise Unavailable(turn.error.system, f"this turn was taken back: {turn.error.message}") from turn.error
+        if not self._each_call:  # There, the caller learns of everything before it goes on.
+            seen = self._touched.get()
+            if seen is not turn and (seen is None or seen.error is None):
+                self._touched.set(turn)
         return self.connection
 
     def _finish(self, error: BaseException | None) -> None:
@@ -209,49 +250,60 @@ class Database:
         assert turn is not None
         if error is not None and turn.error is None:
             self._take_back(turn, error)
-        failure = turn.error
         if self._each_call:
             self._end_turn()
-            failure = turn.error
-        if failure is not None and (error is None or isinstance(error, apsw.Error)):
-            raise failure from error
+        if turn.error is not None and (error is None or isinstance(error, apsw.Error)):
+            raise _again(turn.error) from error
 
     def _take_back(self, turn: _Turn, error: BaseException) -> None:
-        turn.error = Unavailable(System.STORE, f"the database took a turn back: {_describe(error)}")
+        self._fail(turn, Unavailable(System.STORE, f"the database took a turn back: {_describe(error)}"), error)
+
+    def _fail(self, turn: _Turn, failure: OperatingFailureError, cause: BaseException) -> None:
+        failure.__cause__ = cause
+        turn.error = failure
         self._roll_back()
-        self._on_failure(turn.error)
+        self._on_failure(failure)
 
     def _end_turn(self) -> None:
         turn, self._turn = self._turn, None
         if turn is None:
             return
-        if turn.error is None:
-            try:
-                for hook in self._before_commit:
-                    hook()
-            except apsw.Error as error:
-                self._take_back(turn, error)
-        if turn.error is None:
-            try:
-                self.connection.execute("COMMIT")
-                self.commits += 1
-            except apsw.Error as error:
-                # The log may hold a valid commit that a restart would find, so nobody may say that nothing happened.
-                turn.error = OutcomeUnknown(System.STORE, f"the commit failed: {_describe(error)}")
-                self._roll_back()
-                self._on_failure(turn.error)
-        turn.end(None)
+        try:
+            if turn.error is None:
+                self._commit(turn)
+        finally:
+            turn.end()
+
+    def _commit(self, turn: _Turn) -> None:
+        try:
+            for hook in self._before_commit:
+                hook()
+        except BaseException as error:
+            self._take_back(turn, error)
+            if isinstance(error, apsw.Error | OperatingFailureError):
+                return
+            raise
+        try:
+            self.connection.execute("COMMIT")
+            self.commits += 1
+        except apsw.Error as error:
+            # The log may hold a valid commit that a restart would find, so nobody may say that nothing happened.
+            self._fail(turn, OutcomeUnknown(System.STORE, f"the commit failed: {_describe(error)}"), error)
 
     def _roll_back(self) -> None:
-        if self.connection.in_transaction:
-            try:
+        try:
+            if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
-            except apsw.Error:
-                # SQLite keeps the transaction only if it could not even undo in memory: start from the file again.
-                self.connection.close(force=True)
-                self.connection = self._open_writer()
+        except apsw.Error:
+            # It could not even undo in memory: the next turn starts from the file again, when that can be opened.
+            self._is_broken = True
         for hook in self._after_rollback:
             hook()
+
+    def _reopen(self) -> None:
+        self.connection.close(force=True)
+        self.connection = self._open_writer()
+        self._is_broken = False
 
 
 class _Call:
@@ -269,6 +321,13 @@ class _Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._database._finish(error)  # noqa: SLF001
+
+
+def _again(error: OperatingFailureError) -> OperatingFailureError:
+    """The same failure for one more task: an exception that several tasks raise gathers all of their tracebacks."""
+    one_more = type(error)(error.system, error.message)
+    one_more.__cause__ = error.__cause__
+    return one_more
 
 
 def _describe(error: BaseException) -> str:

@@ -26,11 +26,13 @@ class DataDirectory:
 
     @property
     def is_held(self) -> bool:
-        """Tells whether another process has the directory locked right now."""
+        """Tells whether another process has the directory locked right now; raises `StartRefusedError`."""
         try:
             handle = os.open(self.path / "lock", os.O_RDWR)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise StartRefusedError(f"cannot look into the data directory {self.path}: {error.strerror}") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -41,8 +43,9 @@ class DataDirectory:
 
     def acquire(self) -> None:
         """Makes the directory if need be and locks it; raises `StartRefusedError` saying what to do."""
+        assert self._lock is None, "held already"
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make()
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StartRefusedError(
@@ -58,8 +61,28 @@ class DataDirectory:
                 f"the data directory {self.path} is held by another server (process {holder}); "
                 "stop it, or give --data another directory"
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            # The database holds secrets; in a directory that others may enter, SQLite would let them read it.
+            os.close(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            self.release()
+            raise StartRefusedError(
+                f"cannot write in the data directory {self.path}: {error.strerror}; "
+                "check the owner and mode of its files, and make room if the disk is full"
+            ) from error
+
+    def _make(self) -> None:
+        """Makes the directory so that it survives a loss of power: SQLite syncs what is in it, but not its own name."""
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in missing:
+            parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(parent)
+            finally:
+                os.close(parent)
 
     def release(self) -> None:
         """Lets the directory go."""

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from internal_transfer.domain.account import Account, AccountType, Asset, Holder, ledger_account_id
+from internal_transfer.domain.cash import ACCOUNT_CODES, CASH_OWNER, CashAct
 from internal_transfer.domain.identifier import FENCE_HOLD_ID, hold_id, key_hash, post_id, void_id
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.domain.transfer import (
@@ -363,16 +364,25 @@ class Driver:
                 self._unexpected(work, act, status)
 
     async def _look(self, works: list[Work]) -> None:
-        """Finds out what became of holds: the hold's own row, then the rows of all posts and voids that were tried."""
-        ids: list[int] = []
-        for work in works:
-            transfer = work.transfer
-            ids.append(hold_id(transfer.id))
+        for work, (hold, _) in zip(works, await self.look([work.transfer for work in works]), strict=True):
+            work.facts.hold = hold
+
+    async def look(self, transfers: Sequence[Transfer]) -> list[tuple[Hold, list[LedgerTransfer]]]:
+        """What became of holds, in order, and the rows that say so: the hold's own, then those of all posts and voids
+        that were tried.
+        """
+        ids_of = []
+        for transfer in transfers:
+            ids = [hold_id(transfer.id)]
             ids += [post_id(transfer.id, attempt) for attempt in range(transfer.post_attempt + 1)]
             ids += [void_id(transfer.id, attempt) for attempt in range(transfer.void_attempt + 1)]
-        rows = {row.id: row for row in await self._ledger.lookup_transfers(ids)}
-        for work in works:
-            work.facts.hold = self._seen(work.transfer, rows)
+            ids_of.append(ids)
+        found = await self._ledger.lookup_transfers([ledger_id for ids in ids_of for ledger_id in ids])
+        rows = {row.id: row for row in found}
+        return [
+            (self._seen(transfer, rows), [rows[ledger_id] for ledger_id in ids if ledger_id in rows])
+            for transfer, ids in zip(transfers, ids_of, strict=True)
+        ]
 
     def _seen(self, transfer: Transfer, rows: dict[int, LedgerTransfer]) -> Hold:
         hold = rows.get(hold_id(transfer.id))
@@ -451,7 +461,14 @@ class Driver:
         if new:
             await self.open_accounts(list(new))
 
+    def _code_of(self, account: Account) -> int:
+        if account.owner == CASH_OWNER:
+            return ACCOUNT_CODES[CashAct(account.type)]
+        return self._account_types[account.type].code
+
     def _flags_of(self, account: Account) -> int:
+        if account.owner == CASH_OWNER:
+            return 0
         held_by_ledger = self._account_types[account.type].holder is Holder.LEDGER
         return AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS if held_by_ledger else 0
 
@@ -462,7 +479,7 @@ class Driver:
             LedgerAccount(
                 id=ledger_account_id(entry.account),
                 ledger=self._assets[entry.account.asset].number,
-                code=self._account_types[entry.account.type].code,
+                code=self._code_of(entry.account),
                 flags=self._flags_of(entry.account),
                 user_data_128=entry.number,
             )

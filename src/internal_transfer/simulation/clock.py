@@ -17,7 +17,7 @@ _ROUNDS_MAX = 100_000
 class SimulatedClock:
     """Implements `Clock`: wall time, monotonic time, sleepers, jitter and ids, all owned by the simulation.
 
-    The worker id is leased for ever until `lease` says otherwise. One instance belongs to one event loop.
+    The worker id is leased for ever until `lease` says otherwise. Needs asyncio's own event loop (see `settle`).
     """
 
     def __init__(self, *, seed: int = 0, start_ms: int = START_MS, worker: int = 0) -> None:

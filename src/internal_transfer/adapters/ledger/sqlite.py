@@ -103,17 +103,28 @@ _INSERT_TRANSFER = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_BURNT_ID = "INSERT INTO ledger_burnt_id(id) VALUES (?)"
-_TRANSFER_COLUMNS = """
+_SELECT_TRANSFER = """
     SELECT timestamp, id, debit_account_id, credit_account_id, amount, pending_id,
         user_data_128, user_data_64, user_data_32, ledger, code, flags
+    FROM ledger_transfer WHERE id = ?
 """
-_SELECT_TRANSFER = _TRANSFER_COLUMNS + "FROM ledger_transfer WHERE id = ?"
-_SELECT_TRANSFER_OR_BURNT = (
-    _SELECT_TRANSFER
-    + "1 UNION ALL SELECT 0, id, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0 FROM ledger_burnt_id WHERE id = ?1"
-)
-_SELECT_AFTER = _TRANSFER_COLUMNS + "FROM ledger_transfer WHERE timestamp > ? ORDER BY timestamp LIMIT ?"
-_SELECT_NEWEST = _TRANSFER_COLUMNS + "FROM ledger_transfer ORDER BY timestamp DESC LIMIT ?"
+_SELECT_TRANSFER_OR_BURNT = """
+    SELECT timestamp, id, debit_account_id, credit_account_id, amount, pending_id,
+        user_data_128, user_data_64, user_data_32, ledger, code, flags
+    FROM ledger_transfer WHERE id = ?1
+    UNION ALL
+    SELECT 0, id, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0 FROM ledger_burnt_id WHERE id = ?1
+"""
+_SELECT_AFTER = """
+    SELECT timestamp, id, debit_account_id, credit_account_id, amount, pending_id,
+        user_data_128, user_data_64, user_data_32, ledger, code, flags
+    FROM ledger_transfer WHERE timestamp > ? ORDER BY timestamp LIMIT ?
+"""
+_SELECT_NEWEST = """
+    SELECT timestamp, id, debit_account_id, credit_account_id, amount, pending_id,
+        user_data_128, user_data_64, user_data_32, ledger, code, flags
+    FROM ledger_transfer ORDER BY timestamp DESC LIMIT ?
+"""
 _SELECT_RESOLVED_BY = "SELECT flags FROM ledger_transfer WHERE pending_id = ?"
 _SELECT_CLOCK = "SELECT timestamp FROM ledger_clock"
 _UPDATE_CLOCK = "UPDATE ledger_clock SET timestamp = ?"
@@ -148,7 +159,7 @@ _Request = tuple[LedgerTransfer, bytes, bytes, bytes, bytes, bytes, bytes]
 """A transfer with its id, debit account, credit account, amount, pending id and user data as blobs."""
 
 
-class _Account(Struct, eq=False):
+class _Account(Struct, eq=False, gc=False):
     """An account in memory; its balances are ahead of the table's until the turn ends."""
 
     timestamp: int
@@ -165,7 +176,7 @@ class _Account(Struct, eq=False):
     credits_posted: int = 0
 
 
-class _Hold(Struct, eq=False):
+class _Hold(Struct, eq=False, gc=False):
     """A hold in memory: its transfer, its row, and the flag of what resolved it, or 0 while it is open."""
 
     transfer: LedgerTransfer
@@ -195,7 +206,7 @@ class SqliteLedger:
         self._holds_max = holds_max
         self._recent_ids_max = recent_ids_max
         database.migrate("ledger", MIGRATIONS)
-        self._timestamp: int = database.connection.execute(_SELECT_CLOCK).fetchone()[0]
+        self._timestamp = int(_one(database.connection, _SELECT_CLOCK))
         self._recorded_timestamp = self._timestamp
         self._accounts: dict[bytes, _Account] = {}
         self._accounts_before: dict[bytes, _Account] = {}
@@ -238,7 +249,7 @@ class SqliteLedger:
         requests, has_chains = _encode_transfers(transfers)
         with self._database.call() as connection:
             if self._floor is None:
-                self._floor = connection.execute(_SELECT_GREATEST_ID, (_RISING_IDS_END,)).fetchone()[0]
+                self._floor = _one(connection, _SELECT_GREATEST_ID, _RISING_IDS_END)
             first = self._advance_clock(len(requests))
             if has_chains:
 
@@ -343,7 +354,7 @@ class SqliteLedger:
             status = self._resolve_hold(connection, request, timestamp)
         else:
             status = self._move(connection, request, timestamp)
-        if status in BURNING:
+        if status is not _CREATED and status in BURNING:
             self._recent[key] = (0, key)
             self._new_burnt_ids.append((key,))
         return TransferOutcome(status, timestamp)
@@ -630,6 +641,13 @@ def _create_in_chains(
                 start, broken = None, False
         outcomes.append(outcome)
     return outcomes
+
+
+def _one(connection: apsw.Connection, statement: str, *values: bytes) -> Any:
+    """The only value of a statement's only row."""
+    row = connection.execute(statement, values).fetchone()
+    assert row is not None, "the statement gives one row"
+    return row[0]
 
 
 def _overflow(debit: _Account, credit: _Account, amount: int, *, is_hold: bool) -> TransferResult:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.rules import Policy
 from internal_transfer.embedded.database import Database
+from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report
 
 GENESIS = "0" * 64
@@ -171,7 +172,8 @@ def digest_of(number: int, entry: AuditEntry, previous: str) -> str:
 
 def _append(connection: apsw.Connection, entry: AuditEntry) -> int:
     head = connection.execute(_HEAD).fetchone()
-    assert head is not None, "the head of the audit chain is written with the tables"
+    if head is None:
+        raise Unavailable(System.OPERATIONS, "the head of the audit chain was removed; nothing may be added to it")
     number, previous = int(head[0]) + 1, str(head[1])
     digest = digest_of(number, entry, previous)
     fields = (entry.at, entry.actor, entry.action, entry.subject, entry.reason, entry.outcome, entry.evidence)

@@ -56,7 +56,7 @@ _Row = tuple[Any, ...]
 class CoreMode(StrEnum):
     """How the core behaves, for demonstrations and tests.
 
-    PAUSED: it cannot be reached (its record stays readable). REFUSE: every new debit or credit is refused. WITHHOLD:
+    PAUSED: it cannot be reached. REFUSE: every new debit or credit is refused. WITHHOLD:
     orders to apply are forgotten without an answer; a cancel or reversal is taken.
     """
 
@@ -120,6 +120,7 @@ class ReferenceCore:
 
     async def verdicts(self, transfer_ids: Sequence[TransferId]) -> list[list[Verdict]]:
         """All stored verdicts of each transfer, from all cores, in the order in which they were given."""
+        self._check_reachable()
         with self._database.call() as connection:
             return [_read(connection.execute(_VERDICTS, (transfer_id,))) for transfer_id in transfer_ids]
 
@@ -135,6 +136,7 @@ class ReferenceCore:
 
     async def entries_after(self, entry: int, most: int) -> list[tuple[int, Verdict]]:
         """What moved balances, by rising number; numbers may have gaps."""
+        self._check_reachable()
         with self._database.call() as connection:
             rows: list[_Row] = connection.execute(_ENTRIES_AFTER, (entry, most)).fetchall()
         return [(row[0], verdict) for row, verdict in zip(rows, _read(rows), strict=True)]

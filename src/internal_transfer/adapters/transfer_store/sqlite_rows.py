@@ -14,33 +14,6 @@ from internal_transfer.ports.transfer_store import Event
 Row = tuple[Any, ...]
 """A row of the database or the values bound to a statement."""
 
-TRANSFER_COLUMNS = (
-    "id, owner, key, source_owner, source_type, target_owner, target_type, asset, amount, memo, created_at, legs, "
-    "updated_at, due_at, status, version, revision, attempts, fencing, decision, failure, needs_person, post_attempt, "
-    "void_attempt, ledger_timestamp"
-)
-"""What `transfer_of` reads, in its order."""
-
-INSERT_TRANSFER = """
-    INSERT INTO transfer (
-        legs, updated_at, due_at, status, version, revision, attempts, fencing, decision, failure, needs_person,
-        post_attempt, void_attempt, ledger_timestamp, asked_core, id, asked_since,
-        accept_number, owner, key, source_owner, source_type, target_owner, target_type, asset, amount, memo, created_at
-    ) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, iif(?15 IS NULL, NULL, ?2),
-        ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27)
-"""
-"""Takes `changing_values` and then `lasting_values`."""
-
-UPDATE_TRANSFER = """
-    UPDATE transfer SET
-        legs = ?1, updated_at = ?2, due_at = ?3, status = ?4, version = ?5, revision = ?6, attempts = ?7, fencing = ?8,
-        decision = ?9, failure = ?10, needs_person = ?11, post_attempt = ?12, void_attempt = ?13,
-        ledger_timestamp = ?14, asked_core = ?15,
-        asked_since = CASE WHEN ?15 IS NULL THEN NULL WHEN asked_core = ?15 THEN asked_since ELSE ?2 END
-    WHERE id = ?16
-"""
-"""Takes `changing_values`. A core that was owing an answer before owes it since then."""
-
 _STATUS = {status.value: status for status in Status}
 _CODE = {code.value: code for code in Code}
 _NEED = {need.value: need for need in Need}
@@ -71,8 +44,8 @@ def _legs_of(stored: str) -> tuple[Leg, ...]:
 
 
 def _asked_core(transfer: Transfer) -> str | None:
-    """The core that owes an answer. Where a person has to look first, nothing more is sent and nothing is owed."""
-    if transfer.status in OPEN and transfer.needs_person is None:
+    """The core that owes an answer. Until persons have decided what they have to, nothing is sent and nothing owed."""
+    if transfer.status in OPEN and (transfer.needs_person is None or transfer.decision is not None):
         for leg in transfer.legs:
             if leg.state in _OWED:
                 return leg.core
@@ -120,7 +93,7 @@ def lasting_values(transfer: Transfer, accept_number: int) -> Row:
 
 
 def transfer_of(row: Row) -> Transfer:
-    """The transfer in a row of `TRANSFER_COLUMNS`; more columns may follow."""
+    """The transfer in a row of `sqlite_statements.TRANSFER_COLUMNS`; more columns may follow."""
     asset, decision, failure, need = row[7], row[19], row[20], row[21]
     return Transfer(
         id=row[0],

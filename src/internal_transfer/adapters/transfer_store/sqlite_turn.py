@@ -9,10 +9,8 @@ from collections.abc import Iterable
 
 import apsw
 
+from internal_transfer.adapters.transfer_store import sqlite_statements as sql
 from internal_transfer.adapters.transfer_store.sqlite_rows import (
-    INSERT_TRANSFER,
-    TRANSFER_COLUMNS,
-    UPDATE_TRANSFER,
     Row,
     blob,
     changing_values,
@@ -23,22 +21,6 @@ from internal_transfer.adapters.transfer_store.sqlite_rows import (
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.identifier import TransferId, day_of
 from internal_transfer.domain.transfer import Status, Transfer
-
-_SELECT_TRANSFER = f"SELECT {TRANSFER_COLUMNS} FROM transfer WHERE id = ?"  # noqa: S608 - of constants.
-_SELECT_CLAIM = "SELECT ?1, transfer_id, fingerprint FROM transfer_key WHERE owner = ?2 AND key = ?3"
-_SELECT_USE = "SELECT ?1, units FROM daily_use WHERE owner = ?2 AND asset = ?3 AND day = ?4"
-_INSERT_CLAIM = "INSERT INTO transfer_key (owner, key, transfer_id, fingerprint) VALUES (?, ?, ?, ?)"
-_INSERT_EVENT = (
-    "INSERT INTO transfer_event (sequence, transfer_id, version, status, at, code) VALUES (?, ?, ?, ?, ?, ?)"
-)
-_WRITE_USE = """
-    INSERT INTO daily_use (owner, asset, day, units) VALUES (?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET units = excluded.units
-"""
-_SELECT_COUNTERS = """
-    SELECT coalesce((SELECT max(sequence) FROM transfer_event), 0), coalesce((SELECT max(id) FROM transfer), 0),
-        (SELECT timestamp FROM ledger_seen)
-"""
 
 Claim = tuple[TransferId, bytes]
 """The transfer that a key stands for, and its fingerprint."""
@@ -83,7 +65,7 @@ class Turn:
     def prepare(self, connection: apsw.Connection) -> None:
         """Reads the counters from the database, at first and after a turn was taken back."""
         if not self._has_counters:
-            (counters,) = connection.execute(_SELECT_COUNTERS)
+            (counters,) = connection.execute(sql.SELECT_COUNTERS)
             self.last_sequence, self._highest_id, self.ledger_seen = counters
             self._has_counters = True
 
@@ -95,7 +77,7 @@ class Turn:
             for key in unread:
                 claims[key] = None
             bindings = [(number, owner, key) for number, (owner, key) in enumerate(unread)]
-            for number, transfer_id, fingerprint in connection.executemany(_SELECT_CLAIM, bindings):
+            for number, transfer_id, fingerprint in connection.executemany(sql.SELECT_CLAIM, bindings):
                 claims[unread[number]] = (transfer_id, fingerprint)
 
     def learn_uses(self, connection: apsw.Connection, uses: Iterable[Use]) -> None:
@@ -106,7 +88,7 @@ class Turn:
             for use in unread:
                 sums[use] = 0
             bindings = [(number, *use) for number, use in enumerate(unread)]
-            for number, stored in connection.executemany(_SELECT_USE, bindings):
+            for number, stored in connection.executemany(sql.SELECT_USE, bindings):
                 sums[unread[number]] = units_of(stored)
 
     def learn(self, connection: apsw.Connection, transfer_ids: Iterable[TransferId]) -> None:
@@ -114,7 +96,7 @@ class Turn:
         known = self.known
         unread = [(transfer_id,) for transfer_id in transfer_ids if transfer_id not in known]
         if unread:
-            for row in connection.executemany(_SELECT_TRANSFER, unread):
+            for row in connection.executemany(sql.SELECT_TRANSFER, unread):
                 known[row[0]] = transfer_of(row)
 
     def is_taken(self, connection: apsw.Connection, transfer_id: TransferId) -> bool:
@@ -149,9 +131,7 @@ class Turn:
 
     def _note_event(self, transfer: Transfer, at: int) -> None:
         self.last_sequence += 1
-        self._events.append(
-            (self.last_sequence, transfer.id, transfer.version, transfer.status, at, transfer.failure)
-        )
+        self._events.append((self.last_sequence, transfer.id, transfer.version, transfer.status, at, transfer.failure))
 
     def _give_back(self, connection: apsw.Connection, transfer: Transfer) -> None:
         """The share goes back to the day that it was taken from, which is the day of the id, not today."""
@@ -174,19 +154,19 @@ class Turn:
                 transfer = known[transfer_id]
                 rows.append(changing_values(transfer) + lasting_values(transfer, accept_number))
                 claims.append((transfer.owner, transfer.key, transfer_id, fingerprint))
-            connection.executemany(INSERT_TRANSFER, rows)
-            connection.executemany(_INSERT_CLAIM, claims)
+            connection.executemany(sql.INSERT_TRANSFER, rows)
+            connection.executemany(sql.INSERT_CLAIM, claims)
             self._fresh.clear()
         if self._changed:
-            connection.executemany(UPDATE_TRANSFER, [changing_values(known[each]) for each in self._changed])
+            connection.executemany(sql.UPDATE_TRANSFER, [changing_values(known[each]) for each in self._changed])
             self._changed.clear()
         if self._events:
-            connection.executemany(_INSERT_EVENT, self._events)
+            connection.executemany(sql.INSERT_EVENT, self._events)
             self._events.clear()
         if self._used:
-            connection.executemany(_WRITE_USE, [(*use, blob(self.uses[use])) for use in self._used])
+            connection.executemany(sql.WRITE_USE, [(*use, blob(self.uses[use])) for use in self._used])
             self._used.clear()
-        connection.execute("UPDATE ledger_seen SET timestamp = ?1 WHERE timestamp < ?1", (self.ledger_seen,))
+        connection.execute(sql.RAISE_LEDGER_SEEN, (self.ledger_seen,))
 
     def end(self, connection: apsw.Connection) -> None:
         """Writes what was noted and forgets what was known: the turn is about to be committed."""

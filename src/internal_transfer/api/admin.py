@@ -1,0 +1,445 @@
+"""The operators' HTTP interface, the same behind the socket in the data directory, the public port and the CLI.
+
+Who may use it is decided by whoever mounts it: `actor_of` names the caller for the audit chain, or refuses.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+
+from internal_transfer.api.admin_views import (
+    AdminViews,
+    View,
+    act_view,
+    audit_view,
+    policy_view,
+    reconciled_view,
+    report_view,
+)
+from internal_transfer.api.problems import Problems, Reply
+from internal_transfer.domain.account import Account, Owner
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.rules import Route, Rules
+from internal_transfer.domain.transfer import Status
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.durability import Durability
+from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.ports.operations import Operations
+from internal_transfer.services.acts import Act, AuditTrail, check_reason
+from internal_transfer.services.api_keys import ApiKeys
+from internal_transfer.services.cash import Cash, CashDesk
+from internal_transfer.services.desk import Desk, DeskAction
+from internal_transfer.services.policy_desk import PolicyDesk
+from internal_transfer.services.reconciliation import Reconciliation
+
+ADMIN = "/api/v1/admin"
+BODY_BYTES_MAX = 16 * 1024
+PAGE_DEFAULT = 100
+PAGE_MAX = 1000
+NO_REASON = "not given"
+"""The reason on record where an interface does not ask for one."""
+
+CORE_MODES = {"pause": "paused", "resume": "normal", "refuse": "refuse", "withhold": "withhold"}
+"""What the demonstration core can be told, and the mode that it then has."""
+
+ActorOf = Callable[[Request], str | Refusal]
+
+T = TypeVar("T", bound=Struct)
+_log = structlog.get_logger(__name__)
+
+
+class _Decision(Struct, frozen=True, forbid_unknown_fields=True):
+    reason: str
+    evidence: str | None = None
+    break_glass: bool = False
+
+
+class _Cash(Struct, frozen=True, forbid_unknown_fields=True):
+    user: str
+    account: str
+    asset: str
+    amount: str
+    reference: str
+    reason: str
+
+
+class _Change(Struct, frozen=True, forbid_unknown_fields=True):
+    reason: str = NO_REASON
+    version: int | None = None
+
+
+class _NewKey(Struct, frozen=True, forbid_unknown_fields=True):
+    user: str
+    tier: str = "standard"
+    reason: str = NO_REASON
+
+
+class _InputError(Exception):
+    """The request is malformed; carries the refusal that names the field."""
+
+    def __init__(self, field: str, rule: str, status: int = 400) -> None:
+        super().__init__(f"{field}: {rule}")
+        self.refusal = Refusal(Code.INVALID_REQUEST, f"{field}: {rule}", (Detail(field, rule),))
+        self.status = status
+
+
+class AdminApi:
+    """The endpoints."""
+
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        cash: CashDesk,
+        reconciliation: Reconciliation,
+        policies: PolicyDesk,
+        keys: ApiKeys,
+        operations: Operations,
+        audit: AuditTrail,
+        durability: Durability,
+        clock: Clock,
+        rules: Rules,
+        actor_of: ActorOf,
+        set_core_mode: Callable[[str], None] | None,
+    ) -> None:
+        self._desk = desk
+        self._cash = cash
+        self._reconciliation = reconciliation
+        self._policies = policies
+        self._keys = keys
+        self._operations = operations
+        self._audit = audit
+        self._durability = durability
+        self._problems = Problems(clock)
+        self._views = AdminViews(rules)
+        self._actor_of = actor_of
+        self._set_core_mode = set_core_mode
+
+    def app(self) -> Starlette:
+        """The endpoints as an application."""
+        get, post = ["GET"], ["POST"]
+        answer = self._answer
+        return Starlette(
+            routes=[
+                Path(f"{ADMIN}/transfers", answer(self._list), methods=get),
+                Path(f"{ADMIN}/transfers/stuck", answer(self._stuck), methods=get),
+                Path(f"{ADMIN}/transfers/{{id}}", answer(self._show), methods=get),
+                Path(f"{ADMIN}/transfers/{{id}}/{{action}}", answer(self._decide), methods=post),
+                Path(f"{ADMIN}/deposits", answer(self._deposit), methods=post),
+                Path(f"{ADMIN}/withdrawals", answer(self._withdraw), methods=post),
+                Path(f"{ADMIN}/reconciliation", answer(self._reconcile), methods=post),
+                Path(f"{ADMIN}/reconciliation", answer(self._last_report), methods=get),
+                Path(f"{ADMIN}/policy", answer(self._policy), methods=get),
+                Path(f"{ADMIN}/users/{{user}}/{{action}}", answer(self._freeze), methods=post),
+                Path(f"{ADMIN}/routes/{{route}}/{{action}}", answer(self._pause), methods=post),
+                Path(f"{ADMIN}/audit", answer(self._audit_entries), methods=get),
+                Path(f"{ADMIN}/audit/verification", answer(self._verify_audit), methods=get),
+                Path(f"{ADMIN}/api-keys", answer(self._create_key), methods=post),
+                Path(f"{ADMIN}/api-keys/{{key}}/revoke", answer(self._revoke_key), methods=post),
+                Path(f"{ADMIN}/core/{{mode}}", answer(self._core), methods=post),
+            ],
+            exception_handlers={HTTPException: self._http_problem},
+        )
+
+    def _answer(
+        self, endpoint: Callable[[Request, str], Awaitable[View | Refusal]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint with its answer rendered, and with the problems that its failures make."""
+
+        async def answer(request: Request) -> Response:
+            records = request.method == "POST"
+            actor = self._actor_of(request)
+            if isinstance(actor, Refusal):
+                return _response(self._problems.reply(actor))
+            try:
+                view = await endpoint(request, actor)
+            except _InputError as error:
+                return _response(self._problems.reply(error.refusal, status=error.status))
+            except OperatingFailureError as error:
+                _log.warning("operating_failure", system=error.system, error=str(error), path=request.url.path)
+                return _response(self._problems.failure(error, records=records))
+            except TimeoutError:
+                return _response(self._problems.timeout(records=records))
+            except Exception:  # noqa: BLE001 - the outermost loop of a request; the caller must get a problem.
+                _log.exception("request_failed", path=request.url.path)
+                return _response(self._problems.internal(records=records))
+            if isinstance(view, Refusal):
+                return _response(self._problems.reply(view))
+            headers = {"cache-control": "no-store"}
+            return Response(msgspec.json.encode(view), media_type="application/json", headers=headers)
+
+        return answer
+
+    async def _http_problem(self, _: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        field = "method" if error.status_code == 405 else "path"
+        headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
+        return _response(self._problems.request(error.status_code, field, error.detail, *headers))
+
+    async def _list(self, request: Request, _: str) -> View | Refusal:
+        query = _query(request, {"status", "after", "limit"})
+        if query.get("status") not in tuple(Status):
+            raise _InputError("status", f"must be one of {', '.join(Status)}")
+        after = _id(query["after"], "after") if "after" in query else None
+        limit = _number(query, "limit", PAGE_DEFAULT, 1, PAGE_MAX)
+        found = await self._desk.by_status(Status(query["status"]), after=after, most=limit)
+        more = str(found[-1].id) if len(found) == limit else None
+        return {"transfers": [self._views.transfer(transfer) for transfer in found], "next_after": more}
+
+    async def _stuck(self, request: Request, _: str) -> View | Refusal:
+        query = _query(request, {"limit"})
+        found = await self._desk.stuck(most=_number(query, "limit", PAGE_DEFAULT, 1, PAGE_MAX))
+        return {"transfers": [self._views.transfer(transfer) for transfer in found]}
+
+    async def _show(self, request: Request, _: str) -> View | Refusal:
+        _query(request, set())
+        transfer_id = _known_id(request.path_params["id"])
+        evidence = None if transfer_id is None else await self._desk.show(transfer_id)
+        return _no_transfer() if evidence is None else self._views.evidence(evidence)
+
+    async def _decide(self, request: Request, actor: str) -> View | Refusal:
+        action = _one_of(request.path_params["action"], tuple(DeskAction))
+        body = await _body(request, _Decision)
+        if body.break_glass and action != DeskAction.POST:
+            raise _InputError("break_glass", "is only for a post")
+        transfer_id = _known_id(request.path_params["id"])
+        if transfer_id is None:
+            return _no_transfer()
+        act: Act | Refusal
+        if action == DeskAction.POST:
+            act = await self._desk.post(
+                transfer_id, reason=body.reason, actor=actor, shown=body.evidence, break_glass=body.break_glass
+            )
+        else:
+            decide = self._desk.retry if action == DeskAction.RETRY else self._desk.void
+            act = await decide(transfer_id, reason=body.reason, actor=actor, shown=body.evidence)
+        return act if isinstance(act, Refusal) else act_view(act)
+
+    async def _deposit(self, request: Request, actor: str) -> View | Refusal:
+        return await self._move_cash(self._cash.deposit, request, actor)
+
+    async def _withdraw(self, request: Request, actor: str) -> View | Refusal:
+        return await self._move_cash(self._cash.withdraw, request, actor)
+
+    async def _move_cash(
+        self, move: Callable[..., Awaitable[Act | Refusal]], request: Request, actor: str
+    ) -> View | Refusal:
+        body = await _body(request, _Cash)
+        account = Account(Owner(body.user), body.account, body.asset)
+        cash = Cash(account=account, amount=body.amount, reference=body.reference, reason=body.reason)
+        act = await move(cash, actor=actor)
+        if isinstance(act, Refusal):
+            return act
+        return act_view(act) | {
+            "user": body.user,
+            "account": body.account,
+            "asset": body.asset,
+            "amount": body.amount,
+            "reference": body.reference,
+        }
+
+    async def _reconcile(self, request: Request, _: str) -> View | Refusal:
+        await _body(request, _Nothing)
+        return reconciled_view(await self._reconciliation.run())
+
+    async def _last_report(self, request: Request, _: str) -> View | Refusal:
+        _query(request, set())
+        report = await self._reconciliation.last()
+        return {"clean": None, "items": [], "at": None} if report is None else report_view(report)
+
+    async def _policy(self, request: Request, _: str) -> View | Refusal:
+        _query(request, set())
+        return policy_view(await self._policies.current())
+
+    async def _freeze(self, request: Request, actor: str) -> View | Refusal:
+        action = _one_of(request.path_params["action"], ("freeze", "unfreeze"))
+        body = await _body(request, _Change)
+        change = self._policies.freeze if action == "freeze" else self._policies.unfreeze
+        act = await change(request.path_params["user"], reason=body.reason, actor=actor, version=body.version)
+        return act if isinstance(act, Refusal) else act_view(act)
+
+    async def _pause(self, request: Request, actor: str) -> View | Refusal:
+        action = _one_of(request.path_params["action"], ("pause", "resume"))
+        source, colon, target = request.path_params["route"].partition(":")
+        if not colon:
+            raise _InputError("route", "must be two account types, such as funding:spot")
+        body = await _body(request, _Change)
+        change = self._policies.pause if action == "pause" else self._policies.resume
+        act = await change(Route(source, target), reason=body.reason, actor=actor, version=body.version)
+        return act if isinstance(act, Refusal) else act_view(act)
+
+    async def _audit_entries(self, request: Request, _: str) -> View | Refusal:
+        query = _query(request, {"after", "limit"})
+        limit = _number(query, "limit", PAGE_DEFAULT, 1, PAGE_MAX)
+        links = await self._operations.audit(after=_number(query, "after", 0, 0, 2**63 - 1), most=limit)
+        await self._durability.durable()
+        return {"entries": [audit_view(link) for link in links]}
+
+    async def _verify_audit(self, request: Request, _: str) -> View | Refusal:
+        _query(request, set())
+        broken_at = await self._operations.verify_audit()
+        return {"whole": broken_at is None, "broken_at": broken_at}
+
+    async def _create_key(self, request: Request, actor: str) -> View | Refusal:
+        body = await _body(request, _NewKey)
+        refusal = check_reason(body.reason)
+        if refusal is not None:
+            return refusal
+        new = await self._keys.create(owner=body.user, tier=body.tier, actor=actor, reason=body.reason)
+        if isinstance(new, Refusal):
+            return new
+        return {"api_key": new.api_key, "secret": new.secret, "passphrase": new.passphrase}
+
+    async def _revoke_key(self, request: Request, actor: str) -> View | Refusal:
+        body = await _body(request, _Change)
+        refusal = check_reason(body.reason)
+        if refusal is not None:
+            return refusal
+        key = request.path_params["key"]
+        if not await self._keys.revoke(key, actor=actor, reason=body.reason):
+            return Refusal(Code.INVALID_REQUEST, "there is no such API key", (Detail("key", "is unknown"),))
+        return {"api_key": key, "revoked": True}
+
+    async def _core(self, request: Request, actor: str) -> View | Refusal:
+        word = _one_of(request.path_params["mode"], tuple(CORE_MODES))
+        body = await _body(request, _Change)
+        refusal = check_reason(body.reason)
+        if refusal is not None:
+            return refusal
+        if self._set_core_mode is None:
+            return Refusal(Code.PERMISSION_DENIED, "the core can only be steered where the server runs with --demo")
+        action = f"core_{word}"
+        entry = self._audit.entry(
+            actor=actor, action=action, subject="core", reason=body.reason, outcome="completed", evidence=""
+        )
+        number = await self._audit.append(entry)
+        await self._durability.durable()
+        self._set_core_mode(CORE_MODES[word])
+        return act_view(Act(action=action, subject="core", outcome="completed", reason=body.reason, audit_id=number))
+
+
+class _Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    """A body that says nothing."""
+
+
+def create_admin_app(
+    *,
+    desk: Desk,
+    cash: CashDesk,
+    reconciliation: Reconciliation,
+    policies: PolicyDesk,
+    keys: ApiKeys,
+    operations: Operations,
+    audit: AuditTrail,
+    durability: Durability,
+    clock: Clock,
+    rules: Rules,
+    actor_of: ActorOf,
+    set_core_mode: Callable[[str], None] | None = None,
+) -> Starlette:
+    """The operators' routes as an application.
+
+    `actor_of` answers who the caller is, or a refusal. `set_core_mode` takes one of the values of `CORE_MODES`, and is
+    given only in demonstrations.
+    """
+    return AdminApi(
+        desk=desk,
+        cash=cash,
+        reconciliation=reconciliation,
+        policies=policies,
+        keys=keys,
+        operations=operations,
+        audit=audit,
+        durability=durability,
+        clock=clock,
+        rules=rules,
+        actor_of=actor_of,
+        set_core_mode=set_core_mode,
+    ).app()
+
+
+async def _body(request: Request, kind: type[T]) -> T:
+    """The body, strictly: no repeated or unknown fields; none at all is an empty object."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > BODY_BYTES_MAX:
+            raise _InputError("body", f"is larger than {BODY_BYTES_MAX} bytes", 413)
+        parts.append(part)
+    try:
+        document = json.loads(b"".join(parts) or b"{}", object_pairs_hook=_once)
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$.")
+        raise _InputError(where.rstrip("`") or "body", message) from error
+    except (ValueError, RecursionError) as error:
+        raise _InputError("body", "is not valid JSON") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise _InputError(name, "is given more than once")
+        fields[name] = value
+    return fields
+
+
+def _query(request: Request, allowed: set[str]) -> dict[str, str]:
+    query: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in allowed:
+            raise _InputError(name, "is not a parameter here")
+        if name in query:
+            raise _InputError(name, "is given more than once")
+        query[name] = value
+    return query
+
+
+def _number(query: dict[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()) or len(text) > 19 or not least <= int(text) <= most:
+        raise _InputError(name, f"must be a whole number from {least} to {most}")
+    return int(text)
+
+
+def _known_id(text: str) -> TransferId | None:
+    """The id that the text is, in the one way in which it is written; None for a text that can be none."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 19 or text[0] == "0" or int(text) >= 2**63:
+        return None
+    return TransferId(int(text))
+
+
+def _id(text: str, field: str) -> TransferId:
+    transfer_id = _known_id(text)
+    if transfer_id is None:
+        raise _InputError(field, "must be a request_id")
+    return transfer_id
+
+
+def _one_of(text: str, allowed: tuple[str, ...]) -> str:
+    if text not in allowed:
+        raise _InputError("path", f"must end in one of {', '.join(allowed)}", 404)
+    return text
+
+
+def _no_transfer() -> Refusal:
+    return Refusal(Code.TRANSFER_NOT_FOUND, "there is no transfer with this id")
+
+
+def _response(reply: Reply) -> Response:
+    response = Response(reply.body, status_code=reply.status)
+    response.raw_headers = reply.headers
+    return response

@@ -1,0 +1,312 @@
+"""The facade for clients that speak OKX's REST interface, above all the unmodified `ccxt` package.
+
+It is another way to the same gateway: a `clientId` is the idempotency key, an account id (6, 18) or name is an account
+type, and every refusal has the OKX code that makes ccxt raise the right class. What differs from OKX is refused with a
+sentence rather than ignored. See `docs/guides/ccxt.md`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from internal_transfer.api.decode import BODY_BYTES_MAX
+from internal_transfer.api.headers import WAIT_SECONDS_DEFAULT, Headers, is_json
+from internal_transfer.api.history import next_cursor
+from internal_transfer.api.okx_envelope import Envelopes
+from internal_transfer.api.okx_request import account_type, bills_query, decode_transfer, look_up, parameters
+from internal_transfer.api.okx_signature import Denied, Signatures, Signer
+from internal_transfer.api.problems import Header, Reply, refusal_of
+from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.rules import Rules
+from internal_transfer.domain.transfer import Status
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.services.answer import BalanceLine
+from internal_transfer.services.gateway import Gateway
+from internal_transfer.services.inquiry import Inquiry
+from internal_transfer.telemetry import Telemetry
+
+PREFIX = "/api/v5"
+
+_DEADLINE_SECONDS = 20.0
+_BILL_OF_TRANSFERS = "1"
+_FUNDING, _TRADING = "funding", "spot"
+_CLOSE: Header = (b"connection", b"close")
+_CURRENCIES_PARAMETERS = frozenset({"ccy"})
+_STATE_PARAMETERS = frozenset({"transId", "clientId", "type"})
+_BILLS_PARAMETERS = frozenset({"type", "ccy", "begin", "end", "limit", "after"})
+_BALANCES_PARAMETERS = frozenset({"ccy", "account"})
+
+_log = structlog.get_logger(__name__)
+
+
+class _Call:
+    """One signed request on its way to its endpoint."""
+
+    __slots__ = ("body", "query_string", "signer")
+
+    def __init__(self, signer: Signer, query_string: bytes, body: bytes) -> None:
+        self.signer = signer
+        self.query_string = query_string
+        self.body = body
+
+
+class _Path:
+    """A path: its name in the metrics, its one method, and what it does; without `signed` anybody may ask."""
+
+    __slots__ = ("method", "name", "public", "signed")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        method: str = "GET",
+        signed: Callable[[_Call], Awaitable[Reply]] | None = None,
+        public: Callable[[], Reply] | None = None,
+    ) -> None:
+        self.name = name
+        self.method = method
+        self.signed = signed
+        self.public = public
+
+
+class OkxApi:
+    """The facade as one ASGI application for all paths under `PREFIX`.
+
+    A submission is answered when its transfer is final, or after `wait_seconds` with the state "pending". It is bounded
+    by `deadline_seconds` beyond that, and then answers RequestTimeout; the transfer goes on.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: Rules,
+        gateway: Gateway,
+        inquiry: Inquiry,
+        signatures: Signatures,
+        clock: Clock,
+        telemetry: Telemetry,
+        wait_seconds: float,
+        deadline_seconds: float,
+    ) -> None:
+        self._gateway = gateway
+        self._inquiry = inquiry
+        self._signatures = signatures
+        self._clock = clock
+        self._requests = telemetry.requests
+        self._wait_seconds = wait_seconds
+        self._deadline_seconds = deadline_seconds
+        self._envelopes = Envelopes(rules.assets, clock)
+        self._paths = {
+            f"{PREFIX}/public/time": _Path("okx_time", public=self._time),
+            f"{PREFIX}/public/instruments": _Path("okx_instruments", public=self._instruments),
+            f"{PREFIX}/asset/currencies": _Path("okx_currencies", signed=self._currencies),
+            f"{PREFIX}/asset/transfer": _Path("okx_transfer", method="POST", signed=self._transfer),
+            f"{PREFIX}/asset/transfer-state": _Path("okx_transfer_state", signed=self._transfer_state),
+            f"{PREFIX}/account/bills-archive": _Path("okx_bills", signed=self._bills),
+            f"{PREFIX}/asset/balances": _Path("okx_balances", signed=self._funding_balances),
+            f"{PREFIX}/account/balance": _Path("okx_balance", signed=self._trading_balance),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        path = self._paths.get(scope["path"])
+        if path is None:
+            name, reply = "okx_unknown", self._envelopes.wrong(404, "50404", "this service has no such path")
+        else:
+            name, answered = path.name, await self._answer(path, scope, receive)
+            if answered is None:
+                return  # The client has gone.
+            reply = answered
+        status, headers, body, code = reply
+        outcome = "answered" if status < 400 else "refused" if status < 500 else "failed"
+        self._requests.labels(name, outcome, code).inc()
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, path: _Path, scope: Scope, receive: Receive) -> Reply | None:
+        method = scope["method"]
+        if method != path.method:
+            return self._envelopes.wrong(
+                405, "50115", f"the method must be {path.method}", (b"allow", path.method.encode())
+            )
+        if path.public is not None:
+            return path.public()
+        assert path.signed is not None, "a path is either public or signed"
+        headers = Headers(scope["headers"])
+        body = await self._read(headers, receive) if method == "POST" else b""
+        if not isinstance(body, bytes):
+            return body
+        query_string: bytes = scope["query_string"]
+        target: bytes = scope["raw_path"] + (b"?" + query_string if query_string else b"")
+        try:
+            signer = await self._signatures.verify(method=method, target=target, headers=headers, body=body)
+            if isinstance(signer, Denied):
+                return self._envelopes.denied(signer.code, signer.message)
+            return await path.signed(_Call(signer, query_string, body))
+        except OperatingFailureError as error:
+            _log.warning("operating_failure", system=error.system, error=str(error), path=scope["path"])
+            return self._envelopes.refusal(refusal_of(error))
+        except TimeoutError:
+            message = "The service did not answer in time; the same request again finds out what happened."
+            return self._envelopes.refusal(Refusal(Code.TIMEOUT, message))
+        except Exception:  # noqa: BLE001 - the outermost loop of a request; a client must get an envelope, not a hang-up.
+            _log.exception("request_failed", path=scope["path"])
+            return self._envelopes.refusal(Refusal(Code.INTERNAL, "The service failed; the failure was logged."))
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes | Reply | None:
+        """The body of a POST, a reply that refuses it, or None when the client has gone."""
+        if not is_json(headers.get(b"content-type")):
+            return self._envelopes.wrong(415, "50006", "Content-Type must be application/json", _CLOSE)
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            part: bytes = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+            if size > BODY_BYTES_MAX:
+                return self._envelopes.wrong(413, "51000", f"the body is larger than {BODY_BYTES_MAX} bytes", _CLOSE)
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    def _time(self) -> Reply:
+        """The clock that timestamps are held against."""
+        return self._envelopes.data([{"ts": str(self._clock.now_ms())}])
+
+    def _instruments(self) -> Reply:
+        """Nothing is traded here; clients ask while they load their markets."""
+        return self._envelopes.data([])
+
+    async def _currencies(self, call: _Call) -> Reply:
+        """The assets, from which ccxt learns the precision of amounts."""
+        given = parameters(call.query_string, allowed=_CURRENCIES_PARAMETERS)
+        if isinstance(given, Refusal):
+            return self._envelopes.refusal(given)
+        shown = self._envelopes.currencies(self._gateway.rules, call.signer.tier)
+        wanted = _assets_of(given)
+        return self._envelopes.data([entry for entry in shown if wanted is None or entry["ccy"] in wanted])
+
+    async def _transfer(self, call: _Call) -> Reply:
+        """Takes a transfer; the same `clientId` and content again finds it."""
+        if call.query_string:
+            return self._envelopes.refusal(_refuse("query", "must be empty; parameters go into the body"))
+        signer = call.signer
+        request = decode_transfer(call.body, caller=signer.owner, tier=signer.tier)
+        if isinstance(request, Refusal):
+            return self._envelopes.refusal(request, status=400)
+        async with asyncio.timeout(self._deadline_seconds + self._wait_seconds):
+            answer = await self._gateway.submit(request, wait_seconds=self._wait_seconds)
+        if answer.refusal is not None:
+            return self._envelopes.refusal(answer.refusal)
+        transfer = answer.transfer
+        assert transfer is not None, "an answer is a transfer, a refusal or both"
+        if transfer.status is Status.FAILED:
+            return self._envelopes.failed(transfer, signer.owner)
+        return self._envelopes.data([self._envelopes.transfer(transfer, signer.owner)])
+
+    async def _transfer_state(self, call: _Call) -> Reply:
+        """One transfer, by its id or its client's id; a failed one is answered like any other."""
+        given = parameters(call.query_string, allowed=_STATE_PARAMETERS)
+        wanted = given if isinstance(given, Refusal) else look_up(given)
+        if isinstance(wanted, Refusal):
+            return self._envelopes.refusal(wanted)
+        owner = call.signer.owner
+        if wanted.transfer_id is not None:
+            answer = await self._inquiry.get(owner, wanted.transfer_id)
+        else:
+            assert wanted.key is not None, "a look-up names one of the two"
+            answer = await self._inquiry.by_key(owner, wanted.key)
+        transfer = None if answer is None else answer.transfer
+        if transfer is None:
+            return self._envelopes.refusal(Refusal(Code.TRANSFER_NOT_FOUND, "You have no such transfer."))
+        if wanted.key is not None and wanted.key != transfer.key:
+            return self._envelopes.refusal(_refuse("clientId", "is another transfer's than transId"))
+        return self._envelopes.data([self._envelopes.transfer(transfer, owner)])
+
+    async def _bills(self, call: _Call) -> Reply:
+        """A page of transfers, newest accepted first; the last line's `billId` asks for the next page as `after`."""
+        given = parameters(call.query_string, allowed=_BILLS_PARAMETERS)
+        if isinstance(given, Refusal):
+            return self._envelopes.refusal(given)
+        owner = call.signer.owner
+        query = bills_query(given, owner)
+        if isinstance(query, Refusal):
+            return self._envelopes.refusal(query)
+        if given.get("type", _BILL_OF_TRANSFERS) != _BILL_OF_TRANSFERS:
+            return self._envelopes.data([])  # Trades, fees and the like: there is none of them here.
+        page = await self._inquiry.history(query)
+        lines = [self._envelopes.bill(transfer, owner) for transfer in page.transfers]
+        cursor = next_cursor(query, page)
+        if cursor is not None:
+            lines[-1] = self._envelopes.bill(page.transfers[-1], owner, bill_id=cursor)
+        return self._envelopes.data(lines)
+
+    async def _funding_balances(self, call: _Call) -> Reply:
+        """The balances of the funding account, or of another one that `account` names."""
+        lines = await self._lines(call, _FUNDING)
+        if isinstance(lines, Refusal):
+            return self._envelopes.refusal(lines)
+        return self._envelopes.data([self._envelopes.funding_balance(line) for line in lines])
+
+    async def _trading_balance(self, call: _Call) -> Reply:
+        """The balances of the trading (spot) account, or of another one that `account` names."""
+        lines = await self._lines(call, _TRADING)
+        if isinstance(lines, Refusal):
+            return self._envelopes.refusal(lines)
+        return self._envelopes.data([self._envelopes.trading_account(lines)])
+
+    async def _lines(self, call: _Call, default: str) -> list[BalanceLine] | Refusal:
+        given = parameters(call.query_string, allowed=_BALANCES_PARAMETERS)
+        if isinstance(given, Refusal):
+            return given
+        kind = account_type(given.get("account", default))
+        if kind not in self._gateway.rules.account_types:
+            return _refuse("account", "is not an account type offered here", Code.INVALID_ACCOUNT)
+        wanted = _assets_of(given)
+        lines = [
+            line
+            for line in await self._inquiry.balances(call.signer.owner)
+            if line.account.type == kind and (wanted is None or line.account.asset in wanted)
+        ]
+        if any(line.unavailable for line in lines):
+            return Refusal(Code.CORE_UNAVAILABLE, "the trading core does not tell the balances")
+        return lines
+
+
+def _assets_of(given: dict[str, str]) -> frozenset[str] | None:
+    """The assets that a comma-separated `ccy` asks for; None means all."""
+    return frozenset(given["ccy"].split(",")) if "ccy" in given else None
+
+
+def _refuse(field: str, rule: str, code: Code = Code.INVALID_REQUEST) -> Refusal:
+    return Refusal(code, f"{field}: {rule}", (Detail(field, rule),))
+
+
+def okx_routes(
+    *,
+    rules: Rules,
+    gateway: Gateway,
+    inquiry: Inquiry,
+    signatures: Signatures,
+    clock: Clock,
+    telemetry: Telemetry,
+    wait_seconds: float = WAIT_SECONDS_DEFAULT,
+    deadline_seconds: float = _DEADLINE_SECONDS,
+) -> list[BaseRoute]:
+    """The routes of the facade, for `create_app(pages=...)`; they are no part of the contract in `/openapi.json`."""
+    api = OkxApi(
+        rules=rules,
+        gateway=gateway,
+        inquiry=inquiry,
+        signatures=signatures,
+        clock=clock,
+        telemetry=telemetry,
+        wait_seconds=wait_seconds,
+        deadline_seconds=deadline_seconds,
+    )
+    return [Route(f"{PREFIX}/{{path:path}}", api, include_in_schema=False)]

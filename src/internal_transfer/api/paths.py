@@ -1,0 +1,10 @@
+"""Where the users' interface is served."""
+
+TRANSFERS = "/api/v1/user/internal_transfer"
+TRANSFER_PREFIX = TRANSFERS + "/"
+HISTORY = TRANSFERS + "/history"
+PREVIEW = TRANSFERS + "/preview"
+OPTIONS = TRANSFERS + "/options"
+BALANCES = "/api/v1/user/balances"
+CONTRACT = "/openapi.json"
+DOCUMENTATION = "/docs"

@@ -1,0 +1,228 @@
+"""The HTTP server: uvicorn with uvloop and httptools, and bounds on what a connection may take.
+
+uvicorn keeps half-sent headers for ever and bounds neither their size nor, in a problem's shape, the number of
+connections. The protocol here does: every request has to be complete within a deadline that starts with its first
+byte, whatever trickles in.
+"""
+
+import contextlib
+import socket
+from asyncio import BaseTransport, TimerHandle
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import uvicorn
+from msgspec import Struct
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from internal_transfer.api.problems import Problems, Reply
+from internal_transfer.domain.refusal import Code, Refusal, Retry
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import StartRefusedError
+
+_BACKLOG = 2048
+
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """What connections may take.
+
+    `request_seconds`: for the headers and body of one request, and for the first byte on a new connection.
+    `idle_seconds`: between requests. `stop_seconds`: for what was accepted before a stop.
+    """
+
+    request_seconds: float = 10.0
+    idle_seconds: int = 75
+    head_bytes_most: int = 16 * 1024
+    connections_most: int = 4096
+    stop_seconds: int = 45
+
+
+class _HeadTooLargeError(Exception):
+    """The request line and headers are larger than allowed."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with a deadline for each request, a bound on its head, and problems for its errors.
+
+    A request that arrives whole, as nearly all do, costs no timer.
+    """
+
+    def __init__(self, *args: Any, bounds: Bounds, problems: Problems, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._bounds = bounds
+        self._problems = problems
+        self._deadline: TimerHandle | None = None
+        self._whole = False
+        self._head_complete = False
+        self._head_is_too_large = False
+        self._received_bytes = 0
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """Refuses the connection if there are too many, else starts the deadline of its first request."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        if len(self.connections) > self._bounds.connections_most:
+            refusal = Refusal(Code.SYSTEM_OVERLOADED, "there are too many connections")
+            self._refuse(self._problems.reply(refusal))
+            return
+        self._begin_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the deadline."""
+        self._end_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parses what came; a request that is still incomplete afterwards has a deadline running."""
+        if self.transport.is_closing():
+            return
+        self._whole = False
+        self._received_bytes += len(data)
+        super().data_received(data)
+        if self._whole or self.transport.is_closing():
+            return
+        if not self._head_complete and self._received_bytes > self._bounds.head_bytes_most:
+            self._refuse(self._head_too_large())
+        elif self._deadline is None:
+            self._begin_deadline()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._head_complete = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Starts the request, unless its head is too large."""
+        self._head_complete = True
+        if self._received_bytes > self._bounds.head_bytes_most:
+            # Only what came with the body, or with another request, has to be told apart from the head.
+            head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if head_bytes > self._bounds.head_bytes_most:
+                self._head_is_too_large = True
+                raise _HeadTooLargeError
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is whole; its deadline has done its work."""
+        self._whole = True
+        self._received_bytes = 0
+        if self._deadline is not None:
+            self._end_deadline()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not a problem.
+        """Refuses what cannot be parsed, with a problem."""
+        if self._head_is_too_large:
+            self._refuse(self._head_too_large())
+        else:
+            self._refuse(self._problems.request(400, "request", "is not well-formed HTTP"))
+
+    def _head_too_large(self) -> Reply:
+        return self._problems.request(431, "headers", f"are larger than {self._bounds.head_bytes_most} bytes")
+
+    def _begin_deadline(self) -> None:
+        self._deadline = self.loop.call_later(self._bounds.request_seconds, self._on_deadline)
+
+    def _end_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _on_deadline(self) -> None:
+        self._deadline = None
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            # We do not listen: an earlier request is still being answered.
+            self._begin_deadline()
+        elif self._received_bytes == 0:
+            # A connection that never asked anything is closed without a word.
+            self.transport.close()
+        else:
+            self._refuse(self._problems.request(408, "request", "did not arrive in time", retry=Retry.SAME_KEY))
+
+    def _refuse(self, reply: Reply) -> None:
+        """Answers in the application's place and closes the connection.
+
+        Where an earlier request is still being answered, its answer goes out instead, and then the connection closes:
+        two answers must not mix.
+        """
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body and not self.pipeline:
+                cycle.keep_alive = False
+                return
+            # The application waits for the rest of a body that will not come.
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started or self.pipeline:
+                self.transport.close()
+                return
+        lines = [STATUS_LINE[reply.status]]
+        for name, value in (*self.server_state.default_headers, *reply.headers, (b"connection", b"close")):
+            lines += (name, b": ", value, b"\r\n")
+        lines += (b"\r\n", reply.body)
+        self.transport.write(b"".join(lines))
+        self.transport.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 picks a free one. Raises `StartRefusedError` naming the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise StartRefusedError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    listener.setblocking(False)  # noqa: FBT003 - the standard library takes it by position only.
+    return listener
+
+
+class HttpServer(uvicorn.Server):
+    """One listening socket with its application.
+
+    Signals belong to the process, which has more than one server: nothing is done about them here.
+    """
+
+    def __init__(self, app: ASGIApp, listener: socket.socket, *, clock: Clock, bounds: Bounds | None = None) -> None:
+        bounds = bounds or Bounds()
+        protocol: Any = partial(BoundedProtocol, bounds=bounds, problems=Problems(clock))
+        config = uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            loop="uvloop",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=bounds.idle_seconds,
+            timeout_graceful_shutdown=bounds.stop_seconds,
+        )
+        super().__init__(config)
+        self._listener = listener
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    async def run_until_stopped(self) -> None:
+        """Serves until `stop()`, and then until what was accepted is answered, for at most `stop_seconds`."""
+        await self.serve(sockets=[self._listener])
+
+    def stop(self) -> None:
+        """Takes no more connections and requests, and ends `run_until_stopped` when the last one is answered."""
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals alone."""
+        yield

@@ -1,0 +1,141 @@
+"""API keys for request signatures: makes, revokes and finds them."""
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from hashlib import scrypt
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from internal_transfer.domain.account import Owner, is_owner
+from internal_transfer.domain.refusal import Refusal
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.durability import Durability
+from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
+from internal_transfer.ports.operations import ApiKey, Operations
+from internal_transfer.services.acts import AuditTrail, check_reason, refuse_field
+from internal_transfer.services.deadline import deadline
+
+KEY_BYTES = 16
+SECRET_BYTES = 32
+PASSPHRASE_BYTES = 16
+SALT_BYTES = 16
+
+# RFC 7914's parameters for interactive use: about 50 ms and 16 MiB, which stays under OpenSSL's default ceiling.
+_COST, _BLOCK_SIZE, _PARALLELISM, _HASH_BYTES = 2**14, 8, 1, 32
+_SCHEME = "scrypt"
+
+
+class NewApiKey(Struct, frozen=True):
+    """What the holder of a new key is told, once; nobody can read the passphrase later."""
+
+    api_key: str
+    secret: str
+    passphrase: str
+
+    def __repr__(self) -> str:
+        """The key alone, so that no log can leak the rest."""
+        return f"NewApiKey({self.api_key!r})"
+
+
+class ApiKeys:
+    """Makes, revokes and finds API keys; every answer is durable.
+
+    `draw` gives so many random bytes that nobody can guess. All calls raise `Unavailable` where nothing was recorded
+    and `OutcomeUnknown` where that is not known.
+    """
+
+    def __init__(
+        self,
+        *,
+        operations: Operations,
+        audit: AuditTrail,
+        durability: Durability,
+        clock: Clock,
+        tiers: frozenset[str],
+        draw: Callable[[int], bytes],
+        call_seconds: float = 10.0,
+    ) -> None:
+        self._operations = operations
+        self._audit = audit
+        self._durability = durability
+        self._clock = clock
+        self._tiers = tiers
+        self._draw = draw
+        self._call_seconds = call_seconds
+
+    async def create(self, owner: str, *, tier: str, actor: str, reason: str) -> NewApiKey | Refusal:
+        """Makes a key with which `owner` signs under the limits of `tier`; the audit chain names actor and reason."""
+        refusal = check_reason(reason)
+        if refusal is not None:
+            return refusal
+        if not is_owner(owner):
+            return refuse_field("user", "does not match [A-Za-z0-9_.:-]{1,64}")
+        if tier not in self._tiers:
+            return refuse_field("tier", f"is none of {', '.join(sorted(self._tiers))}")
+        made = NewApiKey(
+            api_key=self._draw(KEY_BYTES).hex(),
+            secret=self._draw(SECRET_BYTES).hex(),
+            passphrase=self._draw(PASSPHRASE_BYTES).hex(),
+        )
+        key = ApiKey(
+            key=made.api_key,
+            secret=made.secret,
+            passphrase_hash=await asyncio.to_thread(hash_passphrase, made.passphrase, self._draw(SALT_BYTES)),
+            owner=Owner(owner),
+            tier=tier,
+            created_at=self._clock.now_ms(),
+        )
+        await self._put(key, action="create_api_key", actor=actor, reason=reason)
+        return made
+
+    async def revoke(self, key: str, *, actor: str, reason: str) -> ApiKey | Refusal | None:
+        """Makes a key worthless for good and answers it; None where there is no such key. Again changes nothing."""
+        refusal = check_reason(reason)
+        if refusal is not None:
+            return refusal
+        found = await self.find(key)
+        if found is None or found.revoked:
+            return found
+        revoked = replace(found, revoked=True)
+        await self._put(revoked, action="revoke_api_key", actor=actor, reason=reason)
+        return revoked
+
+    async def find(self, key: str) -> ApiKey | None:
+        """The key as it is recorded, also when it is revoked."""
+        async with deadline(self._call_seconds, Unavailable(System.OPERATIONS, "no answer about the key in time")):
+            [found] = await self._operations.api_keys([key])
+            await self._durability.durable()
+        return found
+
+    async def _put(self, key: ApiKey, *, action: str, actor: str, reason: str) -> None:
+        evidence = msgspec.json.encode({"api_key": key.key, "tier": key.tier}).decode()
+        entry = self._audit.entry(
+            actor=actor, action=action, subject=key.owner, reason=reason, outcome="completed", evidence=evidence
+        )
+        async with deadline(self._call_seconds, OutcomeUnknown(System.OPERATIONS, "the key was not recorded in time")):
+            await self._operations.put_api_key(key, entry)
+            await self._durability.durable()
+
+
+def hash_passphrase(passphrase: str, salt: bytes) -> str:
+    """The passphrase as it is stored: scheme, cost parameters, salt and hash. Takes about 50 ms of a processor."""
+    digest = scrypt(passphrase.encode(), salt=salt, n=_COST, r=_BLOCK_SIZE, p=_PARALLELISM, dklen=_HASH_BYTES)
+    return f"{_SCHEME}${_COST}${_BLOCK_SIZE}${_PARALLELISM}${salt.hex()}${digest.hex()}"
+
+
+def passphrase_matches(passphrase: str, stored: str) -> bool:
+    """Tells whether a stored hash is this passphrase's, under the parameters it was made with; as slow as hashing."""
+    scheme, cost, block_size, parallelism, salt, expected = stored.split("$")
+    assert scheme == _SCHEME, f"passphrases are hashed by scrypt alone, not by {scheme}"
+    digest = scrypt(
+        passphrase.encode(),
+        salt=bytes.fromhex(salt),
+        n=int(cost),
+        r=int(block_size),
+        p=int(parallelism),
+        dklen=len(expected) // 2,
+    )
+    return hmac.compare_digest(digest, bytes.fromhex(expected))

@@ -1,0 +1,101 @@
+"""What store, ledger and core must say about one transfer, and in what they differ."""
+
+from typing import assert_never
+
+from msgspec import Struct
+
+from internal_transfer.domain.leg import Leg, LegState, Side, Verdict
+from internal_transfer.domain.transfer import Decision, Hold, Status, Transfer, command_of
+from internal_transfer.services.evidence import is_applied
+
+
+class Difference(Struct, frozen=True):
+    """One thing that is not as it must be; `kind` is one of a fixed set of words."""
+
+    kind: str
+    detail: str
+
+
+def differences(transfer: Transfer, hold: Hold, verdicts: list[Verdict]) -> list[Difference]:
+    """In what a transfer's record, its hold and its cores' verdicts differ, as of one moment.
+
+    A transfer that is open may be ahead of its record by what was done and not yet recorded; the scanner catches up
+    with that, so it is no difference.
+    """
+    found = _of_hold(transfer, hold)
+    for verdict in verdicts:
+        difference = _of_echo(transfer, verdict)
+        if difference is not None:
+            found.append(difference)
+    match transfer.status:
+        case Status.REQUESTING:
+            if any(is_applied(verdict.side, verdicts) for verdict in verdicts):
+                found.append(Difference("core_effect_without_hold", "a core moved money before the hold was on record"))
+        case Status.PENDING:
+            # Undoing a leg is recorded before it is ordered, so what is on record as applied still stands.
+            found += [
+                Difference(
+                    "missing_core_effect", f"the core {leg.core!r} does not know that it applied the {leg.side} leg"
+                )
+                for leg in transfer.legs
+                if leg.state is LegState.APPLIED and not is_applied(leg.side, verdicts)
+            ]
+        case Status.SUCCESS:
+            found += [_not_applied(transfer, leg) for leg in transfer.legs if not is_applied(leg.side, verdicts)]
+        case Status.FAILED:
+            sides = dict.fromkeys(verdict.side for verdict in verdicts)
+            found += [
+                Difference("core_effect_on_failed", f"the {side} leg is applied and not reversed")
+                for side in sides
+                if is_applied(side, verdicts)
+            ]
+        case _:
+            assert_never(transfer.status)
+    return found
+
+
+def _of_hold(transfer: Transfer, hold: Hold) -> list[Difference]:
+    status = transfer.status
+    if hold is Hold.FOREIGN:
+        return [Difference("foreign_hold", "the ledger has something else under this transfer's ids")]
+    match status:
+        case Status.REQUESTING:
+            return []
+        case Status.PENDING if hold is Hold.ABSENT:
+            return [Difference("missing_hold", "the record is PENDING, and the ledger has no hold")]
+        case Status.PENDING if transfer.needs_person is not None and hold is not Hold.HELD:
+            return [Difference("mismatched_state", f"the record is PENDING and needs a person, and the hold is {hold}")]
+        case Status.PENDING:
+            return []
+        case Status.SUCCESS if hold is Hold.ABSENT:
+            return [Difference("missing_hold", "the record is SUCCESS, and the ledger has no hold")]
+        case Status.SUCCESS:
+            is_right = hold is Hold.POSTED
+        case Status.FAILED:
+            is_right = hold in {Hold.VOIDED, Hold.ABSENT}
+        case _:
+            assert_never(status)
+    return [] if is_right else [Difference("mismatched_state", f"the record is {status}, and the hold is {hold}")]
+
+
+def _of_echo(transfer: Transfer, verdict: Verdict) -> Difference | None:
+    leg = next((leg for leg in transfer.legs if leg.side is verdict.side), None)
+    if leg is None:
+        return Difference("core_entry_of_no_leg", f"a core has a verdict about a {verdict.side} leg that is none")
+    told = command_of(transfer, leg, verdict.action)
+    if (verdict.asset, verdict.amount, verdict.debit, verdict.credit) != (
+        told.asset,
+        told.amount,
+        told.debit,
+        told.credit,
+    ):
+        return Difference("core_entry_differs", f"the core {leg.core!r} has other contents for the {leg.side} leg")
+    return None
+
+
+def _not_applied(transfer: Transfer, leg: Leg) -> Difference:
+    name = "the legs" if leg.side is Side.BOTH else f"the {leg.side} leg"
+    if transfer.decision is Decision.POST:
+        detail = f"posted by persons, and the core {leg.core!r} has not applied {name}"
+        return Difference("break_glass_post", detail)
+    return Difference("missing_core_effect", f"the record is SUCCESS, and the core {leg.core!r} has not applied {name}")

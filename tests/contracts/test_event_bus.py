@@ -1,0 +1,141 @@
+"""What every adapter of `ports/event_bus.py` promises, and the bounds of the one in memory."""
+
+import asyncio
+
+import pytest
+
+from internal_transfer.adapters.event_bus.memory import MemoryEventBus
+from internal_transfer.domain.account import Account, Owner
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.leg import Action, Outcome, Side, Verdict
+from internal_transfer.ports.errors import System, Unavailable
+
+
+def verdict(transfer: int, reason: str = "") -> Verdict:
+    account = Account(Owner("alice"), "spot", "USDT")
+    return Verdict(TransferId(transfer), Side.TARGET, Action.APPLY, Outcome.APPLIED, reason, "USDT", 1, None, account)
+
+
+@pytest.fixture(params=["memory"])
+def bus() -> MemoryEventBus:
+    return MemoryEventBus(verdicts_max=8)
+
+
+async def settle() -> None:
+    """Lets the tasks that can run do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_confirmations_come_once_and_in_order(bus):
+    """What is published is handed out in its order, at most as much at a time as was asked for."""
+    published = [verdict(1), verdict(2), verdict(1, "second"), verdict(3)]
+    await bus.publish(published)
+    seen = []
+    for most in (3, 3):
+        delivery = await bus.take(most)
+        assert len(delivery.verdicts) <= most
+        seen += delivery.verdicts
+        await bus.acknowledge(delivery)
+    assert seen == published
+
+
+async def test_a_consumer_waits_for_the_first_confirmation(bus):
+    """A consumer that comes first gets what is published later."""
+    async with asyncio.TaskGroup() as group:
+        taking = group.create_task(bus.take(10))
+        await settle()
+        assert not taking.done()
+        await bus.publish([verdict(1)])
+    assert list(taking.result().verdicts) == [verdict(1)]
+
+
+async def test_what_is_not_acknowledged_comes_again(bus):
+    """After a restart of the consumers, unacknowledged deliveries come again, in order and before what is newer."""
+    published = [verdict(1), verdict(2), verdict(3), verdict(1, "second")]
+    await bus.publish(published)
+    done = await bus.take(1)
+    await bus.take(1)
+    await bus.take(1)
+    await bus.acknowledge(done)
+    bus.redeliver()
+    again = await bus.take(10)
+    assert list(again.verdicts) == published[1:]
+
+
+async def test_what_a_dead_consumer_had_in_hand_comes_again(bus):
+    """When the task that took a delivery dies, another consumer gets it."""
+    await bus.publish([verdict(1), verdict(2)])
+
+    async def consume_and_die() -> None:
+        await bus.take(10)
+        raise ValueError("the consumer dies")
+
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(consume_and_die())
+    delivery = await bus.take(10)
+    assert list(delivery.verdicts) == [verdict(1), verdict(2)]
+
+
+async def test_a_cancelled_consumer_loses_nothing(bus):
+    """A consumer that is cancelled while it waits takes nothing with it, and another one is woken."""
+    async with asyncio.TaskGroup() as group:
+        impatient, patient = group.create_task(bus.take(10)), group.create_task(bus.take(10))
+        await settle()
+        await bus.publish([verdict(1)])
+        impatient.cancel()
+    assert impatient.cancelled()
+    assert list(patient.result().verdicts) == [verdict(1)]
+
+
+async def test_one_transfer_is_in_one_consumers_hands(bus):
+    """Later confirmations of a transfer wait until the earlier ones are acknowledged; other transfers do not wait."""
+    await bus.publish([verdict(1, "a"), verdict(1, "b"), verdict(2)])
+    first = await bus.take(1)
+    other = await bus.take(10)
+    assert list(other.verdicts) == [verdict(2)]
+    await bus.publish([verdict(1, "c")])
+    await bus.acknowledge(first)
+    rest = await bus.take(10)
+    assert [each.reason for each in rest.verdicts] == ["b", "c"]
+
+
+async def test_order_per_transfer_survives_a_redelivery(bus):
+    """What waited behind a delivery still comes after it when it is handed out again."""
+    await bus.publish([verdict(1, "a"), verdict(1, "b"), verdict(2)])
+    await bus.take(1)
+    await bus.take(10)
+    await bus.publish([verdict(1, "c")])
+    bus.redeliver()
+    again = await bus.take(10)
+    assert [each.reason for each in again.verdicts if each.transfer_id == 1] == ["a", "b", "c"]
+    assert verdict(2) in again.verdicts
+
+
+async def test_a_stale_acknowledgement_settles_nothing(bus):
+    """A consumer that acknowledges what was meanwhile handed out again does not take it from the new consumer."""
+    await bus.publish([verdict(1)])
+    stale = await bus.take(1)
+    bus.redeliver()
+    await bus.acknowledge(stale)
+    await bus.acknowledge(stale)
+    fresh = await bus.take(1)
+    assert list(fresh.verdicts) == [verdict(1)]
+    bus.redeliver()
+    assert bus.owed == 1
+
+
+async def test_a_full_bus_takes_all_or_nothing(bus):
+    """What does not fit raises `Unavailable` and leaves nothing; room comes with acknowledging, not with taking."""
+    await bus.publish([verdict(number) for number in range(7)])
+    with pytest.raises(Unavailable) as failure:
+        await bus.publish([verdict(8), verdict(9)])
+    assert failure.value.system is System.BUS
+    delivery = await bus.take(2)
+    with pytest.raises(Unavailable):
+        await bus.publish([verdict(8), verdict(9)])
+    await bus.acknowledge(delivery)
+    await bus.publish([verdict(8), verdict(9)])
+    rest = await bus.take(10)
+    assert [each.transfer_id for each in rest.verdicts] == [2, 3, 4, 5, 6, 8, 9]

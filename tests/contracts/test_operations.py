@@ -1,0 +1,238 @@
+"""What every adapter of `ports/operations.py` promises."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import apsw
+import pytest
+from msgspec.structs import replace
+
+from internal_transfer.adapters.operations.sqlite import GENESIS, SqliteOperations, digest_of
+from internal_transfer.domain.account import Owner
+from internal_transfer.domain.rules import Policy, Route
+from internal_transfer.embedded.database import Database
+from internal_transfer.ports.errors import Unavailable
+from internal_transfer.ports.operations import ApiKey, AuditEntry, Operations, Report
+
+
+@pytest.fixture(params=["turn", "each_call"])
+async def database(request, tmp_path: Path) -> AsyncIterator[Database]:
+    database = Database(tmp_path / "operations.db", each_call=request.param == "each_call")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+async def operations(database: Database) -> Operations:
+    return SqliteOperations(database)
+
+
+def act(number: int = 0, **changes: str) -> AuditEntry:
+    entry = AuditEntry(
+        at=1_767_225_600_000 + number,
+        actor="ops:mary",
+        action="void",
+        subject=str(number),
+        reason="asked by the user",
+        outcome="done",
+        evidence='{"hold":"held"}',
+    )
+    return replace(entry, **changes)
+
+
+KEY = ApiKey(
+    key="k-1", secret="s3cret", passphrase_hash="h", owner=Owner("alice"), tier="standard", created_at=1_767_225_600_000
+)
+
+
+async def test_values_are_pinned_at_first_use(operations):
+    """A value is pinned once; the same value again is no conflict, and new names join the old ones."""
+    assert await operations.pin({"asset.USDT.scale": "6"}) == {}
+    assert await operations.pin({"asset.USDT.scale": "6", "asset.BTC.scale": "8"}) == {}
+    assert await operations.pin({"asset.BTC.scale": "9"}) == {"asset.BTC.scale": "8"}
+
+
+async def test_a_conflict_pins_nothing_new(operations):
+    """Where one value differs from what is pinned, nothing new of the call is pinned, and only the conflict is told."""
+    await operations.pin({"a": "1", "b": "2"})
+    assert await operations.pin({"a": "1", "b": "3", "c": "4"}) == {"b": "2"}
+    assert await operations.pin({"c": "5"}) == {}
+
+
+async def test_a_policy_comes_into_force(operations):
+    """A change of policy is in force at once, as the next version, with an entry in the audit chain."""
+    assert await operations.policy() == Policy()
+    wanted = Policy(
+        frozen_users=frozenset({Owner("eve")}),
+        frozen_assets=frozenset({"BTC"}),
+        paused_routes=frozenset({Route("funding", "spot")}),
+        stopped=True,
+    )
+    number = await operations.change_policy(wanted, act(1))
+    assert number == 1
+    assert await operations.policy() == replace(wanted, version=1)
+    (link,) = await operations.audit(after=0, most=10)
+    assert link.entry == act(1)
+
+
+async def test_a_policy_based_on_an_old_one_is_refused(operations):
+    """Of two changes based on the same version one is refused, and leaves neither policy nor audit entry."""
+    base = await operations.policy()
+    assert await operations.change_policy(replace(base, stopped=True), act(1)) == 1
+    assert await operations.change_policy(replace(base, frozen_assets=frozenset({"BTC"})), act(2)) is None
+    assert await operations.policy() == Policy(version=1, stopped=True)
+    assert len(await operations.audit(after=0, most=10)) == 1
+
+
+async def test_policy_survives_a_restart(database):
+    """The policy in force is that of the last change, also for a process that starts later."""
+    first = SqliteOperations(database)
+    await first.change_policy(Policy(stopped=True), act(1))
+    await first.change_policy(Policy(version=1), act(2))
+    await database.durable()
+    assert await SqliteOperations(database).policy() == Policy(version=2)
+
+
+async def test_a_change_taken_back_is_not_in_force(tmp_path):
+    """A change of policy whose turn fails is not in force, and the chain goes on as if it had not been."""
+    database = Database(tmp_path / "operations.db")
+    operations = SqliteOperations(database)
+    await operations.append_audit(act(1))
+    await database.durable()
+    await operations.change_policy(Policy(stopped=True), act(2))
+    with pytest.raises(Unavailable), database.call() as connection:
+        connection.execute("SELECT no_such_column")
+    with pytest.raises(Unavailable):
+        await database.durable()
+    await asyncio.sleep(0)
+    assert await operations.policy() == Policy()
+    assert await operations.append_audit(act(3)) == 2
+    assert await operations.verify_audit() is None
+    database.close()
+
+
+async def test_the_chain_links_each_entry_to_the_one_before(operations):
+    """Entries are numbered from 1, page by number, and each carries the digest of the one before and its own."""
+    assert [await operations.append_audit(act(number)) for number in range(1, 6)] == [1, 2, 3, 4, 5]
+    links = await operations.audit(after=0, most=3) + await operations.audit(after=3, most=10)
+    assert [link.number for link in links] == [1, 2, 3, 4, 5]
+    assert [link.entry for link in links] == [act(number) for number in range(1, 6)]
+    assert [link.previous for link in links] == [GENESIS, *(link.digest for link in links[:-1])]
+    assert await operations.verify_audit() is None
+
+
+async def test_an_empty_chain_holds(operations):
+    """A chain without entries is whole."""
+    assert await operations.verify_audit() is None
+    assert await operations.audit(after=0, most=10) == []
+
+
+def test_fields_cannot_flow_into_each_other():
+    """Moving text from one field into the next gives another digest, since each carries its length."""
+    assert digest_of(1, act(reason="ab", outcome="c"), GENESIS) != digest_of(1, act(reason="a", outcome="bc"), GENESIS)
+
+
+SWAP = """
+    UPDATE operations_audit SET number = -1 WHERE number = 2;
+    UPDATE operations_audit SET number = 2 WHERE number = 3;
+    UPDATE operations_audit SET number = 3 WHERE number = -1"""
+
+CLOSE_THE_GAP = """
+    DELETE FROM operations_audit WHERE number = 3;
+    UPDATE operations_audit SET number = number - 1 WHERE number > 3"""
+ADD_ONE = """
+    INSERT INTO operations_audit
+    SELECT 6, at, actor, action, subject, reason, outcome, evidence, digest, 'x'
+    FROM operations_audit WHERE number = 5"""
+
+
+@pytest.mark.parametrize(
+    ("tampering", "broken_at"),
+    [
+        *[
+            (f"UPDATE operations_audit SET {column} = {column} || '1' WHERE number = 3", 3)
+            for column in ("actor", "action", "subject", "reason", "outcome", "evidence", "previous", "digest")
+        ],
+        ("UPDATE operations_audit SET at = at + 1 WHERE number = 3", 3),
+        ("UPDATE operations_audit SET outcome = '', evidence = outcome || evidence WHERE number = 3", 3),
+        ("DELETE FROM operations_audit WHERE number = 1", 1),
+        ("DELETE FROM operations_audit WHERE number = 3", 3),
+        ("DELETE FROM operations_audit WHERE number = 5", 5),
+        ("DELETE FROM operations_audit WHERE number >= 3", 3),
+        ("DELETE FROM operations_audit", 1),
+        (CLOSE_THE_GAP, 3),
+        (SWAP, 2),
+        ("UPDATE operations_audit_head SET number = 4", 5),
+        ("UPDATE operations_audit_head SET digest = 'x'", 5),
+        ("DELETE FROM operations_audit_head", 6),
+        (ADD_ONE, 6),
+    ],
+)
+async def test_tampering_is_detected(operations, database, tampering, broken_at):
+    """Editing, deleting, reordering, inserting or truncating by SQL is detected, at the first entry concerned."""
+    for number in range(1, 6):
+        await operations.append_audit(act(number))
+    await database.durable()
+    other = apsw.Connection(database.connection.filename)
+    other.execute(tampering)
+    other.close()
+    assert await operations.verify_audit() == broken_at
+
+
+async def test_a_removed_end_stays_detected(operations, database):
+    """Appending after the end was cut off does not heal the chain."""
+    for number in range(1, 4):
+        await operations.append_audit(act(number))
+    await database.durable()
+    other = apsw.Connection(database.connection.filename)
+    other.execute("DELETE FROM operations_audit WHERE number = 3")
+    other.close()
+    assert await operations.append_audit(act(4)) == 4
+    assert await operations.verify_audit() == 3
+
+
+async def test_api_keys(operations):
+    """An API key comes back as it was stored, a revocation replaces it, unknown keys are None; each act is audited."""
+    await operations.put_api_key(KEY, act(1))
+    assert await operations.api_keys(["k-0", "k-1", "k-1"]) == [None, KEY, KEY]
+    await operations.put_api_key(replace(KEY, revoked=True), act(2))
+    assert await operations.api_keys(["k-1"]) == [replace(KEY, revoked=True)]
+    assert [link.entry for link in await operations.audit(after=0, most=10)] == [act(1), act(2)]
+
+
+async def test_reports(operations):
+    """The newest report is the one saved last; numbers rise; there is none at first."""
+    assert await operations.last_report() is None
+    first = await operations.save_report(Report(at=5, clean=False, items='[{"kind":"missing_hold"}]'))
+    second = await operations.save_report(Report(at=4, clean=True, items="[]"))
+    assert second > first
+    assert await operations.last_report() == Report(at=4, clean=True, items="[]")
+
+
+async def test_what_was_recorded_survives_a_restart(database):
+    """Pins, keys, reports and the chain are there for the next process, which goes on from them."""
+    first = SqliteOperations(database)
+    await first.pin({"a": "1"})
+    await first.put_api_key(KEY, act(1))
+    await first.save_report(Report(at=5, clean=True, items="[]"))
+    await database.durable()
+    second = SqliteOperations(database)
+    assert await second.pin({"a": "2"}) == {"a": "1"}
+    assert await second.api_keys(["k-1"]) == [KEY]
+    assert await second.last_report() == Report(at=5, clean=True, items="[]")
+    assert await second.append_audit(act(2)) == 2
+    assert await second.verify_audit() is None
+
+
+async def test_nothing_is_appended_without_a_head(operations, database):
+    """Where the chain's head was removed, privileged acts fail and are not recorded outside the chain."""
+    await operations.append_audit(act(1))
+    await database.durable()
+    other = apsw.Connection(database.connection.filename)
+    other.execute("DELETE FROM operations_audit_head")
+    other.close()
+    with pytest.raises(Unavailable):
+        await operations.append_audit(act(2))
+    await asyncio.sleep(0)
+    assert [link.entry for link in await operations.audit(after=0, most=10)] == [act(1)]

@@ -1,0 +1,388 @@
+"""The services on embedded adapters, a simulated clock and a real database file, with a line to every port.
+
+A line is where faults sit, and where the process can be made to die between a call and its answer. After `die` the
+same file can be started again, as after a restart; what was in an uncommitted turn is gone.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from internal_transfer.adapters.event_bus.memory import MemoryEventBus
+from internal_transfer.adapters.ledger.sqlite import SqliteLedger
+from internal_transfer.adapters.operations.sqlite import SqliteOperations
+from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
+from internal_transfer.adapters.trading_core.sqlite import ReferenceCore
+from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
+from internal_transfer.domain.account import Account, AccountType, Asset, Holder, Owner, ledger_account_id
+from internal_transfer.domain.identifier import TransferId, cash_id
+from internal_transfer.domain.request import TransferRequest
+from internal_transfer.domain.rules import Limit, Route, Rules
+from internal_transfer.domain.transfer import Transfer
+from internal_transfer.embedded.database import Database
+from internal_transfer.ports.errors import System
+from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer, TransferResult
+from internal_transfer.ports.transfer_store import Event
+from internal_transfer.services.answer import Answer
+from internal_transfer.services.completions import Completions
+from internal_transfer.services.driver import Driver, Timing
+from internal_transfer.services.gateway import Gateway, GatewayBounds
+from internal_transfer.services.inquiry import Inquiry
+from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.pressure import Pressure
+from internal_transfer.services.scanner import Scanner, ScannerBounds
+from internal_transfer.services.settler import Settler, SettlerBounds
+from internal_transfer.simulation.clock import SimulatedClock
+from internal_transfer.simulation.failpoints import Crash
+from internal_transfer.simulation.faults import FaultPlan, Faults, ScriptedFaults
+from internal_transfer.telemetry import Telemetry
+
+ASSETS = {"USDT": Asset("USDT", 1, 2, 2), "BTC": Asset("BTC", 2, 8, 4), "OLD": Asset("OLD", 3, 0, 0, closed=True)}
+ACCOUNT_TYPES = {
+    "funding": AccountType("funding", 1, Holder.LEDGER),
+    "earn": AccountType("earn", 2, Holder.LEDGER),
+    "spot": AccountType("spot", 3, Holder.CORE, "alpha"),
+    "margin": AccountType("margin", 4, Holder.CORE, "alpha"),
+    "futures": AccountType("futures", 5, Holder.CORE, "beta"),
+}
+DAILY_UNITS = 1_000_000
+LIMIT = Limit(1, 500_000, DAILY_UNITS)
+RULES = Rules(
+    assets=ASSETS,
+    account_types=ACCOUNT_TYPES,
+    routes=frozenset(Route(a, b) for a in ACCOUNT_TYPES for b in ACCOUNT_TYPES if a != b) - {Route("earn", "margin")},
+    limits={"standard": {"USDT": LIMIT, "BTC": LIMIT, "OLD": LIMIT}},
+    sub_accounts={Owner("alice"): frozenset({Owner("alice.sub")})},
+)
+OUTSIDE_CODE = 9
+
+Fuse = Callable[[Literal["before", "after"], System, str], bool]
+"""Tells whether the process dies at this point of this call."""
+
+
+class Line:
+    """The way to one adapter, which stays while the process behind it is started anew."""
+
+    def __init__(self, stack: "Stack", system: System) -> None:
+        self._stack = stack
+        self._system = system
+        self.target: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.target, name)
+        if not asyncio.iscoroutinefunction(attribute):
+            return attribute
+
+        async def method(*args: Any, **kwargs: Any) -> Any:
+            stack = self._stack
+            stack.pass_fuse("before", self._system, name)
+            answer = await getattr(self.target, name)(*args, **kwargs)
+            stack.pass_fuse("after", self._system, name)
+            return answer
+
+        return method
+
+
+class Stack:
+    """One process of the service; `faults` are by system, `scripts` those of the systems that no plan was given for."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        each_call: bool = False,
+        synced: bool = True,
+        clock: SimulatedClock | None = None,
+        plans: Mapping[System, FaultPlan] | None = None,
+        rules: Rules = RULES,
+        timing: Timing | None = None,
+        gateway: GatewayBounds | None = None,
+        scanner: ScannerBounds | None = None,
+        settler: SettlerBounds | None = None,
+        open_most: int = 10_000,
+        per_minute: int = 1_000_000,
+        burst: int = 1_000_000,
+        in_front_of_core: Callable[[Any], Any] = lambda core: core,
+    ) -> None:
+        self.path = path
+        self.each_call = each_call
+        self.synced = synced
+        self.clock = clock or SimulatedClock()
+        self.rules = rules
+        self.timing = timing or Timing()
+        self.gateway_bounds = gateway or GatewayBounds()
+        self.scanner_bounds = scanner or ScannerBounds()
+        self.settler_bounds = settler or SettlerBounds()
+        self.open_most = open_most
+        self.per_minute, self.burst = per_minute, burst
+        self.in_front_of_core = in_front_of_core
+        self.fuse: Fuse = lambda *_: False
+        self.dead = True
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.scripts = {system: ScriptedFaults() for system in System}
+        plans = plans or {}
+        self.faults = {
+            system: Faults(plans.get(system, self.scripts[system]), self.clock, system) for system in System
+        }
+        self.lines = {system: Line(self, system) for system in System}
+        self.durability_script = ScriptedFaults()
+        self.durability_faults = Faults(self.durability_script, self.clock, System.STORE)
+        self._durability_line = Line(self, System.STORE)
+
+    async def start(self, *, scanning: bool = False) -> "Stack":
+        """Builds everything on the file and starts the loops; on the first start as on every other."""
+        # Deadlines follow the simulated clock as well, so that no test waits for one.
+        asyncio.get_running_loop().time = self.clock.monotonic  # type: ignore[method-assign]
+        self.dead = False
+        self.commit_error: Exception | None = None
+        self.telemetry = Telemetry()
+        self.database = Database(self.path, each_call=self.each_call)
+        if not self.synced:
+            self.database.connection.execute("PRAGMA synchronous=OFF")  # A process may die here, the machine may not.
+        self.ledger = SqliteLedger(self.database, self.clock)
+        self.store = SqliteTransferStore(self.database)
+        self.core = ReferenceCore(self.database)
+        self.operations = SqliteOperations(self.database)
+        self.bus = MemoryEventBus()
+        self.limiter = MemoryRateLimiter(self.clock, per_minute=self.per_minute, burst=self.burst)
+        self.database.before_commit(self._fail_commit)
+        store = self._through(System.STORE, self.store)
+        ledger = self._through(System.LEDGER, self.ledger)
+        core = self.in_front_of_core(self._through(System.CORE, self.core))
+        operations = self._through(System.OPERATIONS, self.operations)
+        self._durability_line.target = self.database
+        durability = self.durability_faults.wrap(self._durability_line)
+        self.policies = PolicyBoard(operations)
+        self.completions = Completions()
+        self.pressure = Pressure(clock=self.clock, telemetry=self.telemetry, open_most=self.open_most)
+        self.driver = Driver(
+            ledger=ledger,
+            store=store,
+            core=core,
+            durability=durability,
+            clock=self.clock,
+            completions=self.completions,
+            pressure=self.pressure,
+            telemetry=self.telemetry,
+            assets=self.rules.assets,
+            account_types=self.rules.account_types,
+            timing=self.timing,
+        )
+        self.gateway = Gateway(
+            store=store,
+            limiter=self._through(System.LIMITER, self.limiter),
+            driver=self.driver,
+            durability=durability,
+            clock=self.clock,
+            rules=self.rules,
+            policies=self.policies,
+            pressure=self.pressure,
+            completions=self.completions,
+            telemetry=self.telemetry,
+            bounds=self.gateway_bounds,
+        )
+        self.settler = Settler(
+            bus=self._through(System.BUS, self.bus),
+            store=store,
+            driver=self.driver,
+            pressure=self.pressure,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            bounds=self.settler_bounds,
+        )
+        self.scanner = Scanner(
+            store=store,
+            driver=self.driver,
+            pressure=self.pressure,
+            policies=self.policies,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            bounds=self.scanner_bounds,
+        )
+        self.inquiry = Inquiry(
+            store=store,
+            ledger=ledger,
+            core=core,
+            durability=durability,
+            clock=self.clock,
+            rules=self.rules,
+            policies=self.policies,
+        )
+        await self._prepare_past_faults()
+        await self.store.lease_worker("stack", now_ms=self.clock.now_ms(), lease_ms=60_000)
+        await self.store.make_due(now_ms=self.clock.now_ms())
+        await self.database.durable()
+        loops = [self.gateway.run(), self.settler.run()]
+        if scanning:
+            loops.append(self.scanner.run())
+        self.tasks = [asyncio.ensure_future(loop) for loop in loops]
+        return self
+
+    async def _prepare_past_faults(self) -> None:
+        faulty, self.driver._ledger = self.driver._ledger, self.ledger
+        await self.driver.prepare()
+        self.driver._ledger = faulty
+
+    def _through(self, system: System, adapter: Any) -> Any:
+        line = self.lines[system]
+        line.target = adapter
+        return self.faults[system].wrap(line)
+
+    def _fail_commit(self) -> None:
+        error, self.commit_error = self.commit_error, None
+        if error is not None:
+            raise error
+
+    def pass_fuse(self, when: Literal["before", "after"], system: System, method: str) -> None:
+        """Dies here if the fuse says so; a process that is dead already does nothing more."""
+        if self.dead:
+            raise Crash
+        if self.fuse(when, system, method):
+            self.die()
+            raise Crash
+
+    def die(self) -> None:
+        """The process is gone: its open turn was never committed, and nothing of it runs on."""
+        if self.dead:
+            return
+        self.dead = True
+        self.database._turn = None
+        if self.database.connection.in_transaction:
+            self.database.connection.execute("ROLLBACK")
+        self.database.reader.close()
+        self.database.connection.close()
+
+    async def stop(self) -> None:
+        """Ends the process, by its death if it is still alive, and waits for its tasks."""
+        self.die()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.tasks.clear()
+
+    async def restart(self, *, scanning: bool = False) -> None:
+        """Dies and comes back on the same file."""
+        await self.stop()
+        await self.start(scanning=scanning)
+
+    async def deposit(self, owner: str, units: int, *, account_type: str = "funding", asset: str = "USDT") -> None:
+        """Brings money in from outside, past all faults; for ledger-held accounts."""
+        account = Account(Owner(owner), account_type, asset)
+        number = ASSETS[asset].number
+        outside = LedgerAccount(id=number, ledger=number, code=OUTSIDE_CODE)
+        entry = (await self.store.register([account]))[0]
+        code = ACCOUNT_TYPES[account_type].code
+        rows = LedgerAccount(
+            id=ledger_account_id(account), ledger=number, code=code, flags=2, user_data_128=entry.number
+        )
+        await self.ledger.create_accounts([outside, rows])
+        money = LedgerTransfer(
+            id=cash_id(f"{owner}:{account_type}:{asset}:{units}:{self.clock.now_ms()}"),
+            debit_account_id=number,
+            credit_account_id=ledger_account_id(account),
+            amount=units,
+            ledger=number,
+            code=OUTSIDE_CODE,
+        )
+        [outcome] = await self.ledger.create_transfers([money])
+        assert outcome.status is TransferResult.CREATED
+        await self.database.durable()
+
+    async def submit(
+        self,
+        key: str,
+        amount: str = "1",
+        *,
+        owner: str = "alice",
+        source: str = "funding",
+        target: str = "spot",
+        asset: str = "USDT",
+        wait_seconds: float = 0.0,
+        memo: str | None = None,
+    ) -> Answer:
+        """Asks the gateway for a transfer between two accounts of one owner."""
+        return await self.gateway.submit(
+            request(key, amount, owner=owner, source=source, target=target, asset=asset, memo=memo),
+            wait_seconds=wait_seconds,
+        )
+
+    async def accepted(self, key: str, amount: str = "1", **places: str) -> Transfer:
+        """Submits a request that has to be taken, and answers its transfer."""
+        answer = await self.submit(key, amount, **places)
+        assert answer.refusal is None, answer.refusal
+        assert answer.transfer is not None
+        return answer.transfer
+
+    async def transfer(self, transfer_id: TransferId) -> Transfer:
+        """A transfer as it is on record, past all faults."""
+        [found] = await self.store.get([transfer_id])
+        assert found is not None
+        return found
+
+    async def pass_time(self, seconds: float, *, step: float = 1.0) -> None:
+        """Lets simulated time go by, in steps small enough for deadlines to come in order."""
+        while seconds > 0:
+            await self.clock.advance(min(step, seconds))
+            await self.clock.settle()
+            seconds -= step
+
+    async def scan_until_quiet(self, *, scans_most: int = 50, apart_seconds: float = 5.0) -> int:
+        """Scans until nothing is open, and answers how many scans that took; more than `scans_most` is a failure."""
+        for scan in range(scans_most):
+            summary = await self.store.open_summary()
+            if not sum(summary.by_status.values()):
+                return scan
+            await self.pass_time(apart_seconds, step=apart_seconds)
+            await self.scanner.scan()
+        raise AssertionError(f"still open after {scans_most} scans: {await self.store.open_summary()}")
+
+    async def ledger_rows(self) -> list[LedgerTransfer]:
+        """All transfers of the ledger, by time."""
+        rows: list[LedgerTransfer] = []
+        while page := await self.ledger.transfers_after(rows[-1].timestamp if rows else 0, BATCH_MAX):
+            rows += page
+        return rows
+
+    async def feed(self) -> list[tuple[int, Event]]:
+        """The whole feed."""
+        return await self.store.feed(0, 1_000_000)
+
+    async def posted(self, account_type: str, *, owner: str = "alice", asset: str = "USDT") -> int:
+        """What the ledger's posted entries say that an account has."""
+        rows = await self.ledger.lookup_accounts([ledger_account_id(Account(Owner(owner), account_type, asset))])
+        return rows[0].credits_posted - rows[0].debits_posted if rows else 0
+
+    async def held(self, account_type: str = "funding", *, owner: str = "alice", asset: str = "USDT") -> int:
+        """What is held on an account."""
+        rows = await self.ledger.lookup_accounts([ledger_account_id(Account(Owner(owner), account_type, asset))])
+        return rows[0].debits_pending if rows else 0
+
+    async def in_core(self, account_type: str = "spot", *, owner: str = "alice", asset: str = "USDT") -> int:
+        """What the core says that an account has."""
+        account = Account(Owner(owner), account_type, asset)
+        return sum(entry.posted for entry in await self.core.balances(Owner(owner)) if entry.account == account)
+
+
+def request(
+    key: str,
+    amount: str = "1",
+    *,
+    owner: str = "alice",
+    source: str = "funding",
+    target: str = "spot",
+    asset: str = "USDT",
+    memo: str | None = None,
+    target_owner: str | None = None,
+    tier: str = "standard",
+) -> TransferRequest:
+    """A decoded request between two accounts."""
+    return TransferRequest(
+        Owner(owner),
+        tier,
+        key,
+        Account(Owner(owner), source, asset),
+        Account(Owner(target_owner or owner), target, asset),
+        amount,
+        memo,
+    )

@@ -1,0 +1,77 @@
+"""Whole histories from a seed: users, faults, crashes and operators in random order, then calm, then every guarantee.
+
+`HISTORIES=n` runs n seeds instead of the default; `HISTORIES_FROM=m` begins at seed m. A history that fails names its
+seed, which then belongs into `REGRESSIONS`.
+"""
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from simulation.history import History
+
+HISTORIES = int(os.environ.get("HISTORIES", "60"))
+HISTORIES_FROM = int(os.environ.get("HISTORIES_FROM", "0"))
+
+REGRESSIONS: dict[int, str] = {}
+"""Seeds that failed once, and what they found."""
+
+
+def play(seed: int) -> History:
+    """Plays one history on a database file of its own, and checks all that has to hold afterwards."""
+    with tempfile.TemporaryDirectory() as directory:
+        history = History(seed, Path(directory) / "transfers.db")
+        try:
+            asyncio.run(history.play())
+        except BaseException:
+            print(f"HISTORY {seed} FAILED; repeat it with HISTORIES=1 HISTORIES_FROM={seed}")  # noqa: T201
+            raise
+    return history
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_what_failed_once_holds(seed: int):
+    """A history that once broke a guarantee keeps them all."""
+    play(seed)
+
+
+def test_all_guarantees_hold_after_random_histories():
+    """Whatever goes wrong in whatever order, every guarantee holds; and enough goes wrong for that to mean something."""
+    seen: dict[str, int] = {}
+    for seed in range(HISTORIES_FROM, HISTORIES_FROM + HISTORIES):
+        for what, count in play(seed).happened.items():
+            seen[what] = seen.get(what, 0) + count
+    print(dict(sorted(seen.items())))  # noqa: T201
+    if HISTORIES >= 30:
+        rare = {what for what in EXPECTED if not seen.get(what)}
+        assert not rare, f"never happened: {rare}"
+
+
+EXPECTED = frozenset(
+    {
+        "SUCCESS",
+        "FAILED INSUFFICIENT_BALANCE",
+        "FAILED CORE_REFUSED",
+        "FAILED EXPIRED",
+        "FAILED VOIDED_BY_OPERATOR",
+        "replayed",
+        "refused IDEMPOTENCY_KEY_REUSED",
+        "refused DAILY_LIMIT_EXCEEDED",
+        "crash",
+        "failed commit",
+        "clock step",
+        "operator void",
+        "reversed leg",
+        "late verdict",
+        "FailBefore",
+        "LoseAnswer",
+        "Delay",
+        "ArriveLate",
+        "Duplicate",
+    }
+)
+"""What a good number of histories has to contain."""
