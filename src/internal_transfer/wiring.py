@@ -1,7 +1,9 @@
 """The composition root: chooses the adapters, builds the roles, and runs them."""
 
 import asyncio
+import secrets
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -16,12 +18,22 @@ from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
 from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.ports.ledger import Ledger
+from internal_transfer.ports.trading_core import TradingCore
+from internal_transfer.ports.transfer_store import TransferStore
+from internal_transfer.services.acts import AuditTrail
+from internal_transfer.services.api_keys import ApiKeys
+from internal_transfer.services.cash import CashDesk
 from internal_transfer.services.completions import Completions
+from internal_transfer.services.desk import Desk
 from internal_transfer.services.driver import Driver, Timing
+from internal_transfer.services.evidence import Examiner
 from internal_transfer.services.gateway import Gateway, GatewayBounds
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.policy_desk import PolicyDesk
 from internal_transfer.services.pressure import Pressure
+from internal_transfer.services.reconciliation import Reconciliation
 from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.settings import Settings, check_pins, pins
@@ -44,8 +56,8 @@ class Service:
     database: Database
     telemetry: Telemetry
     clock: SystemClock
-    ledger: SqliteLedger
-    store: SqliteTransferStore
+    ledger: Ledger
+    store: TransferStore
     core: ReferenceCore
     operations: SqliteOperations
     bus: MemoryEventBus
@@ -56,6 +68,12 @@ class Service:
     settler: Settler
     scanner: Scanner
     inquiry: Inquiry
+    audit: AuditTrail
+    desk: Desk
+    cash: CashDesk
+    policy_desk: PolicyDesk
+    reconciliation: Reconciliation
+    api_keys: ApiKeys
 
     async def prepare(self) -> None:
         """Checks what is pinned, leases a worker id, burns the fence's hold, and makes what was left open due.
@@ -85,6 +103,20 @@ class Service:
             await gateway
             for task in loops:
                 task.cancel()
+
+    async def unready(self) -> str | None:
+        """Why requests should not come here now, or None."""
+        try:
+            self.clock.new_ids(1)
+        except OperatingFailureError as error:
+            return str(error)
+        silent = [name for name in sorted(self._cores()) if self.pressure.is_silent(name)]
+        if silent:
+            return f"the trading core {silent[0]!r} does not answer"
+        return None
+
+    def _cores(self) -> set[str]:
+        return {kind.core for kind in self.settings.rules.account_types.values() if kind.core}
 
     def close(self) -> None:
         """Commits what is open and lets the directory go."""
@@ -124,10 +156,21 @@ _HOLDER = uuid.uuid4().hex
 """This process, as the holder of leases."""
 
 
-def build(settings: Settings, directory: DataDirectory, *, each_call: bool = False) -> Service:
+@dataclass(frozen=True, slots=True)
+class Interposed:
+    """What is put in front of the ports, so that services hold no code for faults."""
+
+    store: Callable[[TransferStore], TransferStore]
+    ledger: Callable[[Ledger], Ledger]
+    core: Callable[[TradingCore], TradingCore]
+
+
+def build(
+    settings: Settings, directory: DataDirectory, *, interpose: Callable[[Database], Interposed] | None = None
+) -> Service:
     """Builds the embedded service on a directory that the caller has acquired; raises `StartRefusedError`.
 
-    `each_call` commits every port call by itself, as in a stack with foreign systems; for failpoints.
+    `interpose` makes what stands in front of the ports; it is given the database, to make durable what was done.
     """
     telemetry = Telemetry()
 
@@ -136,10 +179,14 @@ def build(settings: Settings, directory: DataDirectory, *, each_call: bool = Fal
         _log.error("database_failed", error=str(error))
 
     clock = SystemClock()
-    database = Database(directory.database, each_call=each_call, on_failure=count_failure)
-    ledger = SqliteLedger(database, clock)
-    store = SqliteTransferStore(database)
-    core = ReferenceCore(database)
+    database = Database(directory.database, on_failure=count_failure)
+    ledger: Ledger = SqliteLedger(database, clock)
+    store: TransferStore = SqliteTransferStore(database)
+    reference_core = ReferenceCore(database)
+    core: TradingCore = reference_core
+    if interpose is not None:
+        front = interpose(database)
+        store, ledger, core = front.store(store), front.ledger(ledger), front.core(core)
     operations = SqliteOperations(database)
     bus = MemoryEventBus()
     limiter = MemoryRateLimiter(clock, per_minute=settings.rate_limit.per_minute, burst=settings.rate_limit.burst)
@@ -224,6 +271,50 @@ def build(settings: Settings, directory: DataDirectory, *, each_call: bool = Fal
         policies=policies,
         call_seconds=times.deadline_seconds / 2,
     )
+    audit = AuditTrail(operations=operations, clock=clock)
+    desk = Desk(
+        examiner=Examiner(store=store, ledger=ledger, core=core, driver=driver, durability=database),
+        store=store,
+        driver=driver,
+        audit=audit,
+        durability=database,
+        clock=clock,
+        stuck_seconds=settings.alerts.stuck_seconds,
+    )
+    cash = CashDesk(
+        ledger=ledger,
+        driver=driver,
+        audit=audit,
+        durability=database,
+        rules=settings.rules,
+        telemetry=telemetry,
+    )
+    policy_desk = PolicyDesk(
+        operations=operations,
+        policies=policies,
+        audit=audit,
+        durability=database,
+        rules=settings.rules,
+    )
+    reconciliation = Reconciliation(
+        store=store,
+        ledger=ledger,
+        core=core,
+        operations=operations,
+        driver=driver,
+        durability=database,
+        clock=clock,
+        rules=settings.rules,
+        telemetry=telemetry,
+    )
+    api_keys = ApiKeys(
+        operations=operations,
+        audit=audit,
+        durability=database,
+        clock=clock,
+        tiers=settings.tiers,
+        draw=secrets.token_bytes,
+    )
     return Service(
         settings=settings,
         directory=directory,
@@ -232,7 +323,7 @@ def build(settings: Settings, directory: DataDirectory, *, each_call: bool = Fal
         clock=clock,
         ledger=ledger,
         store=store,
-        core=core,
+        core=reference_core,
         operations=operations,
         bus=bus,
         policies=policies,
@@ -242,4 +333,10 @@ def build(settings: Settings, directory: DataDirectory, *, each_call: bool = Fal
         settler=settler,
         scanner=scanner,
         inquiry=inquiry,
+        audit=audit,
+        desk=desk,
+        cash=cash,
+        policy_desk=policy_desk,
+        reconciliation=reconciliation,
+        api_keys=api_keys,
     )

@@ -84,5 +84,3 @@ def cash(
 ) -> Cash:
     """A deposit or withdrawal."""
     return Cash(account=Account(Owner(owner), account_type, asset), amount=amount, reference=reference, reason=reason)
-
-

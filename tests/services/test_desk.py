@@ -49,9 +49,7 @@ async def without_hold(stack):
 
 async def mark(stack, transfer, **values):
     """Writes a state into the record, past all rules."""
-    [recorded] = await stack.store.record(
-        [Change(transfer.revision, msgspec.structs.replace(transfer, **values))]
-    )
+    [recorded] = await stack.store.record([Change(transfer.revision, msgspec.structs.replace(transfer, **values))])
     assert recorded is not None
     return recorded
 
@@ -336,11 +334,12 @@ async def test_a_void_overtaken_by_the_fact(stack, desks):
     """A post that the ledger made while the void was recorded wins, and the act says that it did not reach its end."""
     transfer = await waiting_for_core(stack)
     ours = LedgerTransfer(
-        id=post_id(transfer.id, 0), pending_id=hold_id(transfer.id), amount=100, flags=TransferFlag.POST_PENDING_TRANSFER
+        id=post_id(transfer.id, 0),
+        pending_id=hold_id(transfer.id),
+        amount=100,
+        flags=TransferFlag.POST_PENDING_TRANSFER,
     )
-    applied = Verdict(
-        transfer.id, Side.TARGET, Action.APPLY, Outcome.APPLIED, "", "USDT", 100, None, transfer.target
-    )
+    applied = Verdict(transfer.id, Side.TARGET, Action.APPLY, Outcome.APPLIED, "", "USDT", 100, None, transfer.target)
     drive = stack.driver.drive
 
     async def posted_first(works):

@@ -1,0 +1,267 @@
+"""The server process: the service with its three doors - users, health, operators - from start to clean stop."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+import structlog
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.api.admin import create_admin_app
+from internal_transfer.api.authentication import Authenticator, read_issuer
+from internal_transfer.api.demo_issuer import DemoIssuer
+from internal_transfer.api.health import create_health_app
+from internal_transfer.api.okx import okx_routes
+from internal_transfer.api.okx_signature import Signatures
+from internal_transfer.api.routes import create_app
+from internal_transfer.api.server import Bounds, HttpServer, listen
+from internal_transfer.domain.account import Account, Owner
+from internal_transfer.domain.refusal import Code, Refusal
+from internal_transfer.embedded.database import Database
+from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.services.cash import Cash
+from internal_transfer.settings import Settings, load
+from internal_transfer.wiring import Interposed, Service, build
+
+OPERATOR = "operator"
+ADMIN_PREFIX = "/api/v1/admin"
+DEMO_BALANCES = {"USDT": "10000", "BTC": "1.5", "ETH": "20", "EUR": "5000"}
+DEMO_USERS = ("alice", "bob", "carol")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What the command line says about a server; port 0 picks a free one."""
+
+    data: Path = Path("data")
+    config: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    admin_port: int = 9464
+    demo: bool = False
+    interpose: Callable[[Database], Interposed] | None = None
+
+
+async def serve(options: ServeOptions) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes what it accepted.
+
+    Prints, on standard output, a `curl` line where it is a demonstration, and one line when it is ready. Raises
+    `StartRefusedError` where it cannot start, saying what to do.
+    """
+    if options.demo and not _is_loopback(options.host):
+        raise StartRefusedError(f"--demo gives everybody tokens, so it binds loopback only, not {options.host}")
+    settings = load(options.config)
+    directory = DataDirectory(options.data)
+    directory.acquire()
+    try:
+        service = build(settings, directory, interpose=options.interpose)
+        try:
+            await _serve(options, settings, service)
+        finally:
+            service.close()
+    finally:
+        directory.release()
+
+
+async def _serve(options: ServeOptions, settings: Settings, service: Service) -> None:
+    await service.prepare()
+    issuers = [
+        read_issuer(issuer=entry.issuer, audience=entry.audience, keys_file=Path(entry.keys_file))
+        for entry in settings.issuers
+    ]
+    demo_issuer = DemoIssuer.create(options.data) if options.demo else None
+    if demo_issuer is not None:
+        issuers.append(demo_issuer.trusted())
+        await _give_demo_balances(service)
+    if not issuers:
+        raise StartRefusedError("issuers: name who issues your users' tokens, or start with --demo")
+    bounds = Bounds(
+        request_seconds=settings.server.receive_deadline_seconds, connections_most=settings.server.connections_max
+    )
+    public = HttpServer(
+        _public_app(service, settings, Authenticator(issuers, service.clock), demo=options.demo),
+        listen(options.host, options.port),
+        clock=service.clock,
+        bounds=bounds,
+    )
+    health = HttpServer(
+        create_health_app(readiness=service.unready, registry=service.telemetry.registry),
+        listen("127.0.0.1", options.admin_port),
+        clock=service.clock,
+        bounds=bounds,
+    )
+    admin = HttpServer(
+        _admin_app(service, demo=options.demo),
+        _listen_owner_only(service.directory),
+        clock=service.clock,
+        bounds=bounds,
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # What start-up made stays, so the collector need not look at it again; and the hot path makes few cycles.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    async with asyncio.TaskGroup() as tasks:
+        drained = asyncio.Event()
+        tasks.create_task(service.run(drained))
+        doors = [tasks.create_task(server.run_until_stopped()) for server in (public, health, admin)]
+        if demo_issuer is not None:
+            print(_curl(demo_issuer, service, options.host, public.port), flush=True)  # noqa: T201
+        print(f"internal-transfer is ready on http://{options.host}:{public.port}", flush=True)  # noqa: T201
+        _log.info("ready", port=public.port, admin_port=health.port, data=str(options.data), demo=options.demo)
+        await stop.wait()
+        _log.info("stopping")
+        for server in (public, health, admin):
+            server.stop()
+        await asyncio.wait(doors)
+        drained.set()
+    _log.info("stopped")
+
+
+@asynccontextmanager
+async def open_offline(data: Path, config: Path | None) -> AsyncIterator[ASGIApp]:
+    """The operators' application without a server, on a directory that nobody else holds.
+
+    Raises `StartRefusedError`, also where the directory does not exist yet: there is nothing to operate on.
+    """
+    if not DataDirectory(data).database.exists():
+        raise StartRefusedError(f"{data}: holds no data yet; give --data the directory of a server")
+    directory = DataDirectory(data)
+    directory.acquire()
+    try:
+        service = build(load(config), directory)
+        try:
+            await service.prepare()
+            yield _admin_app(service, demo=False)
+        finally:
+            service.close()
+    finally:
+        directory.release()
+
+
+def _public_app(service: Service, settings: Settings, authenticator: Authenticator, *, demo: bool) -> ASGIApp:
+    """The users' application, with the operators' routes for tokens that carry their role."""
+    users = create_app(
+        rules=settings.rules,
+        gateway=service.gateway,
+        inquiry=service.inquiry,
+        authenticator=authenticator,
+        clock=service.clock,
+        telemetry=service.telemetry,
+        pages=okx_routes(
+            rules=settings.rules,
+            gateway=service.gateway,
+            inquiry=service.inquiry,
+            signatures=Signatures(service.api_keys, service.clock),
+            clock=service.clock,
+            telemetry=service.telemetry,
+        ),
+        deadline_seconds=settings.transfers.deadline_seconds,
+    )
+
+    def actor_of(request: Request) -> str | Refusal:
+        header = request.headers.get("authorization")
+        caller = authenticator.authenticate(None if header is None else header.encode("latin-1"))
+        if isinstance(caller, Refusal):
+            return caller
+        if OPERATOR not in caller.roles:
+            return Refusal(Code.PERMISSION_DENIED, "the token does not carry the role operator")
+        return caller.owner
+
+    operators = _admin_app(service, demo=demo, actor_of=actor_of)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        is_operators = scope["path"].startswith(ADMIN_PREFIX)
+        await (operators if is_operators else users)(scope, receive, send)
+
+    return app
+
+
+def _admin_app(service: Service, *, demo: bool, actor_of: Callable[[Request], str | Refusal] | None = None) -> ASGIApp:
+    """The operators' application; without `actor_of` for whoever can open the socket, or the directory."""
+    local = f"local:{os.getuid()}"
+
+    def set_core_mode(mode: str) -> None:
+        service.core.mode = CoreMode(mode)
+
+    return create_admin_app(
+        desk=service.desk,
+        cash=service.cash,
+        reconciliation=service.reconciliation,
+        policies=service.policy_desk,
+        keys=service.api_keys,
+        operations=service.operations,
+        audit=service.audit,
+        durability=service.database,
+        clock=service.clock,
+        rules=service.settings.rules,
+        actor_of=actor_of or (lambda _: local),
+        set_core_mode=set_core_mode if demo else None,
+    )
+
+
+def _listen_owner_only(directory: DataDirectory) -> socket.socket:
+    """The operators' socket; one left by a killed server is replaced, since the directory's lock is ours."""
+    path = directory.admin_socket
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise StartRefusedError(f"{path}: cannot be made: {error}; a shorter path of --data may help") from error
+    finally:
+        os.umask(before)
+    listener.listen(64)
+    listener.setblocking(False)  # noqa: FBT003 - the standard library takes it by position only.
+    return listener
+
+
+async def _give_demo_balances(service: Service) -> None:
+    """Deposits the demo users' money; the references make it happen once per directory."""
+    for user in DEMO_USERS:
+        for asset, amount in DEMO_BALANCES.items():
+            cash = Cash(
+                account=Account(Owner(user), "funding", asset),
+                amount=amount,
+                reference=f"demo-{user}-{asset}",
+                reason="balances of the demonstration",
+            )
+            answer = await service.cash.deposit(cash, actor="demo")
+            if isinstance(answer, Refusal):
+                _log.info("demo_balance_not_given", user=user, asset=asset, reason=answer.message)
+
+
+def _curl(issuer: DemoIssuer, service: Service, host: str, port: int) -> str:
+    token = issuer.token(Owner(DEMO_USERS[0]), roles=("user",), tier="standard", clock=service.clock)
+    return (
+        f"curl -s http://{host}:{port}/api/v1/user/internal_transfer"
+        f" -H 'Authorization: Bearer {token}'"
+        " -H 'Content-Type: application/json'"
+        f" -H 'Idempotency-Key: first-{service.clock.now_ms()}'"
+        ' -d \'{"from_account":{"account_type":"funding","asset":"USDT"},'
+        '"to_account":{"account_type":"spot","asset":"USDT"},"amount":"1.5"}\''
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
