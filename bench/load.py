@@ -8,7 +8,6 @@ connection, and latency counts from when a request was due, so a stalled server 
 import asyncio
 import itertools
 import json
-import sys
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -23,8 +22,8 @@ class Report:
     seconds: float
     latencies: list[float] = field(repr=False)
     statuses: Counter[int]
-    acknowledged: Counter[str] = field(repr=False)
-    """Transfers answered as SUCCESS, warm-up included, by user."""
+    acknowledged: Counter[tuple[str, str]] = field(repr=False)
+    """Transfers answered as SUCCESS, warm-up included, by user and asset."""
     unanswered: int = 0
 
     def per_second(self) -> float:
@@ -41,15 +40,15 @@ class Client(asyncio.Protocol):
     def __init__(self, generator: "Generator") -> None:
         self._generator = generator
         self._buffer = b""
-        self._user = ""
+        self._name = ("", "")
         self._due = 0.0
 
     def connection_made(self, transport) -> None:
         self._transport = transport
         self._generator.free(self)
 
-    def send(self, user: str, request: bytes, due: float) -> None:
-        self._user, self._due = user, due
+    def send(self, name: tuple[str, str], request: bytes, due: float) -> None:
+        self._name, self._due = name, due
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -64,10 +63,10 @@ class Client(asyncio.Protocol):
             return
         status = int(head[9:12])
         body, self._buffer = self._buffer[end + 4 : end + 4 + length], b""
-        self._generator.answered(self, self._user, status, b'"SUCCESS"' in body[:120], self._due)
+        self._generator.answered(self, self._name, status, self._due, success=b'"SUCCESS"' in body[:120])
 
-    def connection_lost(self, error) -> None:
-        self._generator.lost(self)
+    def connection_lost(self, _error) -> None:
+        self._generator.lost()
 
 
 class Generator:
@@ -99,8 +98,8 @@ class Generator:
 
     def _send(self, client: Client, due: float) -> None:
         self._busy += 1
-        user, request = next(self._requests)
-        client.send(user, request, due)
+        name, request = next(self._requests)
+        client.send(name, request, due)
 
     def _tick(self) -> None:
         """Sends what is due by now; requests for which no connection is free wait, with their time running."""
@@ -116,61 +115,62 @@ class Generator:
         elif self._busy == 0 and not self.done.done():
             self.done.set_result(None)
 
-    def answered(self, client: Client, user: str, status: int, success: bool, due: float) -> None:
+    def answered(self, client: Client, name: tuple[str, str], status: int, due: float, *, success: bool) -> None:
         self._busy -= 1
         now = time.perf_counter()
         self.report.statuses[status] += 1
         if success:
-            self.report.acknowledged[user] += 1
+            self.report.acknowledged[name] += 1
         if self._from <= now < self._until:
             self.report.latencies.append(now - due)
         self.free(client)
 
-    def lost(self, client: Client) -> None:
+    def lost(self) -> None:
         if not self.done.done():
             self.report.unanswered += 1
 
 
-def transfers(users: dict[str, str], *, prefix: str, accounts=("funding", "spot"), asset="USDT", amount="0.01"):
-    """Endless transfers, round robin over users; `users` are their tokens."""
-    body = json.dumps(
-        {
-            "from_account": {"account_type": accounts[0], "asset": asset},
-            "to_account": {"account_type": accounts[1], "asset": asset},
-            "amount": amount,
-        },
-        separators=(",", ":"),
-    ).encode()
-    heads = [
-        (
-            user,
-            b"POST /api/v1/user/internal_transfer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            b"Authorization: Bearer %s\r\nContent-Length: %d\r\nIdempotency-Key: %s-"
-            % (token.encode(), len(body), prefix.encode()),
-        )
-        for user, token in users.items()
-    ]
-    for number, (user, head) in enumerate(itertools.cycle(heads)):
-        yield user, head + b"%d\r\n\r\n" % number + body
+def transfers(tokens: dict[str, str], *, prefix: str, assets: tuple[str, ...], amount: str):
+    """Endless transfers from funding to spot, round robin over users and assets, each under a key of its own."""
+    heads = []
+    for user, token in tokens.items():
+        for asset in assets:
+            body = json.dumps(
+                {
+                    "from_account": {"account_type": "funding", "asset": asset},
+                    "to_account": {"account_type": "spot", "asset": asset},
+                    "amount": amount,
+                },
+                separators=(",", ":"),
+            ).encode()
+            head = (
+                b"POST /api/v1/user/internal_transfer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                b"Authorization: Bearer %s\r\nContent-Length: %d\r\nIdempotency-Key: %s-"
+                % (token.encode(), len(body), prefix.encode())
+            )
+            heads.append(((user, asset), head, body))
+    for number, (name, head, body) in enumerate(itertools.cycle(heads)):
+        yield name, head + b"%d\r\n\r\n" % number + body
 
 
 def posts(path: str):
     """Endless POSTs with the body of a transfer, for the baseline."""
-    body = b'{"from_account":{"account_type":"funding","asset":"USDT"},"to_account":{"account_type":"spot","asset":"USDT"},"amount":"0.01"}'
+    body = (
+        b'{"from_account":{"account_type":"funding","asset":"USDT"},'
+        b'"to_account":{"account_type":"spot","asset":"USDT"},"amount":"0.01"}'
+    )
     request = (
         b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         % (path.encode(), len(body))
     ) + body
     while True:
-        yield "", request
+        yield ("", ""), request
 
 
-async def _load(port, connections, warm_up, seconds, rate, requests) -> Report:
+async def _load(port, connections, *, warm_up, seconds, rate, requests) -> Report:
     loop = asyncio.get_running_loop()
     generator = Generator(warm_up=warm_up, seconds=seconds, rate=rate, requests=requests)
-    clients = [
-        await loop.create_connection(lambda: Client(generator), "127.0.0.1", port) for _ in range(connections)
-    ]
+    clients = [await loop.create_connection(lambda: Client(generator), "127.0.0.1", port) for _ in range(connections)]
     await asyncio.wait_for(generator.done, warm_up + seconds + 60)
     for transport, _ in clients:
         transport.close()
@@ -179,8 +179,4 @@ async def _load(port, connections, warm_up, seconds, rate, requests) -> Report:
 
 def load(port: int, *, connections: int, seconds: float, requests, warm_up: float = 2.0, rate: float | None = None):
     """Runs the load and answers its `Report`; `rate` (per second) makes it open-loop."""
-    return uvloop.run(_load(port, connections, warm_up, seconds, rate, requests))
-
-
-if __name__ == "__main__":
-    sys.exit("run bench/run.py")
+    return uvloop.run(_load(port, connections, warm_up=warm_up, seconds=seconds, rate=rate, requests=requests))

@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -8,21 +9,21 @@ from urllib.parse import urlencode
 import ccxt
 import httpx
 import pytest
-from api.scripted import ID, NOW_MS, Services, Stand, StillClock, page, transfer
 from starlette.applications import Starlette
 
+from api.scripted import ID, NOW_MS, Services, Stand, StillClock, page, transfer
 from internal_transfer.api.okx import okx_routes
 from internal_transfer.api.okx_envelope import OKX_CODES
 from internal_transfer.api.okx_signature import KEY_CACHED_SECONDS, WINDOW_MS, Signatures
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
-from internal_transfer.domain.refusal import Code, Refusal
+from internal_transfer.domain.refusal import Code, Detail, Refusal
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.operations import ApiKey
 from internal_transfer.ports.transfer_store import HistoryPage
 from internal_transfer.services.answer import Answer, BalanceLine
-from internal_transfer.services.api_keys import hash_passphrase
+from internal_transfer.services.api_keys import hash_passphrase, passphrase_matches
 from internal_transfer.telemetry import Telemetry
 
 KEY, SECRET, PASSPHRASE = "key-of-alice", "the secret", "the passphrase"
@@ -31,21 +32,24 @@ STATE = "/api/v5/asset/transfer-state"
 BILLS = "/api/v5/account/bills-archive"
 BODY = {"ccy": "USDT", "amt": "12.5", "type": "0", "from": "6", "to": "18", "clientId": "k1"}
 ALICE, BOB = Owner("alice"), Owner("alice.sub")
+HASHED = hash_passphrase(PASSPHRASE, b"salt of 16 bytes")
+CCXT = ccxt.okx()
 
 
 class KnownKeys:
     """Finds the keys that a test put there, or fails as it was told, and counts how often it was asked."""
 
     def __init__(self):
-        hashed = hash_passphrase(PASSPHRASE, b"salt of 16 bytes")
         self.keys = {
-            KEY: ApiKey(key=KEY, secret=SECRET, passphrase_hash=hashed, owner=ALICE, tier="standard", created_at=1)
+            KEY: ApiKey(key=KEY, secret=SECRET, passphrase_hash=HASHED, owner=ALICE, tier="standard", created_at=1)
         }
         self.error = None
         self.asked = 0
 
     async def find(self, key):
+        """The key, or the failure."""
         self.asked += 1
+        await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
         return self.keys.get(key)
@@ -72,6 +76,7 @@ class OkxStand:
         self.app = Starlette(routes=routes)
 
     def sign(self, method, target, body=b"", *, at_ms=None, secret=SECRET):
+        """The headers of a request that alice signs."""
         moment = datetime.fromtimestamp((self.clock.ms if at_ms is None else at_ms) / 1000, UTC)
         timestamp = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
         message = timestamp.encode() + method.encode() + target.encode() + body
@@ -83,16 +88,19 @@ class OkxStand:
         }
 
     async def send(self, method, target, *, headers=None, content=b""):
+        """One request with these headers; values of None are left out."""
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://okx") as client:
             sent = {name: value for name, value in (headers or {}).items() if value is not None}
             return await client.request(method, target, headers=sent, content=content)
 
     async def get(self, path, **query):
+        """A signed GET."""
         target = f"{path}?{urlencode(query)}" if query else path
         return await self.send("GET", target, headers=self.sign("GET", target))
 
     async def post(self, body, **headers):
+        """A signed submission; header names with underscores for hyphens."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.clock.ms += 1  # As time goes by, so that no two requests have one signature.
         signed = self.sign("POST", TRANSFER, content) | {"content-type": "application/json"}
@@ -115,10 +123,9 @@ def refused(response, code):
 
 def raised_by_ccxt(response):
     """The class of the exception that ccxt raises for this answer."""
-    client = ccxt.okx()
     text = response.text
     try:
-        client.handle_errors(response.status_code, "", "", "POST", {}, text, json.loads(text), {}, "")
+        CCXT.handle_errors(response.status_code, "", "", "POST", {}, text, json.loads(text), {}, "")
     except ccxt.BaseError as error:
         return type(error)
     raise AssertionError(f"ccxt takes this for a success: {text}")
@@ -168,8 +175,6 @@ async def test_refusals(okx, code):
 
 async def test_refusal_names_okx_fields(okx):
     """A refusal names parameters as OKX calls them, not as the service's own interface does."""
-    from internal_transfer.domain.refusal import Detail
-
     details = (Detail("amount", "has more than 6 decimal places"), Detail("to_account.account_type", "is closed"))
     okx.services.answer = Answer(refusal=Refusal(Code.INVALID_PRECISION, "unused", details))
     assert refused(await okx.post(BODY), "51000") == (
@@ -514,7 +519,7 @@ async def test_balances_while_core_is_away(okx, path):
 
 
 async def test_currencies(okx):
-    """The open assets are listed with their precision and the signer's limits; a limit that is not there is left out."""
+    """The open assets are listed with their precision and the limits of the signer's tier, if it has any."""
     entries = {entry["ccy"]: entry for entry in (await okx.get("/api/v5/asset/currencies")).json()["data"]}
     assert set(entries) == {"USDT", "BTC", "JPY"}
     assert (entries["USDT"]["wdTickSz"], entries["USDT"]["minWd"], entries["USDT"]["maxWd"]) == ("6", "0.01", "1000000")
@@ -754,6 +759,20 @@ async def test_cache_of_keys_is_bounded(okx, monkeypatch):
     await okx.send("GET", STATE, headers=okx.sign("GET", STATE) | {"ok-access-key": "other"})
     await okx.get(STATE, transId=str(ID))
     assert okx.keys.asked == 3
+
+
+async def test_passphrase_is_hashed_once(okx, monkeypatch):
+    """Requests that come together wait for one check of the passphrase, which is slow, instead of making one each."""
+    checked = []
+
+    def check(given, stored):
+        checked.append(given)
+        return passphrase_matches(given, stored)
+
+    monkeypatch.setattr("internal_transfer.api.okx_signature.passphrase_matches", check)
+    answers = await asyncio.gather(*(okx.get(STATE, transId=str(ID)) for _ in range(3)))
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert checked == [PASSPHRASE]
 
 
 async def test_keys_cannot_be_read(okx):

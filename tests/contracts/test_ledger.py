@@ -18,6 +18,7 @@ from contracts.ledger_fixtures import (
     balances,
     replay,
 )
+from internal_transfer.ports.errors import Unavailable
 from internal_transfer.ports.ledger import (
     AMOUNT_MAX,
     BATCH_MAX,
@@ -902,7 +903,7 @@ async def test_a_turn_that_is_taken_back_leaves_nothing(tmp_path):
     assert await world.create(world.plain(4, UNKNOWN, BOB, 1)) == ["debit_account_not_found"]
     with pytest.raises(ZeroDivisionError), server.database.call():
         _ = 1 // 0
-    with pytest.raises(Exception, match="took a turn back"):
+    with pytest.raises(Unavailable, match="took a turn back"):
         await server.settle()
 
     for _ in range(2):

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from services.stack import Stack
-
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.services.acts import Act, AuditTrail
 from internal_transfer.services.cash import Cash, CashDesk
@@ -11,6 +9,7 @@ from internal_transfer.services.desk import Desk
 from internal_transfer.services.evidence import Examiner
 from internal_transfer.services.policy_desk import PolicyDesk
 from internal_transfer.services.reconciliation import Reconciliation
+from services.stack import Stack
 
 ACTOR = "local:1000"
 

@@ -103,7 +103,7 @@ class Stack:
         open_most: int = 10_000,
         per_minute: int = 1_000_000,
         burst: int = 1_000_000,
-        in_front_of_core: Callable[[Any], Any] = lambda core: core,
+        in_front_of_core: Callable[[Any, Database], Any] = lambda core, _: core,
     ) -> None:
         self.path = path
         self.each_call = each_call
@@ -149,7 +149,7 @@ class Stack:
         self.database.before_commit(self._fail_commit)
         store = self._through(System.STORE, self.store)
         ledger = self._through(System.LEDGER, self.ledger)
-        core = self.in_front_of_core(self._through(System.CORE, self.core))
+        core = self.in_front_of_core(self._through(System.CORE, self.core), self.database)
         operations = self._through(System.OPERATIONS, self.operations)
         self._durability_line.target = self.database
         durability = self.durability_faults.wrap(self._durability_line)

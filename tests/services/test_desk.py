@@ -2,8 +2,6 @@ import json
 
 import msgspec
 import pytest
-from services.desks import ACTOR, Desks
-from services.stack import Stack
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.domain.identifier import TransferId, hold_id, post_id
@@ -15,6 +13,8 @@ from internal_transfer.ports.ledger import LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Change
 from internal_transfer.services.acts import Act
 from internal_transfer.simulation.faults import FailBefore, LoseAnswer
+from services.desks import ACTOR, Desks
+from services.stack import Stack
 
 
 @pytest.fixture

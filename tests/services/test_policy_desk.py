@@ -1,10 +1,10 @@
 import pytest
-from services.desks import ACTOR, Desks
-from services.stack import Stack
 
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.rules import Policy, Route
 from internal_transfer.services.acts import Act
+from services.desks import ACTOR, Desks
+from services.stack import Stack
 
 ROUTE = Route("funding", "spot")
 
@@ -42,7 +42,7 @@ async def test_a_paused_route_takes_nothing_until_resumed(stack, desks):
     assert (await stack.submit("a")).refusal is None
 
 
-async def test_each_change_is_one_entry_of_the_chain(stack, desks):
+async def test_each_change_is_one_entry_of_the_chain(desks):
     """A change and its entry are recorded together; one that changes nothing says so."""
     first = await desks.policies.freeze("alice", reason="r", actor=ACTOR)
     again = await desks.policies.freeze("alice", reason="r", actor=ACTOR)

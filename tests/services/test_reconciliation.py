@@ -2,8 +2,6 @@ import json
 
 import msgspec
 import pytest
-from services.desks import ACTOR, Desks, cash
-from services.stack import Stack
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.domain.account import Account, Owner, ledger_account_id
@@ -17,6 +15,8 @@ from internal_transfer.ports.transfer_store import Change
 from internal_transfer.services import reconciliation as module
 from internal_transfer.services.consistency import differences
 from internal_transfer.simulation.faults import FailBefore
+from services.desks import ACTOR, Desks, cash
+from services.stack import Stack
 
 ALICE = Account(Owner("alice"), "funding", "USDT")
 SPOT = Account(Owner("alice"), "spot", "USDT")
@@ -104,7 +104,7 @@ async def test_a_balance_that_its_transfers_do_not_give(stack, desks):
     result = await desks.reconciliation.run()
     assert [item.kind for item in result.items] == ["balance_differs", "conservation"]
     assert result.items[0].account == str(ledger_account_id(ALICE))
-    assert "-5 units posted and 0 pending" in result.items[1].detail
+    assert "-0.05 USDT posted and 0 USDT pending" in result.items[1].detail
 
 
 async def test_two_errors_that_cancel_each_other(stack, desks):
@@ -118,7 +118,7 @@ async def test_pending_sums_are_conserved_too(stack, desks):
     """A pending sum that no hold gives is found."""
     await tamper(stack, ALICE, debits_pending=7)
     result = await desks.reconciliation.run()
-    assert "0 units posted and 7 pending" in result.items[-1].detail
+    assert "0 USDT posted and 0.07 USDT pending" in result.items[-1].detail
 
 
 async def test_a_negative_balance(stack, desks):
@@ -127,6 +127,14 @@ async def test_a_negative_balance(stack, desks):
     result = await desks.reconciliation.run()
     [item] = [item for item in result.items if item.kind == "negative_balance"]
     assert item.detail == "-1 USDT are available"
+
+
+async def test_an_asset_that_is_not_configured_any_more(stack, desks):
+    """What is wrong in the ledger of an asset that is gone from the settings is told in units."""
+    await tamper(stack, ALICE, debits_posted=101_00)
+    desks.reconciliation._assets.clear()
+    details = [item.detail for item in (await desks.reconciliation.run()).items]
+    assert "-100 units of ledger 1 are available" in details
 
 
 async def test_a_core_held_mirror_may_be_negative(stack, desks):

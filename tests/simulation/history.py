@@ -10,6 +10,7 @@ from typing import Any
 import apsw
 from msgspec.structs import replace
 
+from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.domain.account import Account, Owner, ledger_account_id
 from internal_transfer.domain.identifier import TransferId, day_of, hold_id, transfer_of
 from internal_transfer.domain.leg import Action, Command, LegState, Outcome, Verdict
@@ -17,7 +18,7 @@ from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Limit
 from internal_transfer.domain.transfer import OPEN, Decision, Status, Transfer
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import OperatingFailureError, System
 from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Change, Event
@@ -50,35 +51,45 @@ ROUTES = sorted((route.source, route.target) for route in RULES.routes)
 
 
 class Mail:
-    """Stands before the cores: keeps some of their verdicts back, which then come over the bus, late and repeatedly."""
+    """Stands before the cores: keeps some of their verdicts back, which then come over the bus, late and repeatedly.
+
+    A verdict is only sent when the turn in which the core gave it is committed; what was taken back was never said.
+    """
 
     def __init__(self, random: Random) -> None:
         self._random = random
         self.probability = 0.0
-        self.waiting: list[Verdict] = []
+        self.waiting: list[tuple[Verdict, Any]] = []
 
-    def front(self, core: Any) -> "_Cores":
+    def front(self, core: Any, database: Database) -> "_Cores":
         """The cores as the services see them."""
-        return _Cores(core, self)
+        return _Cores(core, database, self)
 
-    def keep(self, verdict: Verdict) -> bool:
+    def keep(self, verdict: Verdict, turn: Any) -> bool:
         """Decides whether a verdict is sent by mail."""
         if self._random.random() >= self.probability:
             return False
-        self.waiting.append(verdict)
+        self.waiting.append((verdict, turn))
         return True
+
+    def forget_open(self) -> None:
+        """Drops what was said in a turn that ended with its process."""
+        self.waiting = [(verdict, turn) for verdict, turn in self.waiting if turn is None or not turn.open]
 
     def collect(self) -> list[Verdict]:
         """Some of what waits, in any order and some of it twice."""
-        self._random.shuffle(self.waiting)
-        count = self._random.randint(0, len(self.waiting))
-        mail, self.waiting = self.waiting[:count], self.waiting[count:]
-        return mail + [verdict for verdict in mail if self._random.random() < 0.3]
+        said = [each for each in self.waiting if each[1] is None or each[1].error is None]
+        self._random.shuffle(said)
+        ready = [each for each in said if each[1] is None or not each[1].open]
+        mail = ready[: self._random.randint(0, len(ready))]
+        self.waiting = [each for each in said if each not in mail]
+        return [verdict for verdict, _ in mail] + [verdict for verdict, _ in mail if self._random.random() < 0.3]
 
 
 class _Cores:
-    def __init__(self, inner: Any, mail: Mail) -> None:
+    def __init__(self, inner: Any, database: Database, mail: Mail) -> None:
         self._inner = inner
+        self._database = database
         self._mail = mail
 
     def __getattr__(self, name: str) -> Any:
@@ -86,7 +97,8 @@ class _Cores:
 
     async def tell(self, commands: list[Command]) -> list[Verdict | None]:
         verdicts = await self._inner.tell(commands)
-        return [None if verdict is None or self._mail.keep(verdict) else verdict for verdict in verdicts]
+        turn = self._database._turn
+        return [None if verdict is None or self._mail.keep(verdict, turn) else verdict for verdict in verdicts]
 
 
 class History:
@@ -181,12 +193,13 @@ class History:
         """Starts the process again if it died; whoever waited for an answer gets none."""
         await self.clock.settle()
         if not self.stack.dead:
+            ended = [task for task in self.stack.tasks if task.done()]
+            assert not ended, f"a role has ended by itself: {ended}"
             return
         for client in self.clients:
             client.cancel()
         await asyncio.gather(*self.clients, return_exceptions=True)
-        if not self.each_call:
-            self.mail.waiting.clear()  # What the embedded core said in the turn that was lost was never said.
+        self.mail.forget_open()
         fuse, self.stack.fuse = self.stack.fuse, lambda *_: False
         await self.stack.restart(scanning=True)
         self.stack.fuse = fuse
@@ -217,7 +230,6 @@ class History:
             case "commit":
                 if not self.each_call:
                     self.happened["failed commit"] += 1
-                    self.mail.waiting.clear()
                     self.stack.commit_error = apsw.FullError("the disk is full")
             case "follow":
                 await self._within(self._follow())

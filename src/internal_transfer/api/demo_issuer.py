@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from internal_transfer.api.authentication import TrustedIssuer
 from internal_transfer.domain.account import Owner
-from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError
 
 FILE_NAME = "demo-issuer.json"
@@ -98,17 +97,16 @@ class DemoIssuer:
         [key] = self.public_keys()["keys"]
         return TrustedIssuer(ISSUER, AUDIENCE, {self._stored.kid: jwt.PyJWK(key)})
 
-    def token(self, owner: Owner, *, roles: tuple[str, ...], tier: str, clock: Clock) -> str:
-        """A token of one hour."""
-        now = clock.now_ms() // 1000
+    def token(self, owner: Owner, *, roles: tuple[str, ...], tier: str, now_seconds: int) -> str:
+        """A token of one hour from this wall-clock time on."""
         stored = self._stored
         private = jwt.PyJWK({"kty": stored.kty, "crv": stored.crv, "alg": stored.alg, "x": stored.x, "d": stored.d})
         claims = {
             "iss": ISSUER,
             "aud": AUDIENCE,
             "sub": owner,
-            "iat": now,
-            "exp": now + TOKEN_SECONDS,
+            "iat": now_seconds,
+            "exp": now_seconds + TOKEN_SECONDS,
             "roles": list(roles),
             "tier": tier,
         }

@@ -159,6 +159,9 @@ class Signatures:
             # Unknown keys are not remembered: they would push the known ones out.
             self._known.pop(name, None)
             return None
+        known = self._known.get(name)
+        if known is not None and known.read_at >= now:
+            return known  # Another request read it meanwhile, and may be checking its passphrase.
         fresh = _Known(found, now)
         if known is not None and known.api_key.passphrase_hash == found.passphrase_hash:
             fresh.passphrase = known.passphrase
@@ -178,7 +181,7 @@ class Signatures:
                 passphrase_matches, given.decode("ascii"), known.api_key.passphrase_hash
             ):
                 known.passphrase = given
-        return known.passphrase is not None and hmac.compare_digest(known.passphrase, given)
+            return known.passphrase is not None and hmac.compare_digest(known.passphrase, given)
 
 
 class _SeenSignatures:

@@ -90,11 +90,12 @@ class Database:
         writer = apsw.Connection(str(self._path), vfs=self._vfs)
         try:
             writer.set_busy_timeout(BUSY_TIMEOUT_MS)
+            # Without fetchall() apsw would stop at the first statement that answers with a row.
             writer.execute(
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA fullfsync=1; PRAGMA checkpoint_fullfsync=1;"
                 f"PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit={LOG_KEPT_BYTES};"
                 f"PRAGMA cache_size=-{WRITER_CACHE_KIB}; PRAGMA temp_store=MEMORY"
-            )
+            ).fetchall()
         except apsw.Error:
             writer.close()
             raise
@@ -118,7 +119,7 @@ class Database:
         """A read-only connection, which sees committed rows only; one per thread."""
         reader = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY, vfs=self._vfs)
         reader.set_busy_timeout(BUSY_TIMEOUT_MS)
-        reader.execute(f"PRAGMA cache_size=-{READER_CACHE_KIB}; PRAGMA query_only=1")
+        reader.execute(f"PRAGMA cache_size=-{READER_CACHE_KIB}; PRAGMA query_only=1").fetchall()
         return reader
 
     def migrate(self, component: str, steps: Sequence[str]) -> None:
@@ -139,7 +140,7 @@ class Database:
                         f"this one knows {len(steps)}: start that release again, or restore an older copy"
                     )
                 for step in steps[version:]:
-                    self.connection.execute(step)
+                    self.connection.execute(step).fetchall()
                 self.connection.execute(
                     "INSERT INTO schema_component VALUES (?, ?) ON CONFLICT DO UPDATE SET version = excluded.version",
                     (component, len(steps)),
@@ -184,7 +185,7 @@ class Database:
         try:
             connection = apsw.Connection(str(self._path), vfs=self._vfs)
             try:
-                connection.execute("PRAGMA synchronous=FULL; PRAGMA checkpoint_fullfsync=1")
+                connection.execute("PRAGMA synchronous=FULL; PRAGMA checkpoint_fullfsync=1").fetchall()
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             finally:
                 connection.close()
@@ -253,7 +254,7 @@ class Database:
         if self._each_call:
             self._end_turn()
         if turn.error is not None and (error is None or isinstance(error, apsw.Error)):
-            raise _again(turn.error) from error
+            raise _again(turn.error) from error or turn.error.__cause__
 
     def _take_back(self, turn: _Turn, error: BaseException) -> None:
         self._fail(turn, Unavailable(System.STORE, f"the database took a turn back: {_describe(error)}"), error)

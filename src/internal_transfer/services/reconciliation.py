@@ -277,9 +277,8 @@ class Reconciliation:
             await self._breathe()
         for number, (posted, pending) in run.excess.items():
             if posted or pending:
-                code = self._assets[number].code
-                detail = f"debits exceed credits of {code} by {posted} units posted and {pending} pending"
-                run.find(Item("conservation", detail))
+                shown = f"{self._amount(number, posted)} posted and {self._amount(number, pending)} pending"
+                run.find(Item("conservation", f"debits exceed credits by {shown}"))
         for stray in run.replay.strays:
             run.find(Item("resolution_without_hold", f"{stray.id} resolves {stray.pending_id}, which is not open"))
 
@@ -314,9 +313,14 @@ class Reconciliation:
             run.find(Item("account_flags", "its limit is not that of its account type", account=str(account.id)))
         available = account.credits_posted - account.debits_posted - account.debits_pending
         if holder is Holder.LEDGER and available < 0:
-            asset = self._assets[account.ledger]
-            shown = f"{format_amount(available, scale=asset.scale)} {asset.code}"
+            shown = self._amount(account.ledger, available)
             run.find(Item("negative_balance", f"{shown} are available", account=str(account.id)))
+
+    def _amount(self, number: int, units: int) -> str:
+        asset = self._assets.get(number)
+        if asset is None:
+            return f"{units} units of ledger {number}"
+        return f"{format_amount(units, scale=asset.scale)} {asset.code}"
 
     async def _check_ages(self, run: _Run) -> None:
         """Finds a ledger that is older than the store: what was recorded as done in it is not there any more."""

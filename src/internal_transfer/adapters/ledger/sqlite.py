@@ -4,17 +4,16 @@ Balances are kept in memory and written back once per turn; transfers are writte
 remembered here is dropped when the database takes a turn back, and read again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import apsw
 from msgspec import Struct
 
+from internal_transfer.adapters.ledger.chains import create_in_chains
 from internal_transfer.adapters.ledger.checks import (
-    ACCOUNT_FLAGS_UNSUPPORTED,
     RESOLVING,
-    TRANSFER_FLAGS_UNSUPPORTED,
     check_account_id,
     check_against_hold,
     check_new_account,
@@ -26,10 +25,21 @@ from internal_transfer.adapters.ledger.checks import (
     compare_transfer,
     resolved_amount,
 )
+from internal_transfer.adapters.ledger.encoding import (
+    I64_MAX,
+    Request,
+    Row,
+    check_most,
+    encode_accounts,
+    encode_ids,
+    encode_transfers,
+    signed,
+    transfer_of_row,
+    unsigned,
+)
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.ledger import (
-    BATCH_MAX,
     BURNING,
     U128_MAX,
     AccountFlag,
@@ -40,7 +50,6 @@ from internal_transfer.ports.ledger import (
     TransferFlag,
     TransferOutcome,
     TransferResult,
-    UnsupportedError,
 )
 
 MIGRATIONS = (
@@ -138,25 +147,17 @@ RECENT_IDS_MAX = 8_192
 ACCOUNTS_MAX = 16_384
 HOLDS_MAX = 8_192
 
-_I64_MAX = 2**63 - 1
-_ZERO = bytes(16)
 _RISING_IDS_END = (1 << 127).to_bytes(16)
 """Ids below this rise with time, more or less; those from here on are hashes (see `domain/identifier.py`)."""
 
-_LINKED = TransferFlag.LINKED
 _PENDING = TransferFlag.PENDING
 _POST = TransferFlag.POST_PENDING_TRANSFER
 _DEBITS_LIMITED = AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS
 _CREDITS_LIMITED = AccountFlag.CREDITS_MUST_NOT_EXCEED_DEBITS
 _CREATED = TransferResult.CREATED
 
-_Row = tuple[Any, ...]
-"""A row of `ledger_transfer`, in the order of its columns; a burnt id has the timestamp 0."""
-
-_ID, _DEBIT, _CREDIT, _AMOUNT, _PENDING_ID, _FLAGS = 1, 2, 3, 4, 5, 11
-
-_Request = tuple[LedgerTransfer, bytes, bytes, bytes, bytes, bytes, bytes]
-"""A transfer with its id, debit account, credit account, amount, pending id and user data as blobs."""
+_ID, _DEBIT, _CREDIT, _AMOUNT, _PENDING_ID, _USER_DATA, _FLAGS = 1, 2, 3, 4, 5, 6, 11
+"""Where these are in a row of a transfer."""
 
 
 class _Account(Struct, eq=False, gc=False):
@@ -180,7 +181,7 @@ class _Hold(Struct, eq=False, gc=False):
     """A hold in memory: its transfer, its row, and the flag of what resolved it, or 0 while it is open."""
 
     transfer: LedgerTransfer
-    row: _Row
+    row: Row
     resolved_by: int = 0
 
 
@@ -214,26 +215,26 @@ class SqliteLedger:
         self._holds: dict[bytes, _Hold] = {}
         # Every id of the database that is greater than the floor and below _RISING_IDS_END is among the recent ones:
         # the floor starts as the greatest id, and rises past what is forgotten. Other ids must be looked up.
-        self._recent: dict[bytes, _Row] = {}
-        self._recent_before: dict[bytes, _Row] = {}
+        self._recent: dict[bytes, Row] = {}
+        self._recent_before: dict[bytes, Row] = {}
         self._floor: bytes | None = None
         # Rows of this call that are not in the database yet.
-        self._new_accounts: list[_Row] = []
-        self._new_transfers: list[_Row] = []
+        self._new_accounts: list[Row] = []
+        self._new_transfers: list[Row] = []
         self._new_burnt_ids: list[tuple[bytes]] = []
         database.before_commit(self._write_back)
         database.after_rollback(self._forget)
 
     async def create_accounts(self, accounts: Sequence[LedgerAccount]) -> list[AccountOutcome]:
         """See the port."""
-        requests = _encode_accounts(accounts)
+        requests = encode_accounts(accounts)
         with self._database.call() as connection:
             first = self._advance_clock(len(requests))
 
             def create(index: int) -> AccountOutcome:
                 return self._create_account(connection, *requests[index], first + index)
 
-            outcomes = _create_in_chains(
+            outcomes = create_in_chains(
                 accounts,
                 create,
                 self._undo_accounts,
@@ -246,7 +247,7 @@ class SqliteLedger:
 
     async def create_transfers(self, transfers: Sequence[LedgerTransfer]) -> list[TransferOutcome]:
         """See the port."""
-        requests, has_chains = _encode_transfers(transfers)
+        requests, has_chains = encode_transfers(transfers)
         with self._database.call() as connection:
             if self._floor is None:
                 self._floor = _one(connection, _SELECT_GREATEST_ID, _RISING_IDS_END)
@@ -256,7 +257,7 @@ class SqliteLedger:
                 def create(index: int) -> TransferOutcome:
                     return self._create_transfer(connection, requests[index], first + index)
 
-                outcomes = _create_in_chains(
+                outcomes = create_in_chains(
                     transfers,
                     create,
                     lambda count: self._undo_transfers(connection, count),
@@ -273,31 +274,31 @@ class SqliteLedger:
 
     async def lookup_accounts(self, ids: Sequence[int]) -> list[LedgerAccount]:
         """See the port."""
-        keys = _encode_ids(ids)
+        keys = encode_ids(ids)
         with self._database.call() as connection:
             found = [self._account(connection, key) for key in keys]
         return [_public_account(account) for account in found if account is not None]
 
     async def lookup_transfers(self, ids: Sequence[int]) -> list[LedgerTransfer]:
         """See the port."""
-        keys = _encode_ids(ids)
+        keys = encode_ids(ids)
         with self._database.call() as connection:
             rows = [connection.execute(_SELECT_TRANSFER, (key,)).fetchone() for key in keys]
-        return [_transfer(row) for row in rows if row is not None]
+        return [transfer_of_row(row) for row in rows if row is not None]
 
     async def transfers_after(self, timestamp: int, most: int) -> list[LedgerTransfer]:
         """See the port."""
-        _check_most(most)
+        check_most(most)
         with self._database.call() as connection:
-            rows = connection.execute(_SELECT_AFTER, (min(timestamp, _I64_MAX), most)).fetchall()
-        return [_transfer(row) for row in rows]
+            rows = connection.execute(_SELECT_AFTER, (min(timestamp, I64_MAX), most)).fetchall()
+        return [transfer_of_row(row) for row in rows]
 
     async def newest_transfers(self, most: int) -> list[LedgerTransfer]:
         """See the port."""
-        _check_most(most)
+        check_most(most)
         with self._database.call() as connection:
             rows = connection.execute(_SELECT_NEWEST, (most,)).fetchall()
-        return [_transfer(row) for row in rows]
+        return [transfer_of_row(row) for row in rows]
 
     def _advance_clock(self, count: int) -> int:
         """The timestamp of the first of `count` events; wall time, unless that would not rise."""
@@ -333,7 +334,7 @@ class SqliteLedger:
                 timestamp,
                 key,
                 user_data,
-                _signed(account.user_data_64),
+                signed(account.user_data_64),
                 account.user_data_32,
                 account.ledger,
                 account.code,
@@ -342,7 +343,7 @@ class SqliteLedger:
         )
         return AccountOutcome(AccountResult.CREATED, timestamp)
 
-    def _create_transfer(self, connection: apsw.Connection, request: _Request, timestamp: int) -> TransferOutcome:
+    def _create_transfer(self, connection: apsw.Connection, request: Request, timestamp: int) -> TransferOutcome:
         transfer, key = request[0], request[1]
         status = check_transfer_id(transfer)
         if status is not None:
@@ -360,21 +361,21 @@ class SqliteLedger:
         return TransferOutcome(status, timestamp)
 
     def _meet_existing(
-        self, connection: apsw.Connection, transfer: LedgerTransfer, row: _Row, timestamp: int
+        self, connection: apsw.Connection, transfer: LedgerTransfer, row: Row, timestamp: int
     ) -> TransferOutcome:
         """What a transfer gets whose id is taken or burnt."""
         if row[0] == 0:
             return TransferOutcome(TransferResult.ID_ALREADY_FAILED, timestamp)
-        stored = _transfer(row)
+        stored = transfer_of_row(row)
         if stored.flags & RESOLVING:
             hold = self._find(connection, row[_PENDING_ID])
             assert hold is not None, "a hold that was resolved exists"
-            status = compare_resolution(transfer, stored, _transfer(hold))
+            status = compare_resolution(transfer, stored, transfer_of_row(hold))
         else:
             status = compare_transfer(transfer, stored)
         return TransferOutcome(status, stored.timestamp if status is TransferResult.EXISTS else timestamp)
 
-    def _move(self, connection: apsw.Connection, request: _Request, timestamp: int) -> TransferResult:
+    def _move(self, connection: apsw.Connection, request: Request, timestamp: int) -> TransferResult:
         """Creates a plain transfer or a hold, if nothing speaks against it."""
         transfer, key, debit_key, credit_key, amount_blob, _, user_data = request
         status = check_new_transfer(transfer)
@@ -407,7 +408,7 @@ class SqliteLedger:
             amount_blob,
             None,
             user_data,
-            _signed(transfer.user_data_64),
+            signed(transfer.user_data_64),
             transfer.user_data_32,
             transfer.ledger,
             transfer.code,
@@ -423,7 +424,7 @@ class SqliteLedger:
         self._record(key, row, debit, credit)
         return _CREATED
 
-    def _resolve_hold(self, connection: apsw.Connection, request: _Request, timestamp: int) -> TransferResult:
+    def _resolve_hold(self, connection: apsw.Connection, request: Request, timestamp: int) -> TransferResult:
         """Posts or voids a hold, if nothing speaks against it."""
         transfer, key, _, _, amount_blob, pending_key, user_data = request
         status = check_new_resolution(transfer)
@@ -447,8 +448,8 @@ class SqliteLedger:
             credit_key,
             amount_blob if amount == transfer.amount else hold_row[_AMOUNT],
             pending_key,
-            user_data if transfer.user_data_128 else hold_row[6],
-            _signed(transfer.user_data_64 or held.user_data_64),
+            user_data if transfer.user_data_128 else hold_row[_USER_DATA],
+            signed(transfer.user_data_64 or held.user_data_64),
             transfer.user_data_32 or held.user_data_32,
             held.ledger,
             held.code,
@@ -463,7 +464,7 @@ class SqliteLedger:
         self._record(key, row, debit, credit)
         return _CREATED
 
-    def _record(self, key: bytes, row: _Row, debit: _Account, credit: _Account) -> None:
+    def _record(self, key: bytes, row: Row, debit: _Account, credit: _Account) -> None:
         self._recent[key] = row
         self._new_transfers.append(row)
         self._changed.add(debit)
@@ -477,10 +478,10 @@ class SqliteLedger:
         if not row[_FLAGS] & _PENDING:
             return TransferResult.PENDING_TRANSFER_NOT_PENDING
         resolution = connection.execute(_SELECT_RESOLVED_BY, (key,)).fetchone()
-        hold = self._holds[key] = _Hold(_transfer(row), row, resolution[0] & RESOLVING if resolution else 0)
+        hold = self._holds[key] = _Hold(transfer_of_row(row), row, resolution[0] & RESOLVING if resolution else 0)
         return hold
 
-    def _find(self, connection: apsw.Connection, key: bytes) -> _Row | None:
+    def _find(self, connection: apsw.Connection, key: bytes) -> Row | None:
         """The row of a transfer or burnt id."""
         row = self._recent.get(key) or self._recent_before.get(key)
         if row is not None:
@@ -488,7 +489,7 @@ class SqliteLedger:
         assert self._floor is not None, "the floor is read at the start of the call"
         if self._floor < key < _RISING_IDS_END:
             return None
-        found: _Row | None = connection.execute(_SELECT_TRANSFER_OR_BURNT, (key,)).fetchone()
+        found: Row | None = connection.execute(_SELECT_TRANSFER_OR_BURNT, (key,)).fetchone()
         return found
 
     def _account(self, connection: apsw.Connection, key: bytes) -> _Account | None:
@@ -505,7 +506,7 @@ class SqliteLedger:
                 timestamp,
                 int.from_bytes(key),
                 int.from_bytes(user_data_128),
-                _unsigned(user_data_64),
+                unsigned(user_data_64),
                 user_data_32,
                 ledger,
                 code,
@@ -515,7 +516,7 @@ class SqliteLedger:
         self._accounts[key] = account
         return account
 
-    def _parties(self, connection: apsw.Connection, row: _Row) -> tuple[_Account, _Account]:
+    def _parties(self, connection: apsw.Connection, row: Row) -> tuple[_Account, _Account]:
         """The accounts of a transfer that exists."""
         debit = self._accounts.get(row[_DEBIT]) or self._account(connection, row[_DEBIT])
         credit = self._accounts.get(row[_CREDIT]) or self._account(connection, row[_CREDIT])
@@ -594,55 +595,6 @@ class SqliteLedger:
             rows.clear()
 
 
-class _Event(Protocol):
-    @property
-    def flags(self) -> int: ...
-
-
-class _Outcome(Protocol):
-    @property
-    def status(self) -> AccountResult | TransferResult: ...
-
-
-_O = TypeVar("_O", bound=_Outcome)
-
-
-def _create_in_chains(
-    events: Sequence[_Event],
-    create: Callable[[int], _O],
-    undo: Callable[[int], None],
-    linked_failed: Callable[[int], _O],
-    chain_open: Callable[[int], _O],
-) -> list[_O]:
-    """Creates the events of a batch by their index, those that are linked all or none.
-
-    `undo` takes back the last n that were created.
-    """
-    outcomes: list[_O] = []
-    start: int | None = None
-    broken = False
-    for index, event in enumerate(events):
-        is_linked = bool(event.flags & _LINKED)
-        if is_linked and start is None:
-            start = index
-        ends_open = is_linked and index == len(events) - 1
-        if ends_open:
-            outcome = chain_open(index)
-        elif broken:
-            outcome = linked_failed(index)
-        else:
-            outcome = create(index)
-        if start is not None:
-            if outcome.status != _CREATED and not broken:
-                broken = True
-                undo(index - start)
-                outcomes[start:] = map(linked_failed, range(start, index))
-            if ends_open or not is_linked:
-                start, broken = None, False
-        outcomes.append(outcome)
-    return outcomes
-
-
 def _one(connection: apsw.Connection, statement: str, *values: bytes) -> Any:
     """The only value of a statement's only row."""
     row = connection.execute(statement, values).fetchone()
@@ -666,93 +618,6 @@ def _overflow(debit: _Account, credit: _Account, amount: int, *, is_hold: bool) 
     return TransferResult.OVERFLOWS_CREDITS
 
 
-def _encode_accounts(accounts: Sequence[LedgerAccount]) -> list[tuple[LedgerAccount, bytes, bytes]]:
-    """Refuses a batch that cannot be taken at all, and gives the blobs of the others."""
-    _check_size(accounts)
-    flags = user_data_64 = user_data_32 = code = ledger = 0
-    for account in accounts:
-        flags |= account.flags
-        user_data_64 |= account.user_data_64
-        user_data_32 |= account.user_data_32
-        ledger |= account.ledger
-        code |= account.code
-    _check_widths(user_data_64=user_data_64, user_data_32=user_data_32, ledger=ledger, code=code, flags=flags)
-    if flags & ACCOUNT_FLAGS_UNSUPPORTED:
-        raise UnsupportedError("imported and closed accounts are not used here")
-    try:
-        return [(account, account.id.to_bytes(16), account.user_data_128.to_bytes(16)) for account in accounts]
-    except OverflowError as error:
-        raise ValueError("a number of an account is not of 128 bits") from error
-
-
-def _encode_transfers(transfers: Sequence[LedgerTransfer]) -> tuple[list[_Request], bool]:
-    """Refuses a batch that cannot be taken at all, gives the blobs of the others, and tells whether there are chains.
-
-    The fields of all transfers are checked as one, since a bit that is wrong in any is wrong in their union.
-    """
-    _check_size(transfers)
-    flags = timeout = user_data_64 = user_data_32 = ledger = code = 0
-    requests: list[_Request] = []
-    try:
-        for transfer in transfers:
-            flags |= transfer.flags
-            timeout |= transfer.timeout
-            user_data_64 |= transfer.user_data_64
-            user_data_32 |= transfer.user_data_32
-            ledger |= transfer.ledger
-            code |= transfer.code
-            pending_id, user_data_128 = transfer.pending_id, transfer.user_data_128
-            requests.append(
-                (
-                    transfer,
-                    transfer.id.to_bytes(16),
-                    transfer.debit_account_id.to_bytes(16),
-                    transfer.credit_account_id.to_bytes(16),
-                    transfer.amount.to_bytes(16),
-                    pending_id.to_bytes(16) if pending_id else _ZERO,
-                    user_data_128.to_bytes(16) if user_data_128 else _ZERO,
-                )
-            )
-    except OverflowError as error:
-        raise ValueError("a number of a transfer is not of 128 bits") from error
-    _check_widths(user_data_64=user_data_64, user_data_32=user_data_32, ledger=ledger, code=code, flags=flags)
-    if timeout or flags & TRANSFER_FLAGS_UNSUPPORTED:
-        raise UnsupportedError("time-outs and closing, balancing and imported transfers are not used here")
-    return requests, bool(flags & _LINKED)
-
-
-def _encode_ids(ids: Sequence[int]) -> list[bytes]:
-    _check_size(ids)
-    try:
-        return [number.to_bytes(16) for number in ids]
-    except OverflowError as error:
-        raise ValueError("an id is not a number of 128 bits") from error
-
-
-def _check_size(items: Sequence[object]) -> None:
-    if len(items) > BATCH_MAX:
-        raise ValueError(f"a call takes at most {BATCH_MAX} items, not {len(items)}")
-
-
-def _check_most(most: int) -> None:
-    if not 0 <= most <= BATCH_MAX:
-        raise ValueError(f"at most {BATCH_MAX} transfers can be asked for, not {most}")
-
-
-def _check_widths(*, user_data_64: int, user_data_32: int, ledger: int, code: int, flags: int) -> None:
-    if user_data_64 >> 64 or user_data_32 >> 32 or ledger >> 32 or code >> 16 or flags >> 16:
-        raise ValueError("user_data_64, user_data_32, ledger, code or flags is wider than its field")
-
-
-def _signed(number: int) -> int:
-    """A 64-bit number as SQLite keeps it, in two's complement."""
-    return number - 2**64 if number > _I64_MAX else number
-
-
-def _unsigned(number: int) -> int:
-    return number + 2**64 if number < 0 else number
-
-
 def _balances(account: _Account) -> tuple[bytes, bytes, bytes, bytes, int]:
     return (
         account.debits_pending.to_bytes(16),
@@ -765,21 +630,3 @@ def _balances(account: _Account) -> tuple[bytes, bytes, bytes, bytes, int]:
 
 def _public_account(account: _Account) -> LedgerAccount:
     return LedgerAccount(**{name: getattr(account, name) for name in LedgerAccount.__struct_fields__})
-
-
-def _transfer(row: _Row) -> LedgerTransfer:
-    timestamp, key, debit, credit, amount, pending, user_data_128, user_data_64, user_data_32, ledger, code, flags = row
-    return LedgerTransfer(
-        id=int.from_bytes(key),
-        debit_account_id=int.from_bytes(debit),
-        credit_account_id=int.from_bytes(credit),
-        amount=int.from_bytes(amount),
-        pending_id=0 if pending is None else int.from_bytes(pending),
-        user_data_128=int.from_bytes(user_data_128),
-        user_data_64=_unsigned(user_data_64),
-        user_data_32=user_data_32,
-        ledger=ledger,
-        code=code,
-        flags=flags,
-        timestamp=timestamp,
-    )

@@ -1,0 +1,248 @@
+"""`admin`: the operators' desk. Every command is one call of the admin interface and its answer, printed."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from internal_transfer.cli.connection import Access, call, takes_access
+from internal_transfer.cli.output import (
+    print_act,
+    print_evidence,
+    print_json,
+    print_line,
+    print_reconciliation,
+    print_transfers,
+)
+from internal_transfer.domain.transfer import Status
+
+admin = typer.Typer(help="Evidence on transfers, and acts on them.", no_args_is_help=True)
+core = typer.Typer(help="Steers the demonstration core; only where the server runs with --demo.", no_args_is_help=True)
+audit = typer.Typer(help="The audit chain.", no_args_is_help=True)
+admin.add_typer(core, name="core")
+admin.add_typer(audit, name="audit")
+
+_RECONCILIATION_SECONDS = 3600.0
+
+_Id = Annotated[str, typer.Argument(help="The transfer's request_id.", metavar="ID")]
+_Reason = Annotated[str, typer.Option(help="Why; it stands in the audit chain.")]
+_OptionalReason = Annotated[str | None, typer.Option(help="Why; it stands in the audit chain.")]
+_Evidence = Annotated[str | None, typer.Option(help="What `show --json` gave as evidence; other facts are refused.")]
+_User = Annotated[str, typer.Option(help="The user's id.")]
+_Account = Annotated[str, typer.Option(help="A ledger-held account type, such as funding.")]
+_Asset = Annotated[str, typer.Option(help="The asset, such as USDT.")]
+_Amount = Annotated[str, typer.Option(help="A decimal amount, such as 12.5.")]
+_Reference = Annotated[str, typer.Option(help="Works once; a repeat returns the first.")]
+_Route = Annotated[str, typer.Option(help="From and to, such as funding:spot.")]
+_Limit = Annotated[int, typer.Option(help="The most that are listed.", min=1, max=1000)]
+
+
+@admin.command()
+@takes_access
+def show(access: Access, *, request_id: _Id) -> None:
+    """Shows all that is on record about a transfer, and what is known and unknown."""
+    _print(access, call(access, "GET", f"/transfers/{_part(request_id)}"), print_evidence)
+
+
+@admin.command("list")
+@takes_access
+def list_transfers(
+    access: Access,
+    *,
+    status: Annotated[Status, typer.Option(help="The status.", case_sensitive=False)],
+    after: Annotated[str | None, typer.Option(help="Only those after this request_id.")] = None,
+    limit: _Limit = 100,
+) -> None:
+    """Lists transfers in a status, by rising id."""
+    query = {"status": status.value, "limit": str(limit)} | ({"after": after} if after is not None else {})
+    answer = call(access, "GET", "/transfers", query=query)
+    _print(access, answer, lambda answer: print_transfers(answer["transfers"], status.value))
+
+
+@admin.command()
+@takes_access
+def stuck(access: Access, *, limit: _Limit = 100) -> None:
+    """Lists open transfers that are older than they should be, or need a person."""
+    answer = call(access, "GET", "/transfers/stuck", query={"limit": str(limit)})
+    _print(access, answer, lambda answer: print_transfers(answer["transfers"], "stuck"))
+
+
+@admin.command()
+@takes_access
+def retry(access: Access, *, request_id: _Id, reason: _Reason, evidence: _Evidence = None) -> None:
+    """Goes on with an open transfer now."""
+    _act(access, f"/transfers/{_part(request_id)}/retry", _decision(reason, evidence))
+
+
+@admin.command()
+@takes_access
+def void(access: Access, *, request_id: _Id, reason: _Reason, evidence: _Evidence = None) -> None:
+    """Gives the money back; fences the trading cores first."""
+    _act(access, f"/transfers/{_part(request_id)}/void", _decision(reason, evidence))
+
+
+@admin.command()
+@takes_access
+def post(
+    access: Access,
+    *,
+    request_id: _Id,
+    reason: _Reason,
+    evidence: _Evidence = None,
+    break_glass: Annotated[
+        bool, typer.Option("--break-glass", help="Also where a core does not confirm; opens a reconciliation item.")
+    ] = False,
+) -> None:
+    """Settles a transfer whose legs the trading cores confirm."""
+    body = _decision(reason, evidence) | ({"break_glass": True} if break_glass else {})
+    _act(access, f"/transfers/{_part(request_id)}/post", body)
+
+
+@admin.command()
+@takes_access
+def deposit(
+    access: Access,
+    *,
+    user: _User,
+    account: _Account,
+    asset: _Asset,
+    amount: _Amount,
+    reference: _Reference,
+    reason: _Reason,
+) -> None:
+    """Brings money in from outside."""
+    _act(access, "/deposits", _cash(user, account, asset, amount=amount, reference=reference, reason=reason))
+
+
+@admin.command()
+@takes_access
+def withdraw(
+    access: Access,
+    *,
+    user: _User,
+    account: _Account,
+    asset: _Asset,
+    amount: _Amount,
+    reference: _Reference,
+    reason: _Reason,
+) -> None:
+    """Takes money out."""
+    _act(access, "/withdrawals", _cash(user, account, asset, amount=amount, reference=reference, reason=reason))
+
+
+@admin.command()
+@takes_access
+def reconcile(access: Access) -> None:
+    """Compares store, ledger and core. Ends with 1 where they differ."""
+    answer = call(access, "POST", "/reconciliation", answer_seconds=_RECONCILIATION_SECONDS)
+    _print(access, answer, print_reconciliation)
+    if not answer["clean"]:
+        raise typer.Exit(1)
+
+
+@admin.command()
+@takes_access
+def freeze(access: Access, *, user: _User, reason: _OptionalReason = None) -> None:
+    """Lets a user move nothing."""
+    _act(access, f"/users/{_part(user)}/freeze", _change(reason))
+
+
+@admin.command()
+@takes_access
+def unfreeze(access: Access, *, user: _User, reason: _OptionalReason = None) -> None:
+    """Takes a freeze back."""
+    _act(access, f"/users/{_part(user)}/unfreeze", _change(reason))
+
+
+@admin.command()
+@takes_access
+def pause(access: Access, *, route: _Route, reason: _OptionalReason = None) -> None:
+    """Takes no more transfers on a route; those on their way are finished."""
+    _act(access, f"/routes/{_part(route)}/pause", _change(reason))
+
+
+@admin.command()
+@takes_access
+def resume(access: Access, *, route: _Route, reason: _OptionalReason = None) -> None:
+    """Takes a pause back."""
+    _act(access, f"/routes/{_part(route)}/resume", _change(reason))
+
+
+class _Mode(StrEnum):
+    PAUSE = "pause"
+    RESUME = "resume"
+    REFUSE = "refuse"
+    WITHHOLD = "withhold"
+
+
+def _core_command(mode: _Mode, what: str) -> None:
+    def command(access: Access, *, reason: _OptionalReason = None) -> None:
+        _act(access, f"/core/{mode}", _change(reason))
+
+    core.command(mode.value, help=what)(takes_access(command))
+
+
+_core_command(_Mode.PAUSE, "Makes the core unreachable.")
+_core_command(_Mode.RESUME, "Lets the core work again.")
+_core_command(_Mode.REFUSE, "Makes the core refuse every new order.")
+_core_command(_Mode.WITHHOLD, "Makes the core answer nothing, though it accepts a cancel.")
+
+
+@audit.command("list")
+@takes_access
+def list_audit(
+    access: Access,
+    *,
+    after: Annotated[int, typer.Option(help="Only entries after this one.", min=0)] = 0,
+    limit: _Limit = 100,
+) -> None:
+    """Lists entries of the audit chain."""
+    answer = call(access, "GET", "/audit", query={"after": str(after), "limit": str(limit)})
+
+    def show_entries(answer: dict[str, Any]) -> None:
+        for entry in answer["entries"]:
+            what = f"{entry['action']} {entry['subject']}: {entry['outcome']} ({entry['reason']})"
+            print_line(f"{entry['audit_id']} {entry['at']} {entry['actor']} {what}")
+
+    _print(access, answer, show_entries)
+
+
+@audit.command("verify")
+@takes_access
+def verify_audit(access: Access) -> None:
+    """Checks that no entry was changed, removed or moved. Ends with 1 where one was."""
+    answer = call(access, "GET", "/audit/verification", answer_seconds=_RECONCILIATION_SECONDS)
+    words = "the chain is whole" if answer["whole"] else f"the chain is broken at entry {answer['broken_at']}"
+    _print(access, answer, lambda _: print_line(words))
+    if not answer["whole"]:
+        raise typer.Exit(1)
+
+
+def _act(access: Access, path: str, body: dict[str, Any]) -> None:
+    _print(access, call(access, "POST", path, body=body), print_act)
+
+
+def _print(access: Access, answer: dict[str, Any], show_answer: Callable[[dict[str, Any]], None]) -> None:
+    if access.as_json:
+        print_json(answer)
+    else:
+        show_answer(answer)
+
+
+def _decision(reason: str, evidence: str | None) -> dict[str, Any]:
+    return {"reason": reason} | ({"evidence": evidence} if evidence is not None else {})
+
+
+def _change(reason: str | None) -> dict[str, Any]:
+    return {} if reason is None else {"reason": reason}
+
+
+def _cash(user: str, account: str, asset: str, **rest: str) -> dict[str, Any]:
+    return {"user": user, "account": account, "asset": asset} | rest
+
+
+def _part(text: str) -> str:
+    """A text as one part of a path; `.` and `..` would be taken for directories."""
+    return quote(text, safe=":") if text.strip(".") else "%2E" * len(text)

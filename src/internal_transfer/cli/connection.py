@@ -1,0 +1,172 @@
+"""How a command gets to the service: over a running server's socket, over HTTP, or through the files themselves.
+
+The files are opened only where no server holds the directory, and then under the directory's lock, behind the very
+same admin application; there is no second way of doing things.
+"""
+
+import asyncio
+import inspect
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import httpx
+import typer
+
+from internal_transfer.cli.output import print_json, print_problem
+from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
+
+FAILED = 1
+UNREACHABLE = 3
+ADMIN = "/api/v1/admin"
+
+_CONNECT_SECONDS = 5.0
+_ANSWER_SECONDS = 60.0
+_SOCKET_PATH_BYTES_MAX = 100
+"""What fits into a socket's address on every system is a little more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Which service a command talks to, and how it answers."""
+
+    data: Path
+    url: str | None
+    token: str | None
+    config: Path | None
+    as_json: bool
+
+
+_PARAMETERS = {
+    "data": (Annotated[Path, typer.Option(help="The data directory of the service.", file_okay=False)], Path("data")),
+    "url": (Annotated[str | None, typer.Option(help="A running service elsewhere; needs --token.")], None),
+    "token": (Annotated[str | None, typer.Option(help="An operator's token for --url.")], None),
+    "config": (
+        Annotated[Path | None, typer.Option(help="The settings, where no server runs.", dir_okay=False)],
+        None,
+    ),
+    "as_json": (Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")], False),
+}
+assert list(_PARAMETERS) == [field.name for field in fields(Access)]
+
+
+def takes_access(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options that say which service it talks to; it gets them as its first argument."""
+    own = list(inspect.signature(command).parameters.values())[1:]
+    common = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in _PARAMETERS.items()
+    ]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        access = Access(**{name: given.pop(name) for name in _PARAMETERS})
+        if access.url is not None and access.token is None:
+            raise typer.BadParameter("needs --token", param_hint="--url")
+        command(access, **given)
+
+    parameters = [*own, *common]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def call(
+    access: Access,
+    method: str,
+    path: str,
+    *,
+    body: Mapping[str, Any] | None = None,
+    query: Mapping[str, str] | None = None,
+    answer_seconds: float = _ANSWER_SECONDS,
+) -> dict[str, Any]:
+    """The service's answer. Where it refuses, fails or cannot be reached, says so and ends the command."""
+    try:
+        response = asyncio.run(_call(access, method, ADMIN + path, body, query, answer_seconds))
+        answer = response.json()
+    except (httpx.TransportError, httpx.InvalidURL, StartRefusedError, OperatingFailureError, OSError) as error:
+        _give_up(access, str(error) or type(error).__name__)
+    except ValueError:
+        _give_up(access, "what answers there is not this service")
+    if not isinstance(answer, dict):
+        _give_up(access, "what answers there is not this service")
+    if response.status_code >= 400:
+        print_problem(answer, as_json=access.as_json)
+        raise typer.Exit(FAILED)
+    return answer
+
+
+async def _call(
+    access: Access,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    query: Mapping[str, str] | None,
+    answer_seconds: float,
+) -> httpx.Response:
+    async with _client(access, httpx.Timeout(answer_seconds, connect=_CONNECT_SECONDS)) as client:
+        return await client.request(method, path, json=body, params=query)
+
+
+@asynccontextmanager
+async def _client(access: Access, timeout: httpx.Timeout) -> AsyncIterator[httpx.AsyncClient]:
+    if access.url is not None:
+        headers = {"authorization": f"Bearer {access.token}"}
+        async with httpx.AsyncClient(base_url=access.url, headers=headers, timeout=timeout) as client:
+            yield client
+        return
+    directory = DataDirectory(access.data)
+    if not directory.path.is_dir():
+        raise StartRefusedError(f"there is no data directory {directory.path}; name it with --data, or start the server")
+    if directory.is_held:
+        with _short(directory.admin_socket) as socket:
+            transport: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(uds=socket)
+            async with httpx.AsyncClient(base_url="http://admin", transport=transport, timeout=timeout) as client:
+                yield client
+        return
+    # The whole service takes long to import, and only this way needs it.
+    from internal_transfer.wiring import open_offline  # noqa: PLC0415
+
+    async with open_offline(access.data, access.config) as app:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(base_url="http://admin", transport=transport, timeout=timeout) as client:
+            yield client
+
+
+@contextmanager
+def _short(socket: Path) -> Iterator[str]:
+    """The socket under a name that fits into an address, which deep directories do not."""
+    if len(os.fsencode(socket)) <= _SOCKET_PATH_BYTES_MAX:
+        yield str(socket)
+        return
+    handle = os.open(socket.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{handle}/{socket.name}"
+    finally:
+        os.close(handle)
+
+
+def _give_up(access: Access, message: str) -> NoReturn:
+    where = access.url if access.url is not None else f"the service on {access.data}"
+    if access.as_json:
+        print_json(
+            {
+                "type": "/docs#STORE_UNAVAILABLE",
+                "title": "The service cannot be reached.",
+                "status": 503,
+                "detail": message,
+                "code": "STORE_UNAVAILABLE",
+                "category": "unavailable",
+                "recorded": None,
+                "retry": "same_key",
+                "details": [],
+            }
+        )
+    else:
+        typer.echo(f"internal-transfer: {where} cannot be reached: {message}", err=True)
+    raise typer.Exit(UNREACHABLE)

@@ -1,0 +1,45 @@
+"""`serve`: runs the service until it is told to stop."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from internal_transfer.ports.errors import StartRefusedError
+
+REFUSED = 1
+
+
+def serve(
+    *,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings (TOML), laid over the shipped ones.", dir_okay=False)
+    ] = None,
+    data: Annotated[Path, typer.Option(help="The data directory; made if missing.", file_okay=False)] = Path("data"),
+    host: Annotated[str, typer.Option(help="The address for users.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port for users; 0 picks a free one.", min=0, max=65_535)] = 8080,
+    admin_port: Annotated[
+        int, typer.Option(help="The port for health and metrics, on loopback; 0 picks one.", min=0, max=65_535)
+    ] = 9464,
+    demo: Annotated[bool, typer.Option("--demo", help="Demo data and tokens; loopback only.")] = False,
+    failpoint: Annotated[
+        str | None, typer.Option(help="Kill this process at the named step of a transfer; only with --demo.")
+    ] = None,
+) -> None:
+    """Runs the service. Prints one line when it is ready; logs go to standard error."""
+    if failpoint is not None and not demo:
+        raise typer.BadParameter("works only with --demo", param_hint="--failpoint")
+    # The whole service takes long to import, and no other command needs it.
+    from internal_transfer.wiring import ServeOptions  # noqa: PLC0415
+    from internal_transfer.wiring import serve as run  # noqa: PLC0415
+
+    options = ServeOptions(
+        config=config, data=data, host=host, port=port, admin_port=admin_port, demo=demo, failpoint=failpoint
+    )
+    try:
+        code = uvloop.run(run(options))
+    except StartRefusedError as error:
+        typer.echo(f"internal-transfer: {error}", err=True)
+        code = REFUSED
+    raise typer.Exit(code)
