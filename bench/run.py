@@ -113,8 +113,10 @@ class Bench:
         self.admin = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self.data / "admin.sock")), base_url="http://local", timeout=600
         )
-        issuer, clock = DemoIssuer.read(self.data), SystemClock()
-        self.tokens = {user: issuer.token(Owner(user), roles=("user",), tier="standard", clock=clock) for user in USERS}
+        issuer, now = DemoIssuer.read(self.data), SystemClock().now_ms() // 1000
+        self.tokens = {
+            user: issuer.token(Owner(user), roles=("user",), tier="standard", now_seconds=now) for user in USERS
+        }
         self.acknowledged: Counter[tuple[str, str]] = Counter()
         self.answers: Counter[int] = Counter()
         for user in USERS:
@@ -163,7 +165,7 @@ class Bench:
         self.server.stop()
         self.baseline.stop()
         with sqlite3.connect(f"file:{self.data / 'internal-transfer.db'}?mode=ro", uri=True) as database:
-            recorded = dict(database.execute("SELECT status, count(*) FROM transfers GROUP BY status"))
+            recorded = dict(database.execute("SELECT status, count(*) FROM transfer GROUP BY status"))
         if recorded != {"SUCCESS": sum(done.values())}:
             wrong.append(f"recorded {recorded}, acknowledged {sum(done.values())}")
         if set(self.answers) != {201}:

@@ -249,7 +249,9 @@ async def _give_demo_balances(service: Service) -> None:
 
 
 def _curl(issuer: DemoIssuer, service: Service, host: str, port: int) -> str:
-    token = issuer.token(Owner(DEMO_USERS[0]), roles=("user",), tier="standard", clock=service.clock)
+    token = issuer.token(
+        Owner(DEMO_USERS[0]), roles=("user",), tier="standard", now_seconds=service.clock.now_ms() // 1000
+    )
     return (
         f"curl -s http://{host}:{port}/api/v1/user/internal_transfer"
         f" -H 'Authorization: Bearer {token}'"

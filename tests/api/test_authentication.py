@@ -39,7 +39,9 @@ def test_caller(tmp_path, clock):
     assert named == Caller("bob", "vip", frozenset({"user", "auditor"}), NOW + 3600)
 
 
-@pytest.mark.parametrize(("roles", "may"), [([], True), (["user"], True), (["operator", "user"], True), (["operator"], False)])
+@pytest.mark.parametrize(
+    ("roles", "may"), [([], True), (["user"], True), (["operator", "user"], True), (["operator"], False)]
+)
 def test_roles(tmp_path, clock, roles, may):
     """A token without roles is a user's; one with other roles only is not."""
     caller = ask(build(tmp_path, clock), token(roles=roles))

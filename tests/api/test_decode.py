@@ -41,7 +41,9 @@ def test_user_id(user_id, owner):
     assert request.target.owner == "alice"
 
 
-@pytest.mark.parametrize("memo", ["", "rent", "m" * 140, "\u00e9\u4e2d\U0001f468\u200d\U0001f469", "a\u00a0b", 'say "x": \\'])
+@pytest.mark.parametrize(
+    "memo", ["", "rent", "m" * 140, "\u00e9\u4e2d\U0001f468\u200d\U0001f469", "a\u00a0b", 'say "x": \\']
+)
 def test_memo(memo):
     """Ordinary text of any script goes through unchanged, escaped or not."""
     for ascii_only in (True, False):
@@ -70,8 +72,16 @@ REFUSED = [
     (PLAIN + b',"memo":"\\"","memo":"x"}', "INVALID_REQUEST", "memo"),
     (PLAIN + b"," + FROM + b"}", "INVALID_REQUEST", "from_account"),
     (PLAIN.replace(b'"asset":"USDT"', b'"asset":"USDT","asset":"USDT"', 1) + b"}", "INVALID_REQUEST", "asset"),
-    (PLAIN.replace(b'"asset":"USDT"', b'"asset":"USDT","user_id":1,"user_id":1', 1) + b"}", "INVALID_REQUEST", "user_id"),
-    (PLAIN.replace(b'"asset":"USDT"', b'"asset":"USDT","user_id":"a","user_id":1', 1) + b"}", "INVALID_REQUEST", "user_id"),
+    (
+        PLAIN.replace(b'"asset":"USDT"', b'"asset":"USDT","user_id":1,"user_id":1', 1) + b"}",
+        "INVALID_REQUEST",
+        "user_id",
+    ),
+    (
+        PLAIN.replace(b'"asset":"USDT"', b'"asset":"USDT","user_id":"a","user_id":1', 1) + b"}",
+        "INVALID_REQUEST",
+        "user_id",
+    ),
     # Unknown and missing fields.
     (with_changes(note="x"), "INVALID_REQUEST", "note"),
     (with_changes(source={"owner": "x"}), "INVALID_REQUEST", "from_account.owner"),
@@ -92,7 +102,11 @@ REFUSED = [
         (with_changes(source={"user_id": bad}), "INVALID_REQUEST", "from_account.user_id")
         for bad in (None, True, 1.0, 1.5, [], {})
     ],
-    (PLAIN.replace(b'"asset":"USDT"', b'"asset":"USDT","user_id":1e3', 1) + b"}", "INVALID_REQUEST", "from_account.user_id"),
+    (
+        PLAIN.replace(b'"asset":"USDT"', b'"asset":"USDT","user_id":1e3', 1) + b"}",
+        "INVALID_REQUEST",
+        "from_account.user_id",
+    ),
     # Numbers and everything else that is not an amount.
     *[(with_changes(amount=bad), "INVALID_AMOUNT", "amount") for bad in (1, 1.5, 0, None, True, [], {})],
     *[
@@ -178,7 +192,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-field_values = json_values | st.sampled_from(["funding", "spot", "USDT", "BTC", "1", "0.5", "alice", BODY["from_account"]])
+field_values = json_values | st.sampled_from(
+    ["funding", "spot", "USDT", "BTC", "1", "0.5", "alice", BODY["from_account"]]
+)
 account_names = st.sampled_from(["account_type", "asset", "user_id", "x"])
 accounts = st.lists(st.tuples(account_names, field_values), max_size=5)
 top_names = st.sampled_from(["from_account", "to_account", "amount", "memo", "x"])

@@ -134,6 +134,8 @@ def test_accept(accept, chosen):
 
 def test_lists_over_several_headers():
     """Accept and Prefer mean the same in one header and spread over several."""
-    headers = Headers([(b"accept", b"text/html"), (b"prefer", b"respond-async"), (b"accept", CSV), (b"prefer", b"wait=2")])
+    headers = Headers(
+        [(b"accept", b"text/html"), (b"prefer", b"respond-async"), (b"accept", CSV), (b"prefer", b"wait=2")]
+    )
     assert accepted(headers.get(b"accept"), (JSON, CSV)) == CSV
     assert preferred_wait(headers.get(b"prefer")) == 2

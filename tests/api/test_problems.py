@@ -97,7 +97,9 @@ def test_the_drivers_words_stay_inside():
     assert "secret" not in refusal_of(Unavailable(System.STORE, "secret-host refused")).message
 
 
-@pytest.mark.parametrize(("wanted", "least", "most"), [(None, 1, 3), (0.0, 1, 1), (0.2, 1, 2), (5.0, 5, 11), (60.0, 60, 121)])
+@pytest.mark.parametrize(
+    ("wanted", "least", "most"), [(None, 1, 3), (0.0, 1, 1), (0.2, 1, 2), (5.0, 5, 11), (60.0, 60, 121)]
+)
 def test_retry_after(problems, clock, wanted, least, most):
     """Retry-After is whole seconds, never less than what is needed, and spread by the clock's jitter."""
     seen = []

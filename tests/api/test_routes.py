@@ -402,7 +402,9 @@ async def test_posts_take_no_parameters(stand):
     assert stand.services.asked == []
 
 
-@pytest.mark.parametrize("path", ["/", "/api", TRANSFERS + "/1/2", TRANSFERS + "/history/", "/healthz", "/metrics", "/docs/"])
+@pytest.mark.parametrize(
+    "path", ["/", "/api", TRANSFERS + "/1/2", TRANSFERS + "/history/", "/healthz", "/metrics", "/docs/"]
+)
 async def test_unknown_paths(stand, path):
     """Paths that are not served are problems too."""
     assert problem_in(await stand.ask("GET", path), 404, "INVALID_REQUEST")["retry"] == "never"
@@ -440,5 +442,3 @@ async def test_metrics(stand):
     assert count("transfers", "answered", "") == 2
     assert count("transfers", "refused", "INVALID_REQUEST") == 1
     assert count("transfer", "failed", "STORE_UNAVAILABLE") == 1
-
-

@@ -635,3 +635,4 @@ class TestStart:
             )
             Path(directory).chmod(0o700)
         assert "it cannot be written to; check the directory's owner and mode" in done.stdout, done.stderr
+        assert ("the file may only be read" in done.stdout) == (file_mode == 0o400)

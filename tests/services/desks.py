@@ -2,8 +2,12 @@
 
 from typing import Any
 
+from starlette.applications import Starlette
+
+from internal_transfer.api.admin import create_admin_app
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.services.acts import Act, AuditTrail
+from internal_transfer.services.api_keys import ApiKeys
 from internal_transfer.services.cash import Cash, CashDesk
 from internal_transfer.services.desk import Desk
 from internal_transfer.services.evidence import Examiner
@@ -63,6 +67,31 @@ class Desks:
             rules=stack.rules,
             telemetry=stack.telemetry,
             **reconciliation,
+        )
+
+    def admin_app(self, **values: Any) -> Starlette:
+        """The operators' interface on these desks."""
+        stack = self.stack
+        keys = ApiKeys(
+            operations=stack.operations,
+            durability=stack.database,
+            clock=stack.clock,
+            tiers=frozenset(stack.rules.limits),
+            draw=lambda count: bytes(range(count)),
+        )
+        given = {"actor_of": lambda _: ACTOR, "set_core_mode": None} | values
+        return create_admin_app(
+            desk=self.desk,
+            cash=self.cash,
+            reconciliation=self.reconciliation,
+            policies=self.policies,
+            keys=keys,
+            operations=stack.policies._operations,
+            audit=self.audit,
+            durability=stack.database,
+            clock=stack.clock,
+            rules=stack.rules,
+            **given,
         )
 
     async def fund(self, owner: str, amount: str, *, reference: str = "", account_type: str = "funding") -> None:

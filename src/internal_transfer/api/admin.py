@@ -49,7 +49,13 @@ PAGE_MAX = 1000
 NO_REASON = "not given"
 """The reason on record where an interface does not ask for one."""
 
-CORE_MODES = {"pause": "paused", "resume": "normal", "refuse": "refuse", "withhold": "withhold"}
+CORE_MODES = {
+    "pause": "paused",
+    "resume": "normal",
+    "refuse": "refuse",
+    "refuse-credits": "refuse_credits",
+    "withhold": "withhold",
+}
 """What the demonstration core can be told, and the mode that it then has."""
 
 ActorOf = Callable[[Request], str | Refusal]

@@ -54,10 +54,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._bounds = bounds
         self._problems = problems
         self._deadline: TimerHandle | None = None
+        self._silent = True
         self._whole = False
         self._head_complete = False
         self._head_is_too_large = False
-        self._received_bytes = 0
+        # Of the head that is not complete yet; of the piece being parsed; of that piece after its last whole request.
+        # The last is counted as nothing where it cannot be known.
+        self._head_bytes = self._piece_bytes = self._rest_bytes = 0
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Refuses the connection if there are too many, else starts the deadline of its first request."""
@@ -77,26 +80,29 @@ class BoundedProtocol(HttpToolsProtocol):
         """Parses what came; a request that is still incomplete afterwards has a deadline running."""
         if self.transport.is_closing():
             return
-        self._whole = False
-        self._received_bytes += len(data)
+        self._silent = self._whole = False
+        self._piece_bytes = self._rest_bytes = len(data)
         super().data_received(data)
         if self._whole or self.transport.is_closing():
             return
-        if not self._head_complete and self._received_bytes > self._bounds.head_bytes_most:
-            self._refuse(self._head_too_large())
-        elif self._deadline is None:
+        if not self._head_complete:
+            self._head_bytes += self._rest_bytes
+            if self._head_bytes > self._bounds.head_bytes_most:
+                self._refuse(self._head_too_large())
+                return
+        if self._deadline is None:
             self._begin_deadline()
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._head_complete = False
+        self._whole = self._head_complete = False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Starts the request, unless its head is too large."""
         self._head_complete = True
-        if self._received_bytes > self._bounds.head_bytes_most:
-            # Only what came with the body, or with another request, has to be told apart from the head.
+        if self._head_bytes + self._piece_bytes > self._bounds.head_bytes_most:
+            # The piece may have a body or other requests as well, so now the head itself is measured.
             head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if head_bytes > self._bounds.head_bytes_most:
                 self._head_is_too_large = True
@@ -106,7 +112,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is whole; its deadline has done its work."""
         self._whole = True
-        self._received_bytes = 0
+        self._head_bytes = self._rest_bytes = 0
         if self._deadline is not None:
             self._end_deadline()
         super().on_message_complete()
@@ -133,10 +139,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = None
         if self.transport.is_closing():
             return
-        if self.flow.read_paused:
-            # We do not listen: an earlier request is still being answered.
+        cycle = self.cycle
+        if self.pipeline or (cycle is not None and not cycle.response_complete and not cycle.more_body):
+            # An earlier request is still being answered, so this one's pace does not matter yet.
             self._begin_deadline()
-        elif self._received_bytes == 0:
+        elif self._silent:
             # A connection that never asked anything is closed without a word.
             self.transport.close()
         else:
@@ -145,12 +152,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, reply: Reply) -> None:
         """Answers in the application's place and closes the connection.
 
-        Where an earlier request is still being answered, its answer goes out instead, and then the connection closes:
+        Where a whole request is still to be answered, its answer goes out instead, and then the connection closes:
         two answers must not mix.
         """
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body and not self.pipeline:
+            if not cycle.more_body:
                 cycle.keep_alive = False
                 return
             # The application waits for the rest of a body that will not come.

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
-from internal_transfer.cli.connection import Access, call, takes_access
+from internal_transfer.cli.connection import Access, call, part, takes_access
 from internal_transfer.cli.output import (
     print_act,
     print_evidence,
@@ -43,7 +42,7 @@ _Limit = Annotated[int, typer.Option(help="The most that are listed.", min=1, ma
 @takes_access
 def show(access: Access, *, request_id: _Id) -> None:
     """Shows all that is on record about a transfer, and what is known and unknown."""
-    _print(access, call(access, "GET", f"/transfers/{_part(request_id)}"), print_evidence)
+    _print(access, call(access, "GET", f"/transfers/{part(request_id)}"), print_evidence)
 
 
 @admin.command("list")
@@ -73,14 +72,14 @@ def stuck(access: Access, *, limit: _Limit = 100) -> None:
 @takes_access
 def retry(access: Access, *, request_id: _Id, reason: _Reason, evidence: _Evidence = None) -> None:
     """Goes on with an open transfer now."""
-    _act(access, f"/transfers/{_part(request_id)}/retry", _decision(reason, evidence))
+    _act(access, f"/transfers/{part(request_id)}/retry", _decision(reason, evidence))
 
 
 @admin.command()
 @takes_access
 def void(access: Access, *, request_id: _Id, reason: _Reason, evidence: _Evidence = None) -> None:
     """Gives the money back; fences the trading cores first."""
-    _act(access, f"/transfers/{_part(request_id)}/void", _decision(reason, evidence))
+    _act(access, f"/transfers/{part(request_id)}/void", _decision(reason, evidence))
 
 
 @admin.command()
@@ -97,7 +96,7 @@ def post(
 ) -> None:
     """Settles a transfer whose legs the trading cores confirm."""
     body = _decision(reason, evidence) | ({"break_glass": True} if break_glass else {})
-    _act(access, f"/transfers/{_part(request_id)}/post", body)
+    _act(access, f"/transfers/{part(request_id)}/post", body)
 
 
 @admin.command()
@@ -146,28 +145,28 @@ def reconcile(access: Access) -> None:
 @takes_access
 def freeze(access: Access, *, user: _User, reason: _OptionalReason = None) -> None:
     """Lets a user move nothing."""
-    _act(access, f"/users/{_part(user)}/freeze", _change(reason))
+    _act(access, f"/users/{part(user)}/freeze", _change(reason))
 
 
 @admin.command()
 @takes_access
 def unfreeze(access: Access, *, user: _User, reason: _OptionalReason = None) -> None:
     """Takes a freeze back."""
-    _act(access, f"/users/{_part(user)}/unfreeze", _change(reason))
+    _act(access, f"/users/{part(user)}/unfreeze", _change(reason))
 
 
 @admin.command()
 @takes_access
 def pause(access: Access, *, route: _Route, reason: _OptionalReason = None) -> None:
     """Takes no more transfers on a route; those on their way are finished."""
-    _act(access, f"/routes/{_part(route)}/pause", _change(reason))
+    _act(access, f"/routes/{part(route)}/pause", _change(reason))
 
 
 @admin.command()
 @takes_access
 def resume(access: Access, *, route: _Route, reason: _OptionalReason = None) -> None:
     """Takes a pause back."""
-    _act(access, f"/routes/{_part(route)}/resume", _change(reason))
+    _act(access, f"/routes/{part(route)}/resume", _change(reason))
 
 
 class _Mode(StrEnum):
@@ -241,8 +240,3 @@ def _change(reason: str | None) -> dict[str, Any]:
 
 def _cash(user: str, account: str, asset: str, **rest: str) -> dict[str, Any]:
     return {"user": user, "account": account, "asset": asset} | rest
-
-
-def _part(text: str) -> str:
-    """A text as one part of a path; `.` and `..` would be taken for directories."""
-    return quote(text, safe=":") if text.strip(".") else "%2E" * len(text)

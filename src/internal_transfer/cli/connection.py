@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -20,6 +21,7 @@ import typer
 from internal_transfer.cli.output import print_json, print_problem
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
+from internal_transfer.telemetry import configure_logging
 
 FAILED = 1
 UNREACHABLE = 3
@@ -87,7 +89,9 @@ def call(
 ) -> dict[str, Any]:
     """The service's answer. Where it refuses, fails or cannot be reached, says so and ends the command."""
     try:
-        response = asyncio.run(_call(access, method, ADMIN + path, body, query, answer_seconds))
+        response = asyncio.run(
+            _call(access, method, ADMIN + path, body=body, query=query, answer_seconds=answer_seconds)
+        )
         answer = response.json()
     except (httpx.TransportError, httpx.InvalidURL, StartRefusedError, OperatingFailureError, OSError) as error:
         _give_up(access, str(error) or type(error).__name__)
@@ -101,20 +105,27 @@ def call(
     return answer
 
 
+def part(text: str) -> str:
+    """A text as one part of a path; `.` and `..` would be taken for directories."""
+    return quote(text, safe=":") if text.strip(".") else "%2E" * len(text)
+
+
 async def _call(
     access: Access,
     method: str,
     path: str,
+    *,
     body: Mapping[str, Any] | None,
     query: Mapping[str, str] | None,
     answer_seconds: float,
 ) -> httpx.Response:
-    async with _client(access, httpx.Timeout(answer_seconds, connect=_CONNECT_SECONDS)) as client:
+    async with _client(access, answer_seconds) as client:
         return await client.request(method, path, json=body, params=query)
 
 
 @asynccontextmanager
-async def _client(access: Access, timeout: httpx.Timeout) -> AsyncIterator[httpx.AsyncClient]:
+async def _client(access: Access, answer_seconds: float) -> AsyncIterator[httpx.AsyncClient]:
+    timeout = httpx.Timeout(answer_seconds, connect=_CONNECT_SECONDS)
     if access.url is not None:
         headers = {"authorization": f"Bearer {access.token}"}
         async with httpx.AsyncClient(base_url=access.url, headers=headers, timeout=timeout) as client:
@@ -122,7 +133,9 @@ async def _client(access: Access, timeout: httpx.Timeout) -> AsyncIterator[httpx
         return
     directory = DataDirectory(access.data)
     if not directory.path.is_dir():
-        raise StartRefusedError(f"there is no data directory {directory.path}; name it with --data, or start the server")
+        raise StartRefusedError(
+            f"there is no data directory {directory.path}; name it with --data, or start the server"
+        )
     if directory.is_held:
         with _short(directory.admin_socket) as socket:
             transport: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(uds=socket)
@@ -130,8 +143,10 @@ async def _client(access: Access, timeout: httpx.Timeout) -> AsyncIterator[httpx
                 yield client
         return
     # The whole service takes long to import, and only this way needs it.
-    from internal_transfer.wiring import open_offline  # noqa: PLC0415
+    from internal_transfer.serving import open_offline  # noqa: PLC0415
 
+    # Standard output is the answer's, and what the service would log the answer says.
+    configure_logging(level="error")
     async with open_offline(access.data, access.config) as app:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(base_url="http://admin", transport=transport, timeout=timeout) as client:

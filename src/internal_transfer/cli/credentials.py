@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from internal_transfer.api.demo_issuer import DemoIssuer
-from internal_transfer.cli.connection import Access, call, takes_access
+from internal_transfer.cli.connection import Access, call, part, takes_access
 from internal_transfer.cli.output import print_json, print_line
 from internal_transfer.domain.account import Owner, is_account_type, is_owner
 from internal_transfer.ports.errors import StartRefusedError
@@ -78,7 +78,7 @@ def revoke(
     reason: Annotated[str | None, typer.Option(help="Why; it stands in the audit chain.")] = None,
 ) -> None:
     """Makes a key worthless for good."""
-    answer = call(access, "POST", f"/api-keys/{key}/revoke", body={} if reason is None else {"reason": reason})
+    answer = call(access, "POST", f"/api-keys/{part(key)}/revoke", body={} if reason is None else {"reason": reason})
     if access.as_json:
         print_json(answer)
     else:

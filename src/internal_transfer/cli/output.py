@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+_FILE_COLUMNS = 140
 _STATUS_STYLES = {"SUCCESS": "green", "FAILED": "red", "PENDING": "yellow", "REQUESTING": "yellow"}
 
 
@@ -72,7 +73,7 @@ def print_transfers(transfers: Iterable[Mapping[str, Any]], title: str) -> None:
             ),
         )
     if count:
-        Console().print(table)
+        _console().print(table)
     else:
         print_line(f"{title}: none")
 
@@ -81,10 +82,10 @@ def print_evidence(evidence: Mapping[str, Any]) -> None:
     """All that is on record about one transfer, side by side, and in words what it proves."""
     transfer = evidence["transfer"]
     grid = Table.grid(expand=True, padding=(0, 1))
-    for _ in range(3):
-        grid.add_column(ratio=1)
+    for ratio in (4, 3, 3):
+        grid.add_column(ratio=ratio)
     grid.add_row(_record_panel(transfer), _ledger_panel(evidence["ledger"]), _core_panel(transfer, evidence["core"]))
-    Console().print(
+    _console().print(
         grid,
         Panel(_bullets(evidence["known"]), title="known", border_style="green"),
         Panel(_bullets(evidence["unknown"]), title="unknown", border_style="yellow" if evidence["unknown"] else "dim"),
@@ -104,7 +105,7 @@ def print_reconciliation(result: Mapping[str, Any]) -> None:
     for item in result["items"]:
         about = item.get("request_id") or item.get("account") or ""
         table.add_row(*map(escape, (item["kind"], about, item["detail"])))
-    Console().print(table)
+    _console().print(table)
 
 
 def print_checks(checks: Iterable[tuple[str, bool, str]]) -> None:
@@ -112,7 +113,13 @@ def print_checks(checks: Iterable[tuple[str, bool, str]]) -> None:
     table = Table.grid(padding=(0, 2))
     for name, ok, message in checks:
         table.add_row(Text("ok" if ok else "FAIL", style="green" if ok else "bold red"), escape(name), escape(message))
-    Console().print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """The terminal; a file or pipe is as wide as tables need."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_COLUMNS)
 
 
 def _status(status: str) -> Text:
@@ -133,8 +140,8 @@ def _record_panel(transfer: Mapping[str, Any]) -> Panel:
         ("attempts", str(transfer["attempts"])),
         ("due", transfer["due_at"]),
     )
-    events = [f"{event['at']} {event['status']} {event['code'] or ''}".rstrip() for event in transfer["events"]]
-    return Panel(Group(_status(transfer["status"]), table, _bullets(events)), title="record")
+    events = _pairs(*((event["status"], f"{event['at']} {event['code'] or ''}") for event in transfer["events"]))
+    return Panel(Group(_status(transfer["status"]), table, events), title="record")
 
 
 def _ledger_panel(ledger: Mapping[str, Any] | None) -> Panel:

@@ -1,12 +1,18 @@
 """`serve`: runs the service until it is told to stop."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvloop
 
+from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.simulation.failpoints import Failpoint, Failpoints
+from internal_transfer.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from internal_transfer.wiring import Interposed
 
 REFUSED = 1
 
@@ -24,22 +30,35 @@ def serve(
     ] = 9464,
     demo: Annotated[bool, typer.Option("--demo", help="Demo data and tokens; loopback only.")] = False,
     failpoint: Annotated[
-        str | None, typer.Option(help="Kill this process at the named step of a transfer; only with --demo.")
+        Failpoint | None, typer.Option(help="Kill this process at the named step of a transfer; only with --demo.")
     ] = None,
 ) -> None:
     """Runs the service. Prints one line when it is ready; logs go to standard error."""
     if failpoint is not None and not demo:
         raise typer.BadParameter("works only with --demo", param_hint="--failpoint")
     # The whole service takes long to import, and no other command needs it.
-    from internal_transfer.wiring import ServeOptions  # noqa: PLC0415
-    from internal_transfer.wiring import serve as run  # noqa: PLC0415
+    from internal_transfer.serving import ServeOptions  # noqa: PLC0415
+    from internal_transfer.serving import serve as run  # noqa: PLC0415
 
     options = ServeOptions(
-        config=config, data=data, host=host, port=port, admin_port=admin_port, demo=demo, failpoint=failpoint
+        config=config,
+        data=data,
+        host=host,
+        port=port,
+        admin_port=admin_port,
+        demo=demo,
+        interpose=None if failpoint is None else lambda database: _interposed(failpoint, database),
     )
+    configure_logging()
     try:
-        code = uvloop.run(run(options))
+        uvloop.run(run(options))
     except StartRefusedError as error:
         typer.echo(f"internal-transfer: {error}", err=True)
-        code = REFUSED
-    raise typer.Exit(code)
+        raise typer.Exit(REFUSED) from error
+
+
+def _interposed(failpoint: Failpoint, database: Database) -> "Interposed":
+    from internal_transfer.wiring import Interposed  # noqa: PLC0415 - as above.
+
+    points = Failpoints(failpoint, database)
+    return Interposed(store=points.wrap_store, ledger=points.wrap_ledger, core=points.wrap_core)

@@ -56,13 +56,15 @@ _Row = tuple[Any, ...]
 class CoreMode(StrEnum):
     """How the core behaves, for demonstrations and tests.
 
-    PAUSED: it cannot be reached. REFUSE: every new debit or credit is refused. WITHHOLD:
-    orders to apply are forgotten without an answer; a cancel or reversal is taken.
+    PAUSED: it cannot be reached. REFUSE: every new debit or credit is refused. REFUSE_CREDITS: only credits are, so that
+    of two cores the one that is debited has to take its debit back. WITHHOLD: orders to apply are forgotten without an
+    answer; a cancel or reversal is taken.
     """
 
     NORMAL = "normal"
     PAUSED = "paused"
     REFUSE = "refuse"
+    REFUSE_CREDITS = "refuse_credits"
     WITHHOLD = "withhold"
 
 
@@ -155,7 +157,9 @@ class ReferenceCore:
             case Action.APPLY:
                 if leg:
                     return Outcome.CANCELLED, "", False  # What is there without an apply is a tombstone.
-                if self.mode is CoreMode.REFUSE:
+                if self.mode is CoreMode.REFUSE or (
+                    self.mode is CoreMode.REFUSE_CREDITS and command.credit is not None
+                ):
                     return Outcome.REFUSED, REFUSED_BY_OPERATOR, False
                 debit = command.debit
                 if debit is not None and self._posted(connection, _key(command.core, debit)) < command.amount:

@@ -1,0 +1,235 @@
+"""`doctor`: looks at everything that the service needs, changes nothing, and says what to do."""
+
+import os
+import shutil
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import apsw
+import typer
+from msgspec import Struct
+
+from internal_transfer.cli.output import print_checks, print_json
+from internal_transfer.domain.identifier import EPOCH_MS
+from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.settings import Settings, load, pins
+
+PYTHON_LEAST = (3, 11)
+SQLITE_LEAST = (3, 51, 3)
+"""Releases before it can corrupt a database in WAL mode."""
+FREE_BYTES_LEAST = 1 << 30
+AHEAD_SECONDS_MAX = 5.0
+"""How far files may be ahead of the clock; ids stop being drawn after a larger backward step."""
+
+_CONNECT_SECONDS = 2.0
+_SCHEMA = "SELECT name, version FROM schema_component ORDER BY name"
+_HAS_PINS = "SELECT 1 FROM sqlite_schema WHERE name = 'operations_pin'"
+_PINS = "SELECT name, value FROM operations_pin"
+FAILED = 1
+
+
+class Check(Struct, frozen=True):
+    """One thing that was looked at; `message` says what is there, or what to do."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+class Patient(Struct, frozen=True):
+    """What the checks look at."""
+
+    data: Path
+    config: Path | None
+    host: str
+    port: int
+    admin_port: int
+
+    @property
+    def directory(self) -> DataDirectory:
+        """The data directory, not acquired."""
+        return DataDirectory(self.data)
+
+
+def doctor(
+    *,
+    data: Annotated[Path, typer.Option(help="The data directory.", file_okay=False)] = Path("data"),
+    config: Annotated[Path | None, typer.Option(help="The settings of the server.", dir_okay=False)] = None,
+    host: Annotated[str, typer.Option(help="The address of the server.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port for users.", min=0, max=65_535)] = 8080,
+    admin_port: Annotated[int, typer.Option(help="The port for health and metrics.", min=0, max=65_535)] = 9464,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+) -> None:
+    """Checks the machine, the settings and the data directory. Ends with 1 where something is wrong."""
+    checks = examine(Patient(data, config, host, port, admin_port))
+    ok = all(check.ok for check in checks)
+    if as_json:
+        rows = [{"name": check.name, "ok": check.ok, "message": check.message} for check in checks]
+        print_json({"ok": ok, "checks": rows})
+    else:
+        print_checks((check.name, check.ok, check.message) for check in checks)
+    if not ok:
+        raise typer.Exit(FAILED)
+
+
+def examine(patient: Patient) -> list[Check]:
+    """All checks, in the order in which a start would stumble over them."""
+    looks: dict[str, Callable[[Patient], str]] = {
+        "python": _python,
+        "sqlite": _sqlite,
+        "settings": _settings,
+        "directory": _directory,
+        "lock": _lock,
+        "database": _database,
+        "pins": _pins,
+        "port": lambda patient: _port(patient, patient.host, patient.port),
+        "admin_port": lambda patient: _port(patient, "127.0.0.1", patient.admin_port),
+        "clock": _clock,
+        "disk": _disk,
+    }
+    checks = []
+    for name, look in looks.items():
+        try:
+            checks.append(Check(name=name, ok=True, message=look(patient)))
+        except (StartRefusedError, apsw.Error, OSError) as error:
+            checks.append(Check(name=name, ok=False, message=str(error)))
+    return checks
+
+
+def _python(_: Patient) -> str:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] < PYTHON_LEAST:
+        raise StartRefusedError(f"{version} is too old; use {'.'.join(map(str, PYTHON_LEAST))} or later")
+    return version
+
+
+def _sqlite(_: Patient) -> str:
+    version = apsw.sqlite_lib_version()
+    if tuple(map(int, version.split(".")[:3])) < SQLITE_LEAST:
+        least = ".".join(map(str, SQLITE_LEAST))
+        raise StartRefusedError(f"{version} can corrupt databases; install apsw with SQLite {least} or later")
+    return version
+
+
+def _load(patient: Patient) -> Settings:
+    return load(patient.config)
+
+
+def _settings(patient: Patient) -> str:
+    settings = _load(patient)
+    rules = settings.rules
+    source = "the shipped ones" if patient.config is None else str(patient.config)
+    return f"{source}: {len(rules.assets)} assets, {len(rules.account_types)} account types, {len(rules.routes)} routes"
+
+
+def _directory(patient: Patient) -> str:
+    path = patient.data
+    if not path.exists():
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise StartRefusedError(f"{path} does not exist and cannot be made in {above}; give --data another one")
+        return f"{path} does not exist yet; the first start makes it"
+    status = path.stat()
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StartRefusedError(f"{path} cannot be written to by this user")
+    if status.st_uid != os.geteuid():
+        raise StartRefusedError(f"{path} belongs to another user ({status.st_uid}); run as that one, or chown it")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise StartRefusedError(f"{path} is open to others (mode {stat.S_IMODE(status.st_mode):o}); chmod 700 it")
+    return f"{path} is writable, and its owner's alone"
+
+
+def _lock(patient: Patient) -> str:
+    directory = patient.directory
+    if not directory.is_held:
+        return "free: no server holds the directory"
+    holder = (patient.data / "lock").read_text(errors="replace").strip() or "unknown"
+    if not directory.admin_socket.exists():
+        raise StartRefusedError(f"held by process {holder}, which has no admin socket: it starts or stops, or hangs")
+    return f"held by a server (process {holder})"
+
+
+def _open(patient: Patient) -> apsw.Connection | None:
+    path = patient.directory.database
+    if not path.exists():
+        return None
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(2_000)
+    return connection
+
+
+def _database(patient: Patient) -> str:
+    connection = _open(patient)
+    if connection is None:
+        return "there is none yet; the first start makes it"
+    try:
+        found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
+        versions = [f"{name} {version}" for name, version in connection.execute(_SCHEMA)]
+    finally:
+        connection.close()
+    if found != ["ok"]:
+        raise StartRefusedError(f"damaged: {'; '.join(map(str, found))}; keep the file, and restore a copy")
+    return f"whole; schema versions: {', '.join(versions) or 'none'}"
+
+
+def _pins(patient: Patient) -> str:
+    connection = _open(patient)
+    if connection is None:
+        return "nothing is pinned yet"
+    try:
+        has_pins = connection.execute(_HAS_PINS).fetchone() is not None
+        pinned = {str(name): str(value) for name, value in connection.execute(_PINS)} if has_pins else {}
+    finally:
+        connection.close()
+    wanted = pins(_load(patient))
+    others = sorted(name for name, value in wanted.items() if pinned.get(name, value) != value)
+    if others:
+        differing = "; ".join(f"{name} is {wanted[name]!r}, pinned as {pinned[name]!r}" for name in others)
+        raise StartRefusedError(f"{differing}: put the old value back")
+    return f"{len(pinned)} pinned values, none differs"
+
+
+def _port(patient: Patient, host: str, port: int) -> str:
+    if port == 0:
+        return "0 picks a free one"
+    if patient.directory.is_held:
+        try:
+            socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+        except OSError as error:
+            raise StartRefusedError(f"the server runs, and {host}:{port} does not answer: {error}") from error
+        return f"{host}:{port} answers"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartRefusedError(f"{host}:{port} cannot be used: {error.strerror}; choose another port") from error
+    return f"{host}:{port} is free"
+
+
+def _clock(patient: Patient) -> str:
+    # A command lives outside the service, where no clock is handed in and no simulation runs.
+    now = time.time()  # noqa: TID251
+    if now * 1000 < EPOCH_MS:
+        raise StartRefusedError("the clock is before 2025; set it, and keep it set with NTP")
+    database = patient.directory.database
+    ahead = database.stat().st_mtime - now if database.exists() else 0.0
+    if ahead > AHEAD_SECONDS_MAX:
+        raise StartRefusedError(f"the clock is {ahead:.0f} s behind the database's last write; set it")
+    return "sane"
+
+
+def _disk(patient: Patient) -> str:
+    place = patient.data.absolute()
+    place = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < FREE_BYTES_LEAST:
+        raise StartRefusedError(f"only {free >> 20} MiB are free; make room for at least {FREE_BYTES_LEAST >> 20}")
+    return f"{free >> 20} MiB are free"

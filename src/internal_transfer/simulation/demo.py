@@ -1,0 +1,105 @@
+"""`make demo`: every scenario against real server processes, one line each, and whether all went as they must."""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Awaitable
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.text import Text
+
+from internal_transfer.simulation.scenarios.catalogue import (
+    ALONE,
+    SCENARIOS,
+    SHARING,
+    Scenario,
+    new_server,
+    play,
+    play_alone,
+)
+from internal_transfer.simulation.scenarios.expectation import CLOCK, ScenarioFailedError
+from internal_transfer.simulation.scenarios.server_process import ServerProcess
+
+AT_ONCE = 2
+"""How many servers work at the same time."""
+
+_NAME_WIDTH = max(len(scenario.name) for scenario in SCENARIOS)
+
+
+class Demo:
+    """Plays the scenarios and prints each one as it ends."""
+
+    def __init__(self, console: Console, directory: Path) -> None:
+        self.passed = 0
+        self.failed = 0
+        self._console = console
+        self._directory = directory
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def run(self) -> None:
+        """Plays all of them; those that need no server of their own share one."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._play_sharing())
+            for scenario in ALONE:
+                tasks.create_task(self._play_alone(scenario))
+
+    async def _play_sharing(self) -> None:
+        """Plays one after the other; after one that failed, the next begins with a server that saw nothing yet."""
+        waiting = list(SHARING)
+        while waiting:
+            async with self._places, new_server(self._new_directory()) as server:
+                while waiting:
+                    scenario = waiting.pop(0)
+                    if not await self._judge(scenario, self._play_on(scenario, server)):
+                        break
+
+    async def _play_on(self, scenario: Scenario, server: ServerProcess) -> str:
+        if not server.is_running:
+            await server.start()
+        return await play(scenario, server)
+
+    async def _play_alone(self, scenario: Scenario) -> None:
+        async with self._places:
+            await self._judge(scenario, play_alone(scenario, self._new_directory()))
+
+    async def _judge(self, scenario: Scenario, playing: Awaitable[str]) -> bool:
+        """Prints how a scenario ended, and tells whether it ended as it must."""
+        started = CLOCK.monotonic()
+        try:
+            seen, is_right = await playing, True
+        except ScenarioFailedError as error:
+            seen, is_right = str(error), False
+        except (httpx.HTTPError, TimeoutError) as error:
+            seen, is_right = f"the server did not answer: {type(error).__name__} {error}", False
+        self.passed += is_right
+        self.failed += not is_right
+        line = Text("PASS  " if is_right else "FAIL  ", style="bold green" if is_right else "bold red")
+        line.append(f"{scenario.name:<{_NAME_WIDTH}}  ", style="bold default")
+        line.append(seen, style="not bold default")
+        line.append(f"  {CLOCK.monotonic() - started:.1f} s", style="not bold dim")
+        self._console.print(line, soft_wrap=True)
+        return is_right
+
+    def _new_directory(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._directory))
+
+
+def main() -> int:
+    """Plays everything; answers the exit code: 0 if all passed, 1 if any failed."""
+    console = Console(highlight=False)
+    console.print("Each scenario runs against a server process of its own or a shared one, killed and started as told.")
+    console.print("After each one, `admin reconcile` has to find store, ledger and core in agreement.\n")
+    started = CLOCK.monotonic()
+    with tempfile.TemporaryDirectory(prefix="it-demo-") as directory:
+        demo = Demo(console, Path(directory))
+        asyncio.run(demo.run())
+    seconds = CLOCK.monotonic() - started
+    style = "bold red" if demo.failed else "bold green"
+    console.print(f"\n{demo.passed} of {len(SCENARIOS)} scenarios passed in {seconds:.0f} s", style=style)
+    return 1 if demo.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

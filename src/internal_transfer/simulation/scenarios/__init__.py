@@ -1,0 +1,1 @@
+"""What the service must do, played against real server processes by `make demo` and by the system tests."""

@@ -1,0 +1,154 @@
+"""All scenarios, the settings that they run under, and how one is played from an empty directory to a clean end."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from internal_transfer.simulation.failpoints import Failpoint
+from internal_transfer.simulation.scenarios.cores import (
+    core_paused,
+    core_refuses,
+    core_withholds,
+    open_transfers_shed,
+    second_core_refuses,
+    silent_core_sheds,
+)
+from internal_transfer.simulation.scenarios.crashes import killed_at, killed_under_load
+from internal_transfer.simulation.scenarios.expectation import expect
+from internal_transfer.simulation.scenarios.moving import (
+    funding_to_spot,
+    history_pages,
+    insufficient_balance,
+    racing_spends,
+    replay_and_reuse,
+    spot_to_funding,
+)
+from internal_transfer.simulation.scenarios.reconciling import planted_changes
+from internal_transfer.simulation.scenarios.refusing import (
+    daily_limit,
+    every_code,
+    operators_policy,
+    rate_limit,
+    unknown_and_final,
+)
+from internal_transfer.simulation.scenarios.server_process import ServerProcess
+
+SETTINGS = """\
+# A scanner and retries that are quick enough to watch, and a rate limit that is out of the way.
+[transfers]
+lease_seconds = 1
+core_silence_seconds = {core_silence_seconds}
+open_max = {open_max}
+[scanner]
+interval_seconds = 0.1
+[retries]
+first_seconds = 0.1
+longest_seconds = 0.5
+[alerts]
+stuck_seconds = 0.5
+[rate_limit]
+per_minute = {per_minute}
+burst = {burst}
+[tiers.small.limits]
+USDT = {{ min = "0.01", max = "100", daily = "100" }}
+# A second trading core, so that a transfer can have two legs.
+[account_types.futures]
+core = "second"
+[[routes]]
+from = "funding"
+to = "spot"
+[[routes]]
+from = "spot"
+to = "funding"
+[[routes]]
+from = "funding"
+to = "earn"
+[[routes]]
+from = "spot"
+to = "futures"
+"""
+
+
+class Knobs(NamedTuple):
+    """What differs in the settings of some scenarios."""
+
+    core_silence_seconds: float = 60
+    open_max: int = 100_000
+    per_minute: int = 10_000_000
+    burst: int = 10_000_000
+
+    def settings(self) -> str:
+        """The settings file."""
+        return SETTINGS.format(**self._asdict())
+
+
+STANDARD = Knobs()
+
+
+class Scenario(NamedTuple):
+    """One story with an outcome: `play` says what was seen, or raises `ScenarioFailedError`.
+
+    `is_alone`: it needs a server of its own. `starts_itself`: it is handed a server that is not running.
+    """
+
+    name: str
+    play: Callable[[ServerProcess], Awaitable[str]]
+    knobs: Knobs = STANDARD
+    is_alone: bool = False
+    starts_itself: bool = False
+
+
+SHARING = (
+    Scenario("funding to spot", funding_to_spot),
+    Scenario("spot to funding", spot_to_funding),
+    Scenario("insufficient balance", insufficient_balance),
+    Scenario("every validation code", every_code),
+    Scenario("frozen user, paused route", operators_policy),
+    Scenario("unknown, others' and final transfers", unknown_and_final),
+    Scenario("replay and reuse of a key", replay_and_reuse),
+    Scenario("core paused, then back", core_paused),
+    Scenario("core refuses", core_refuses),
+    Scenario("second of two cores refuses", second_core_refuses),
+    Scenario("core withholds, operator voids", core_withholds),
+    Scenario("100 racing spends", racing_spends),
+    Scenario("daily limit", daily_limit),
+    Scenario("history and CSV", history_pages),
+)
+ALONE = (
+    Scenario("rate limit", rate_limit, Knobs(per_minute=60, burst=5), is_alone=True),
+    Scenario("silent core sheds", silent_core_sheds, Knobs(core_silence_seconds=0.3), is_alone=True),
+    Scenario("too many open transfers", open_transfers_shed, Knobs(open_max=5), is_alone=True),
+    Scenario("planted changes are found", planted_changes, is_alone=True),
+    Scenario("killed under load", killed_under_load, is_alone=True),
+    *(
+        Scenario(f"killed {failpoint}", partial(killed_at, failpoint=failpoint), is_alone=True, starts_itself=True)
+        for failpoint in Failpoint
+    ),
+)
+SCENARIOS = (*SHARING, *ALONE)
+
+
+def new_server(directory: Path, knobs: Knobs = STANDARD) -> ServerProcess:
+    """A server that was not started yet, with its settings and its data in an empty directory."""
+    config = directory / "settings.toml"
+    config.write_text(knobs.settings())
+    return ServerProcess(directory / "data", config)
+
+
+async def play(scenario: Scenario, server: ServerProcess) -> str:
+    """What was seen, after the server was found clean by reconciliation, whatever was done to it."""
+    seen = await scenario.play(server)
+    await server.expect_clean()
+    return seen
+
+
+async def play_alone(scenario: Scenario, directory: Path) -> str:
+    """The same on a server of its own in an empty directory, which is then stopped."""
+    async with new_server(directory, scenario.knobs) as server:
+        if not scenario.starts_itself:
+            await server.start()
+        seen = await play(scenario, server)
+        code = await server.stop()
+        expect(code == 0, f"the server ended with {code}:\n{server.log_end()}")
+    return seen

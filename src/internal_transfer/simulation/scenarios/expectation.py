@@ -1,0 +1,53 @@
+"""How a scenario says that it did not see what it should."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import httpx
+
+from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.domain.refusal import Code
+
+CLOCK = SystemClock()
+DEADLINE_SECONDS = 30.0
+"""How long anything may take that has to happen; far more than it needs on a busy machine."""
+_POLL_SECONDS = 0.02
+
+T = TypeVar("T")
+
+
+class ScenarioFailedError(Exception):
+    """The service did something else than it must; the message says what."""
+
+
+def expect(holds: bool, seen: str) -> None:  # noqa: FBT001 - reads as a sentence.
+    """Raises `ScenarioFailedError` with what was seen, unless it holds."""
+    if not holds:
+        raise ScenarioFailedError(seen)
+
+
+def expect_status(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The answer's body, if its status is this one."""
+    expect(response.status_code == status, f"answered {response.status_code} instead of {status}: {response.text}")
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def expect_problem(response: httpx.Response, status: int, code: Code) -> dict[str, Any]:
+    """The problem in the answer, if it has this status and code."""
+    problem = expect_status(response, status)
+    expect(problem.get("code") == code, f"answered {problem.get('code')} instead of {code}: {response.text}")
+    expect(
+        response.headers["content-type"] == "application/problem+json",
+        f"a problem came as {response.headers['content-type']}",
+    )
+    return problem
+
+
+async def until(what: str, attempt: Callable[[], Awaitable[T | None]]) -> T:
+    """What the attempt answers as soon as that is something; raises `ScenarioFailedError` if it takes too long."""
+    ends = CLOCK.monotonic() + DEADLINE_SECONDS
+    while (answer := await attempt()) is None:
+        expect(CLOCK.monotonic() < ends, f"in {DEADLINE_SECONDS:.0f} s it did not happen that {what}")
+        await CLOCK.sleep(_POLL_SECONDS)
+    return answer

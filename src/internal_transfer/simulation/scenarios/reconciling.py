@@ -1,0 +1,67 @@
+"""Reconciliation: clean after everything else, and not clean after somebody changed a row by hand."""
+
+from typing import NamedTuple
+
+import apsw
+
+from internal_transfer.simulation.scenarios.expectation import expect, expect_status
+from internal_transfer.simulation.scenarios.server_process import ServerProcess
+
+
+class Planted(NamedTuple):
+    """A change made by hand, how it is taken back, and what reconciliation calls it."""
+
+    kind: str
+    change: str
+    undo: str
+
+
+PLANTED = (
+    Planted(
+        "mismatched_state",
+        "UPDATE transfer SET status = 'FAILED', failure = 'CORE_REFUSED' WHERE key = 'planted'",
+        "UPDATE transfer SET status = 'SUCCESS', failure = NULL WHERE key = 'planted'",
+    ),
+    Planted(
+        "missing_core_effect",
+        "UPDATE core_verdict SET outcome = 'refused' WHERE side = 'target'",
+        "UPDATE core_verdict SET outcome = 'applied' WHERE side = 'target'",
+    ),
+    Planted(
+        "balance_differs",
+        "CREATE TABLE planted AS SELECT timestamp, credits_posted FROM ledger_account;"
+        "UPDATE ledger_account SET credits_posted = x'000000000000000000000000000003e7' WHERE code = 1",
+        "UPDATE ledger_account SET credits_posted = "
+        "(SELECT credits_posted FROM planted WHERE planted.timestamp = ledger_account.timestamp);"
+        "DROP TABLE planted",
+    ),
+)
+
+
+async def planted_changes(server: ServerProcess) -> str:
+    """Each change made by hand in the database is found and named, and gone when it is taken back."""
+    user = await server.fund("honest", "100")
+    expect_status(await user.move("funding", "spot", "10", key="planted"), 201)
+    await server.expect_clean()
+    for planted in PLANTED:
+        await _restart_changed(server, planted.change)
+        ran = await server.admin("reconcile")
+        report = ran.object()
+        kinds = {item["kind"] for item in report["items"]}
+        expect(report["clean"] is False and ran.exit_code == 1, f"it is called clean: {planted.change}")
+        expect(planted.kind in kinds, f"it is called {kinds} instead of {planted.kind}: {planted.change}")
+        await _restart_changed(server, planted.undo)
+        await server.expect_clean()
+    return f"not clean, named {', '.join(planted.kind for planted in PLANTED)}; taken back: clean"
+
+
+async def _restart_changed(server: ServerProcess, statements: str) -> None:
+    """Changes the stopped server's database, and starts it again."""
+    code = await server.stop()
+    expect(code == 0, f"the server ended with {code}:\n{server.log_end()}")
+    connection = apsw.Connection(str(server.data / "internal-transfer.db"))
+    try:
+        connection.execute(statements)
+    finally:
+        connection.close()
+    await server.start()

@@ -1,0 +1,228 @@
+"""A server as an operator has it: a process of its own, on a data directory, with a port that it chose."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import httpx
+
+from internal_transfer.api.demo_issuer import DemoIssuer
+from internal_transfer.domain.account import Owner
+from internal_transfer.simulation.failpoints import Failpoint
+from internal_transfer.simulation.scenarios.expectation import (
+    CLOCK,
+    DEADLINE_SECONDS,
+    ScenarioFailedError,
+    expect,
+    expect_status,
+)
+from internal_transfer.simulation.scenarios.user import User
+
+PROGRAM = (sys.executable, "-m", "internal_transfer.cli")
+READY = "internal-transfer is ready on "
+_LOG_LINES_SHOWN = 15
+
+
+class Ran(NamedTuple):
+    """What a command of the command line did."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+    def object(self) -> dict[str, Any]:
+        """The one object that `--json` prints."""
+        try:
+            parsed: dict[str, Any] = json.loads(self.output)
+        except ValueError as error:
+            raise ScenarioFailedError(
+                f"the command printed no JSON and ended with {self.exit_code}: {self.output}{self.errors}"
+            ) from error
+        return parsed
+
+
+async def run_program(*words: str) -> Ran:
+    """Runs a command of the command line to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM,
+        *words,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode is not None
+    return Ran(process.returncode, output.decode(), errors.decode())
+
+
+class ServerProcess:
+    """`internal-transfer serve --demo` on one data directory: started, stopped, killed, and started again.
+
+    `http` asks its users' port, `operators` its operators' socket. Its log is the file `server.log` beside the
+    directory. Leaving the context kills what still runs.
+    """
+
+    http: httpx.AsyncClient
+    operators: httpx.AsyncClient
+
+    def __init__(self, data: Path, config: Path, *, options: Sequence[str] = ("--demo",)) -> None:
+        self.data = data
+        self.config = config
+        self.log = data.with_name("server.log")
+        self.announced: list[str] = []
+        self._options = tuple(options)
+        self._process: asyncio.subprocess.Process | None = None
+        self._address: str | None = None
+
+    async def __aenter__(self) -> "ServerProcess":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.kill()
+
+    @property
+    def is_running(self) -> bool:
+        """Tells whether there is a process that has not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def address(self) -> str:
+        """Where users reach it, such as `http://127.0.0.1:8080`."""
+        assert self._address is not None, "it was never ready"
+        return self._address
+
+    async def start(self, *, failpoint: Failpoint | None = None) -> None:
+        """Starts it and waits until it is ready; raises `ScenarioFailedError` with its log if it ends before."""
+        if not await self.launch(failpoint=failpoint):
+            code = await self.end()
+            raise ScenarioFailedError(f"the server ended with {code} before it was ready:\n{self.log_end()}")
+
+    async def launch(self, *, failpoint: Failpoint | None = None) -> bool:
+        """Starts it, and tells whether it became ready; with a failpoint it may die before."""
+        assert not self.is_running, "it runs already"
+        words = ["serve", "--data", str(self.data), "--config", str(self.config), "--port", "0", "--admin-port", "0"]
+        if failpoint is not None:
+            words += ["--failpoint", failpoint]
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *PROGRAM,
+                *words,
+                *self._options,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
+        assert self._process.stdout is not None
+        self.announced = []
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while line := (await self._process.stdout.readline()).decode().strip():
+                self.announced.append(line)
+                if line.startswith(READY):
+                    self._connect(line.removeprefix(READY))
+                    return True
+        return False
+
+    def _connect(self, address: str) -> None:
+        self._address = address
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
+        # Proxies of the environment are for other addresses than this one.
+        self.http = httpx.AsyncClient(base_url=address, timeout=DEADLINE_SECONDS, limits=limits, trust_env=False)
+        self.operators = httpx.AsyncClient(
+            base_url="http://operators/api/v1/admin",
+            timeout=DEADLINE_SECONDS,
+            transport=httpx.AsyncHTTPTransport(uds=str(self.data / "admin.sock")),
+        )
+
+    async def stop(self) -> int:
+        """Asks it to stop, as a service manager does, and answers its exit code."""
+        self.signal(signal.SIGTERM)
+        return await self.end()
+
+    async def kill(self) -> None:
+        """Kills it as a power switch would, if it runs."""
+        if self.is_running:
+            self.signal(signal.SIGKILL)
+        if self._process is not None:
+            await self.end()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    async def end(self) -> int:
+        """Waits until it has ended, and answers its exit code: minus the signal's number where one killed it."""
+        assert self._process is not None
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                code = await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+            raise
+        finally:
+            if self._address is not None:
+                await self.http.aclose()
+                await self.operators.aclose()
+                self._address = None
+        return code
+
+    async def died(self) -> None:
+        """Waits until its failpoint has killed it."""
+        code = await self.end()
+        expect(code == -signal.SIGKILL, f"the failpoint did not kill it, it ended with {code}:\n{self.log_end()}")
+
+    def log_end(self) -> str:
+        """The last lines of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
+
+    def user(self, name: str, *, tier: str = "standard", roles: tuple[str, ...] = ("user",)) -> User:
+        """A client with a token from the server's demo issuer."""
+        token = DemoIssuer.read(self.data).token(
+            Owner(name), roles=roles, tier=tier, now_seconds=CLOCK.now_ms() // 1000
+        )
+        return User(lambda: self.http, name, token)
+
+    async def fund(self, name: str, amount: str, *, tier: str = "standard", asset: str = "USDT") -> User:
+        """A client whose funding account was given this much."""
+        body = {
+            "user": name,
+            "account": "funding",
+            "asset": asset,
+            "amount": amount,
+            "reference": f"{name}-{asset}",
+            "reason": "money of a scenario",
+        }
+        await self.operate("deposits", body)
+        return self.user(name, tier=tier)
+
+    async def operate(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """An operator's act over the socket in the data directory."""
+        return expect_status(await self.operators.post(path, json=body or {}), 200)
+
+    async def admin(self, *words: str) -> Ran:
+        """An operator's command on the command line."""
+        return await run_program("admin", *words, "--data", str(self.data), "--json")
+
+    async def expect_clean(self) -> None:
+        """Reconciles store, ledger and core on the command line; raises `ScenarioFailedError` unless they agree."""
+        ran = await self.admin("reconcile")
+        report = ran.object()
+        expect(
+            report.get("clean") is True and ran.exit_code == 0,
+            f"reconciliation is not clean: {json.dumps(report.get('items', report))}",
+        )
