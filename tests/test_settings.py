@@ -37,7 +37,7 @@ def test_the_shipped_settings_are_whole():
     assert settings.rules.routes == {Route("funding", x) for x in others} | {Route(x, "funding") for x in others}
     assert settings.tiers == {"standard", "vip"}
     times = settings.transfers
-    assert (times.wait_seconds, times.wait_max_seconds, times.deadline_seconds) == (0.5, 20, 20)
+    assert (times.wait_seconds, times.deadline_seconds) == (0.5, 20)
     assert (times.lease_seconds, times.expiry_seconds, times.core_silence_seconds) == (3, 900, 60)
     assert settings.scanner.interval_seconds == 5
     assert (settings.retries.first_seconds, settings.retries.longest_seconds) == (1, 300)
@@ -186,8 +186,6 @@ WRONG = [
     ("[transfers]\nexpiry_seconds = nan", "transfers.expiry_seconds: must be a number > 0.0"),
     ("[transfers]\nexpiry_seconds = inf", "transfers.expiry_seconds: must be a number <= 31536000"),
     ("[transfers]\nexpiry_seconds = 0", "transfers.expiry_seconds: must be a number > 0"),
-    ("[transfers]\nwait_max_seconds = 21", "transfers.wait_max_seconds: must be a number <= 20"),
-    ("[transfers]\nwait_max_seconds = 0.1", "transfers.wait_max_seconds: must be at least wait_seconds (0.5)"),
     ("[transfers]\nbatch_max = 8190", "transfers.batch_max: must be a whole number <= 8189"),
     ("[retries]\nfirst_seconds = 301", "retries.longest_seconds: must be at least first_seconds (301.0)"),
     ("[alerts]\nstuck_seconds = 1801", "alerts.alert_seconds: must be at least stuck_seconds (1801.0)"),

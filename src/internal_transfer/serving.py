@@ -7,7 +7,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.api.admin import create_admin_app
-from internal_transfer.api.authentication import Authenticator, read_issuer
+from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.demo_issuer import DemoIssuer
 from internal_transfer.api.health import create_health_app
 from internal_transfer.api.okx import okx_routes
@@ -26,12 +25,13 @@ from internal_transfer.api.routes import create_app
 from internal_transfer.api.server import Bounds, HttpServer, listen
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.refusal import Code, Refusal
-from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.services.cash import Cash
 from internal_transfer.settings import Settings, load
-from internal_transfer.wiring import Interposed, Service, build
+from internal_transfer.trust import authenticator_of
+from internal_transfer.wiring import Service, build
+from internal_transfer.workers import ServeOptions, Workers
 
 OPERATOR = "operator"
 ADMIN_PREFIX = "/api/v1/admin"
@@ -39,19 +39,6 @@ DEMO_BALANCES = {"USDT": "10000", "BTC": "1.5", "ETH": "20", "EUR": "5000"}
 DEMO_USERS = ("alice", "bob", "carol")
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """What the command line says about a server; port 0 picks a free one."""
-
-    data: Path = Path("data")
-    config: Path | None = None
-    host: str = "127.0.0.1"
-    port: int = 8080
-    admin_port: int = 9464
-    demo: bool = False
-    interpose: Callable[[Database], Interposed] | None = None
 
 
 async def serve(options: ServeOptions) -> None:
@@ -69,6 +56,8 @@ async def serve(options: ServeOptions) -> None:
         service = build(settings, directory, interpose=options.interpose)
         try:
             await _serve(options, settings, service)
+        except* StartRefusedError as refused:
+            raise refused.exceptions[0] from None
         finally:
             service.close()
     finally:
@@ -77,37 +66,31 @@ async def serve(options: ServeOptions) -> None:
 
 async def _serve(options: ServeOptions, settings: Settings, service: Service) -> None:
     await service.prepare()
-    issuers = [
-        read_issuer(issuer=entry.issuer, audience=entry.audience, keys_file=Path(entry.keys_file))
-        for entry in settings.issuers
-    ]
-    demo_issuer = DemoIssuer.create(options.data) if options.demo else None
-    if demo_issuer is not None:
-        issuers.append(demo_issuer.trusted())
+    authenticator = authenticator_of(settings, options.data, service.clock, demo=options.demo)
+    if options.demo:
         await _give_demo_balances(service)
-    if not issuers:
-        raise StartRefusedError("issuers: name who issues your users' tokens, or start with --demo")
     bounds = Bounds(
         request_seconds=settings.server.receive_deadline_seconds, connections_most=settings.server.connections_max
     )
-    public = HttpServer(
-        _public_app(service, settings, Authenticator(issuers, service.clock), demo=options.demo),
-        listen(options.host, options.port),
-        clock=service.clock,
-        bounds=bounds,
-    )
-    health = HttpServer(
-        create_health_app(readiness=service.unready, registry=service.telemetry.registry),
-        listen("127.0.0.1", options.admin_port),
-        clock=service.clock,
-        bounds=bounds,
-    )
-    admin = HttpServer(
-        _admin_app(service, demo=options.demo),
-        _listen_owner_only(service.directory),
-        clock=service.clock,
-        bounds=bounds,
-    )
+    app = _public_app(service, settings, authenticator, demo=options.demo)
+    listener = listen(options.host, options.port)
+    workers = Workers(options, listener, service, app, settings.server.http_workers)
+    doors: list[HttpServer] = [
+        HttpServer(
+            create_health_app(readiness=service.unready, registry=service.telemetry.registry),
+            listen("127.0.0.1", options.admin_port),
+            clock=service.clock,
+            bounds=bounds,
+        ),
+        HttpServer(
+            _admin_app(service, demo=options.demo),
+            _listen_owner_only(service.directory),
+            clock=service.clock,
+            bounds=bounds,
+        ),
+    ]
+    if not workers.count:
+        doors.append(HttpServer(app, listener, clock=service.clock, bounds=bounds))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,16 +102,20 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
     async with asyncio.TaskGroup() as tasks:
         drained = asyncio.Event()
         tasks.create_task(service.run(drained))
-        doors = [tasks.create_task(server.run_until_stopped()) for server in (public, health, admin)]
-        if demo_issuer is not None:
-            print(_curl(demo_issuer, service, options.host, public.port), flush=True)  # noqa: T201
-        print(f"internal-transfer is ready on http://{options.host}:{public.port}", flush=True)  # noqa: T201
-        _log.info("ready", port=public.port, admin_port=health.port, data=str(options.data), demo=options.demo)
+        open_doors = [tasks.create_task(door.run_until_stopped()) for door in doors]
+        open_doors += workers.start(tasks)
+        await workers.ready()
+        port = listener.getsockname()[1]
+        if options.demo:
+            print(_curl(service, options, port), flush=True)  # noqa: T201
+        print(f"internal-transfer is ready on http://{options.host}:{port}", flush=True)  # noqa: T201
+        _log.info("ready", port=port, admin_port=doors[0].port, data=str(options.data), workers=workers.count)
         await stop.wait()
         _log.info("stopping")
-        for server in (public, health, admin):
-            server.stop()
-        await asyncio.wait(doors)
+        workers.stop()
+        for door in doors:
+            door.stop()
+        await asyncio.wait(open_doors)
         drained.set()
     _log.info("stopped")
 
@@ -170,7 +157,10 @@ def _public_app(service: Service, settings: Settings, authenticator: Authenticat
             signatures=Signatures(service.api_keys, service.clock),
             clock=service.clock,
             telemetry=service.telemetry,
+            wait_seconds=settings.transfers.wait_seconds,
+            deadline_seconds=settings.transfers.deadline_seconds,
         ),
+        wait_seconds=settings.transfers.wait_seconds,
         deadline_seconds=settings.transfers.deadline_seconds,
     )
 
@@ -248,12 +238,12 @@ async def _give_demo_balances(service: Service) -> None:
                 _log.info("demo_balance_not_given", user=user, asset=asset, reason=answer.message)
 
 
-def _curl(issuer: DemoIssuer, service: Service, host: str, port: int) -> str:
-    token = issuer.token(
+def _curl(service: Service, options: ServeOptions, port: int) -> str:
+    token = DemoIssuer.read(options.data).token(
         Owner(DEMO_USERS[0]), roles=("user",), tier="standard", now_seconds=service.clock.now_ms() // 1000
     )
     return (
-        f"curl -s http://{host}:{port}/api/v1/user/internal_transfer"
+        f"curl -s http://{options.host}:{port}/api/v1/user/internal_transfer"
         f" -H 'Authorization: Bearer {token}'"
         " -H 'Content-Type: application/json'"
         f" -H 'Idempotency-Key: first-{service.clock.now_ms()}'"

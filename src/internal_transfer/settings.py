@@ -43,23 +43,27 @@ Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
-    """The HTTP server: headers and bodies have to be complete within the deadline; connections are bounded."""
+    """The HTTP server: headers and bodies have to be complete within the deadline; connections are bounded.
+
+    `http_workers` processes speak HTTP for the one that holds the service; 0 leaves all of it to that one, and without
+    the key there is one for each further processor, up to three.
+    """
 
     receive_deadline_seconds: Seconds
     connections_max: Count
+    http_workers: Annotated[int, Meta(ge=0, le=64)] | None = None
 
 
 class Transfers(Struct, frozen=True, forbid_unknown_fields=True):
     """How transfers are accepted and answered.
 
     An answer comes when the transfer is final, or after `wait_seconds` (a client may ask for up to
-    `wait_max_seconds`). The gateway gives up on a request after `deadline_seconds`; while it works, nobody else takes
+    20 s). The gateway gives up on a request after `deadline_seconds`; while it works, nobody else takes
     the transfer for `lease_seconds`. A transfer without a hold expires after `expiry_seconds`. When a core has owed an
     answer for `core_silence_seconds`, `open_max` transfers are open, or `queue_max` requests wait, new ones are shed.
     """
 
     wait_seconds: Annotated[float, Meta(ge=0, le=20)]
-    wait_max_seconds: Annotated[float, Meta(ge=0, le=20)]
     deadline_seconds: Seconds
     lease_seconds: Seconds
     expiry_seconds: Seconds
@@ -231,7 +235,6 @@ def parse(document: dict[str, Any], *, directory: Path, environment: Mapping[str
         secrets=_secrets(environment),
     )
     for section, smaller, larger in (
-        ("transfers", "wait_seconds", "wait_max_seconds"),
         ("retries", "first_seconds", "longest_seconds"),
         ("alerts", "stuck_seconds", "alert_seconds"),
         ("alerts", "alert_seconds", "critical_seconds"),

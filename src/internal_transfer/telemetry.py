@@ -75,6 +75,15 @@ class Telemetry:
             _PREFIX + "reconciliation_timestamp_seconds", "When the last reconciliation ended.", registry=self.registry
         )
 
+    def request_counts(self) -> dict[tuple[str, str, str], float]:
+        """How many requests were answered, by (route, outcome, code)."""
+        return {
+            (sample.labels["route"], sample.labels["outcome"], sample.labels["code"]): sample.value
+            for metric in self.requests.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
+
 
 def configure_logging(*, level: str = "info", stream: TextIO | None = None) -> None:
     """Sends JSON logs, one object per line, to standard error or the given stream."""

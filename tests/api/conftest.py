@@ -1,4 +1,5 @@
 import pytest
+
 from api.scripted import Stand
 
 

@@ -57,18 +57,23 @@ class StillClock:
         self.jitter_value = 0.0
 
     def now_ms(self) -> int:
+        """Wall time."""
         return self.ms
 
     def monotonic(self) -> float:
+        """The same time in seconds."""
         return self.ms / 1000
 
     async def sleep(self, seconds: float) -> None:
+        """Moves the time on."""
         self.ms += int(seconds * 1000)
 
     def jitter(self) -> float:
+        """What the test says."""
         return self.jitter_value
 
     def new_ids(self, count: int) -> list[TransferId]:
+        """Rising ids."""
         return [TransferId(ID + number) for number in range(count)]
 
 
@@ -90,21 +95,27 @@ class Services:
         return self.answer
 
     async def submit(self, request, *, wait_seconds):
+        """As the gateway."""
         return await self._say(request, wait_seconds)
 
     async def get(self, owner, transfer_id):
+        """As the inquiry."""
         return await self._say(owner, transfer_id)
 
     async def by_key(self, owner, key):
+        """As the inquiry."""
         return await self._say(owner, key)
 
     async def history(self, query):
+        """As the inquiry."""
         return await self._say(query)
 
     async def balances(self, owner):
+        """As the inquiry."""
         return await self._say(owner)
 
     async def preview(self, request):
+        """As the inquiry."""
         return await self._say(request)
 
 

@@ -47,7 +47,7 @@ async def waiting(stack):
 
 
 async def test_show(stack, client):
-    """The evidence has the transfer as users read it and more, the ledger's rows, the core's verdicts, and the words."""
+    """The evidence has the transfer, the ledger's rows, the core's verdicts, and the words."""
     transfer = await stack.accepted("k", "1.5", source="funding", target="spot")
     shown = (await client.get(f"/transfers/{transfer.id}")).json()
     assert shown["transfer"]["request_id"] == str(transfer.id)
@@ -145,6 +145,20 @@ async def test_policy(client):
     assert (policy["frozen_users"], policy["paused_routes"]) == ([], [])
 
 
+async def test_frozen_assets_and_the_kill_switch(client):
+    """Both are seen in the policy and undone; other words are no path."""
+    assert (await client.post("/assets/USDT/freeze", json=REASON)).json()["action"] == "freeze_asset"
+    assert (await client.post("/policy/stop", json=REASON)).json()["action"] == "stop"
+    policy = (await client.get("/policy")).json()
+    assert (policy["frozen_assets"], policy["stopped"]) == (["USDT"], True)
+    assert (await client.post("/assets/USDT/unfreeze", json=REASON)).status_code == 200
+    assert (await client.post("/policy/start", json=REASON)).status_code == 200
+    policy = (await client.get("/policy")).json()
+    assert (policy["frozen_assets"], policy["stopped"]) == ([], False)
+    assert (await client.post("/assets/XXX/freeze", json=REASON)).status_code == 422
+    assert (await client.post("/policy/stop", json={"version": 0})).status_code == 409
+
+
 async def test_reconciliation(client):
     """A run answers its report, which can be read again."""
     assert (await client.get("/reconciliation")).json() == {"clean": None, "items": [], "at": None}
@@ -190,42 +204,42 @@ async def test_who_is_not_let_in_does_nothing(desks):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "content", "status", "field"),
+    ("route", "content", "status", "field"),
     [
-        ("POST", "/transfers/5/void", b"{", 400, "body"),
-        ("POST", "/transfers/5/void", b"\xff", 400, "body"),
-        ("POST", "/transfers/5/void", b"[" * 9000, 400, "body"),
-        ("POST", "/transfers/5/void", b"[]", 400, "body"),
-        ("POST", "/transfers/5/void", b"{}", 400, "body"),
-        ("POST", "/transfers/5/void", b'{"reason":1}', 400, "reason"),
-        ("POST", "/transfers/5/void", b'{"reason":"r","x":1}', 400, "body"),
-        ("POST", "/transfers/5/void", b'{"reason":"r","reas\\u006fn":"r"}', 400, "reason"),
-        ("POST", "/transfers/5/void", b'{"reason":"r","break_glass":true}', 400, "break_glass"),
-        ("POST", "/transfers/5/void", b'{"reason":"' + b"r" * 20_000 + b'"}', 413, "body"),
-        ("POST", "/transfers/5/void", b'{"reason":" "}', 400, "reason"),
-        ("POST", "/transfers/5/erase", b'{"reason":"r"}', 404, "path"),
-        ("POST", "/routes/funding/pause", b"", 400, "route"),
-        ("POST", "/routes/funding:spot/stop", b"", 404, "path"),
-        ("POST", "/users/alice/ban", b"", 404, "path"),
-        ("POST", "/users/alice/freeze", b'{"reason":""}', 400, "reason"),
-        ("POST", "/core/stop", b"", 404, "path"),
-        ("POST", "/core/pause", b'{"reason":""}', 400, "reason"),
-        ("POST", "/api-keys", b'{"user":"a","reason":""}', 400, "reason"),
-        ("POST", "/api-keys/k/revoke", b'{"reason":""}', 400, "reason"),
-        ("GET", "/transfers", b"", 400, "status"),
-        ("GET", "/transfers?status=DONE", b"", 400, "status"),
-        ("GET", "/transfers?status=SUCCESS&after=x", b"", 400, "after"),
-        ("GET", "/transfers?status=SUCCESS&limit=0", b"", 400, "limit"),
-        ("GET", "/transfers?status=SUCCESS&status=FAILED", b"", 400, "status"),
-        ("GET", "/transfers?status=SUCCESS&page=2", b"", 400, "page"),
-        ("GET", "/policy?x=1", b"", 400, "x"),
-        ("DELETE", "/policy", b"", 405, "method"),
-        ("GET", "/nothing", b"", 404, "path"),
+        ("POST /transfers/5/void", b"{", 400, "body"),
+        ("POST /transfers/5/void", b"\xff", 400, "body"),
+        ("POST /transfers/5/void", b"[" * 9000, 400, "body"),
+        ("POST /transfers/5/void", b"[]", 400, "body"),
+        ("POST /transfers/5/void", b"{}", 400, "body"),
+        ("POST /transfers/5/void", b'{"reason":1}', 400, "reason"),
+        ("POST /transfers/5/void", b'{"reason":"r","x":1}', 400, "body"),
+        ("POST /transfers/5/void", b'{"reason":"r","reas\\u006fn":"r"}', 400, "reason"),
+        ("POST /transfers/5/void", b'{"reason":"r","break_glass":true}', 400, "break_glass"),
+        ("POST /transfers/5/void", b'{"reason":"' + b"r" * 20_000 + b'"}', 413, "body"),
+        ("POST /transfers/5/void", b'{"reason":" "}', 400, "reason"),
+        ("POST /transfers/5/erase", b'{"reason":"r"}', 404, "path"),
+        ("POST /routes/funding/pause", b"", 400, "route"),
+        ("POST /routes/funding:spot/stop", b"", 404, "path"),
+        ("POST /users/alice/ban", b"", 404, "path"),
+        ("POST /users/alice/freeze", b'{"reason":""}', 400, "reason"),
+        ("POST /core/stop", b"", 404, "path"),
+        ("POST /core/pause", b'{"reason":""}', 400, "reason"),
+        ("POST /api-keys", b'{"user":"a","reason":""}', 400, "reason"),
+        ("POST /api-keys/k/revoke", b'{"reason":""}', 400, "reason"),
+        ("GET /transfers", b"", 400, "status"),
+        ("GET /transfers?status=DONE", b"", 400, "status"),
+        ("GET /transfers?status=SUCCESS&after=x", b"", 400, "after"),
+        ("GET /transfers?status=SUCCESS&limit=0", b"", 400, "limit"),
+        ("GET /transfers?status=SUCCESS&status=FAILED", b"", 400, "status"),
+        ("GET /transfers?status=SUCCESS&page=2", b"", 400, "page"),
+        ("GET /policy?x=1", b"", 400, "x"),
+        ("DELETE /policy", b"", 405, "method"),
+        ("GET /nothing", b"", 404, "path"),
     ],
 )
-async def test_bad_input_names_the_field_and_the_rule(client, method, path, content, status, field):
+async def test_bad_input_names_the_field_and_the_rule(client, route, content, status, field):
     """What is wrong with a request is said in a problem, and nothing is done."""
-    answer = await client.request(method, path, content=content)
+    answer = await client.request(*route.split(" "), content=content)
     problem = answer.json()
     assert (answer.status_code, problem["details"][0]["field"]) == (status, field)
     assert problem["recorded"] is False

@@ -5,10 +5,10 @@ import json
 
 import jwt
 import pytest
-from api.scripted import AUDIENCE, ISSUER, NOW_MS, SIGNING_KEY, StillClock, public_jwk, token, write_keys
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from api.scripted import AUDIENCE, ISSUER, NOW_MS, SIGNING_KEY, StillClock, public_jwk, token, write_keys
 from internal_transfer.api.authentication import Authenticator, Caller, read_issuer
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import StartRefusedError
@@ -85,6 +85,7 @@ def test_scheme(tmp_path, clock):
         {"roles": ["user"] * 33},
         {"tier": ""},
         {"tier": 5},
+        {"tier": "\ud800"},
     ],
 )
 def test_bad_claims(tmp_path, clock, claims):
@@ -114,6 +115,7 @@ def test_forgeries(tmp_path, clock):
         f"{header}.{payload}",
         token(headers={"crit": ["exp"], "exp": 1}),
         token(headers={"kid": "unknown"}),
+        token(headers={"crit": ["\ud800"]}),
         "a.b.c",
         "é.é.é",
         "." * 10,
@@ -122,7 +124,9 @@ def test_forgeries(tmp_path, clock):
         f"{header}.{segment(b'[' * 5000)}.{signature}",
     ]
     for forgery in forgeries:
-        assert isinstance(ask(authenticator, forgery), Refusal), forgery
+        refusal = ask(authenticator, forgery)
+        assert isinstance(refusal, Refusal), forgery
+        assert refusal.message.isascii()
 
 
 def test_key_ids(tmp_path, clock):
@@ -155,7 +159,7 @@ def test_expiry_of_remembered_tokens(tmp_path, clock):
     for _ in range(2):
         refusal = ask(authenticator, text)
         assert isinstance(refusal, Refusal)
-        assert "expired" in refusal.message
+        assert refusal.message == "the token has expired; get a new one from its issuer"
 
 
 def test_memory_is_bounded(tmp_path, clock):

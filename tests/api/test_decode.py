@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from api.scripted import BODY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api.scripted import BODY
 from internal_transfer.api.decode import decode
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.amount import is_amount

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import jsonschema_rs
 import pytest
-from api.scripted import BODY, ID, TRANSFERS, allowed, events, page, transfer
 
+from api.scripted import BODY, ID, TRANSFERS, allowed, events, page, transfer
 from internal_transfer.api.openapi import document
 from internal_transfer.api.schemas import (
     ACCOUNT_TYPE_PATTERN,
@@ -14,6 +14,7 @@ from internal_transfer.api.schemas import (
     KEY_PATTERN,
     MEMO_PATTERN,
     OWNER_PATTERN,
+    TRANSFER_AMOUNT_PATTERN,
 )
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.refusal import Code, Refusal
@@ -147,6 +148,7 @@ def test_examples():
     ("pattern", "good", "bad"),
     [
         (AMOUNT_PATTERN, ["0", "1.50"], ["01", "1.", ".5", "-1", "1e3"]),
+        (TRANSFER_AMOUNT_PATTERN, ["1", "1.0", "0.01", "10"], ["0", "0.0", "01", "1.", ".5", "00.1"]),
         (OWNER_PATTERN, ["a", "A-b_c.d:9"], ["", "a b", "a" * 65]),
         (ACCOUNT_TYPE_PATTERN, ["spot", "a_1"], ["Spot", "1a"]),
         (ASSET_PATTERN, ["USDT", "1INCH"], ["usdt", "-A"]),
@@ -176,15 +178,17 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
+        """Notes what a tag brings."""
         given = dict(attrs)
         self.ids += [given["id"]] if "id" in given else []
         self.links += [given["href"]] if tag == "a" else []
         if tag in {"script", "img", "link", "iframe", "object"} or any(name.startswith("on") for name in given):
             self.loads.append(tag)
-        if tag not in {"meta"}:
+        if tag != "meta":
             self.open.append(tag)
 
     def handle_endtag(self, tag):
+        """Checks that tags close in order."""
         assert self.open.pop() == tag
 
 

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from api.scripted import StillClock
 
+from api.scripted import StillClock
 from internal_transfer.api.problems import Problems, refusal_of, status_of
 from internal_transfer.domain.refusal import CATALOGUE, Code, Refusal
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable

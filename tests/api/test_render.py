@@ -3,8 +3,8 @@ import io
 import json
 
 import pytest
-from api.scripted import NOW_MS, RULES, allowed, events, transfer
 
+from api.scripted import NOW_MS, RULES, allowed, events, transfer
 from internal_transfer.api.problems import problem_of
 from internal_transfer.api.render import CSV_COLUMNS, Renderer, format_time
 from internal_transfer.domain.account import Account, Asset

@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from api.scripted import BODY, ID, RULES, TRANSFERS, Stand, allowed, events, page, token, transfer
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as PageRoute
 
+from api.scripted import BODY, ID, RULES, TRANSFERS, Stand, allowed, events, page, token, transfer
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.refusal import Code, Detail, Refusal
 from internal_transfer.domain.request import TransferRequest

@@ -5,8 +5,8 @@ from functools import wraps
 
 import pytest
 import uvloop
-from api.scripted import StillClock
 
+from api.scripted import StillClock
 from internal_transfer.api.server import Bounds, HttpServer, listen
 from internal_transfer.ports.errors import StartRefusedError
 
@@ -33,6 +33,7 @@ class App:
         self.disconnects = 0
 
     async def __call__(self, scope, receive, send):
+        """One request."""
         self.entered.set()
         body = b""
         while True:

@@ -270,6 +270,20 @@ async def test_refusing(database):
     assert await outcomes(core, order(2, APPLY)) == [Outcome.REFUSED]
 
 
+async def test_refusing_credits(database):
+    """A core that refuses credits still debits, and takes the debit back."""
+    core = ReferenceCore(database)
+    await core.tell([order(1, APPLY)])
+    core.mode = CoreMode.REFUSE_CREDITS
+    assert await outcomes(core, order(2, APPLY, SOURCE), order(2, APPLY, core="other")) == [
+        Outcome.APPLIED,
+        Outcome.REFUSED,
+    ]
+    assert await posted(core) == {"spot": 0}
+    assert await outcomes(core, order(2, REVERSE, SOURCE)) == [Outcome.REVERSED]
+    assert await posted(core) == {"spot": 100}
+
+
 async def test_withholding(database):
     """A withholding core forgets orders to apply, takes a cancel, and applies what was not cancelled when told anew."""
     core = ReferenceCore(database, mode=CoreMode.WITHHOLD)

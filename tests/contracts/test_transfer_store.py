@@ -534,7 +534,7 @@ async def test_the_summary_counts_what_is_open(stack):
 
 async def test_the_summary_tells_since_when_each_core_owes_an_answer(stack):
     """The time is that of the asking: retries do not renew it, an answer ends it, another order starts it again, and
-    a transfer that waits for a person owes nothing.
+    nothing is owed to a final transfer or one that waits for a person.
     """
     legs = (Leg(Side.SOURCE, "one"), Leg(Side.TARGET, "two"))
     first, second = await accepted(stack.store, transfer(1, legs=legs), transfer(2, legs=legs))
@@ -550,6 +550,9 @@ async def test_the_summary_tells_since_when_each_core_owes_an_answer(stack):
     assert (await stack.store.open_summary()).oldest_asked_ms == {"one": NOON + 1_050, "two": NOON + 8_000}
     undoing = (replace(both[0], state=LegState.REVERSING), replace(both[1], state=LegState.REFUSED))
     (first,) = await stack.store.record([Change(first.revision, replace(first, legs=undoing, updated_at=NOON + 9_000))])
+    (third,) = await accepted(stack.store, transfer(3, legs=legs))
+    (third,) = await stack.store.record([step(third, PENDING, legs=asked(third), decision=Decision.POST)])
+    await taken(stack.store, third, SUCCESS)
     doubted = replace(second, needs_person=Need.CORE_CONTRADICTION)
     await stack.store.record([Change(second.revision, doubted)])
     assert (await stack.store.open_summary()).oldest_asked_ms == {"one": NOON + 9_000}
@@ -654,11 +657,13 @@ async def test_a_turn_that_breaks_before_its_end_leaves_nothing(tmp_path):
         await stack.store.get([kept.id])
     with pytest.raises(Unavailable):
         await stack.durable()
+    await accepted(stack.store, transfer(3))
+    await stack.durable()
     assert await stack.store.get([kept.id, transfer(2).id]) == [kept, None]
-    assert await stack.store.daily_used("ada", "USDT", DAY) == 100
+    assert await stack.store.daily_used("ada", "USDT", DAY) == 200
     await accepted(stack.store, transfer(2))
     await stack.reopen()
-    assert await walk(stack.store) == [transfer(2), kept]
+    assert await walk(stack.store) == [transfer(2), transfer(3), kept]
     await stack.durable()
     stack.close()
 

@@ -13,6 +13,7 @@ from internal_transfer.domain.transfer import (
     Decision,
     Facts,
     FenceHold,
+    FencePost,
     Finished,
     Hold,
     IllegalTransition,
@@ -80,6 +81,7 @@ def named(step, before):
                 LookAtHold: "look",
                 CreateHold: "create",
                 FenceHold: "fence",
+                FencePost: "fence the post",
                 PostHold: "post",
                 VoidHold: "void",
                 Wait: "wait",
@@ -127,7 +129,7 @@ WHILE_PENDING = {
     ("void", "burnt"): ["needs hold_missing"] * 8,
     ("void", "foreign"): ["needs hold_collision"] * 8,
     ("void", "unexpected"): ["wait"] * 8,
-    ("void", "held"): ["void", "void", "cancel", "target reversing", "void", "reverse", "void", "void"],
+    ("void", "held"): ["void", "void", "cancel", "fence the post", "void", "reverse", "void", "void"],
     ("void", "posted"): ["SUCCESS", *UNPOSTED, "cancel", "SUCCESS", *UNPOSTED * 4],
     ("void", "voided"): [BY_PERSON, BY_PERSON, "cancel", *UNVOIDED, NO, "reverse", BY_PERSON, BY_PERSON],
     ("post", "unknown"): ["look"] * 8,
@@ -169,13 +171,13 @@ TWO_LEGS = [
     ("reversed", "refused", None, "held", "void"),
     ("applied", "cancelled", None, "held", "source reversing"),
     ("applied", "asked", "void", "held", "cancel target"),
-    ("applied", "applied", "void", "held", "target reversing"),
+    ("applied", "applied", "void", "held", "fence the post"),
     ("applied", "reversing", "void", "held", "reverse target"),
-    ("applied", "reversed", "void", "held", "source reversing"),
+    ("applied", "reversed", "void", "held", "fence the post"),
     ("asked", "not_asked", "void", "held", "cancel source"),
     ("cancelled", "not_asked", "void", "held", "void"),
     ("applied", "not_asked", "post", "held", "post"),
-    ("applied", "refused", "post", "held", "source reversing"),
+    ("applied", "refused", "post", "held", "fence the post"),
     ("applied", "asked", None, "posted", "apply target"),
     ("applied", "not_asked", None, "posted", "target asked"),
     ("applied", "refused", None, "posted", "needs posted_without_legs"),
@@ -286,6 +288,14 @@ def test_a_burnt_resolution_gets_a_new_id_that_is_recorded_first():
     applied, refused = transfer_of(LegState.APPLIED), transfer_of(LegState.REFUSED)
     assert named(next_step(applied, Facts(Hold.HELD, post_burnt=True)), applied) == "new post id"
     assert named(next_step(refused, Facts(Hold.HELD, void_burnt=True)), refused) == "new void id"
+
+
+@pytest.mark.parametrize("decision", list(Decision))
+def test_no_leg_is_reversed_before_the_post_is_impossible(decision):
+    """G7: after a decision somebody may still be posting, so the post's id is burnt before a leg is taken back."""
+    transfer = transfer_of(LegState.APPLIED, LegState.REFUSED, decision=decision)
+    assert named(next_step(transfer, Facts(Hold.HELD)), transfer) == "fence the post"
+    assert named(next_step(transfer, Facts(Hold.HELD, post_fenced=True)), transfer) == "source reversing"
 
 
 def test_an_unclear_fence_is_not_sent_again_in_the_same_round():

@@ -19,6 +19,7 @@ from internal_transfer.domain.transfer import (
     Decision,
     Facts,
     FenceHold,
+    FencePost,
     Finished,
     Hold,
     LookAtHold,
@@ -73,10 +74,11 @@ def is_all(transfer, state):
 
 def every_fact(sides):
     every_order = frozenset(itertools.product(sides, Action))
-    for hold, expired, told, contradiction, burnt, unclear in itertools.product(
-        Hold, (False, True), (frozenset(), every_order), (None, Need.CORE_CONTRADICTION), (False, True), (False, True)
+    no_or_yes = (False, True)
+    for hold, expired, told, contradiction, burnt, unclear, fenced in itertools.product(
+        Hold, no_or_yes, (frozenset(), every_order), (None, Need.CORE_CONTRADICTION), no_or_yes, no_or_yes, no_or_yes
     ):
-        yield Facts(hold, expired, told, contradiction, burnt, burnt, unclear)
+        yield Facts(hold, expired, told, contradiction, burnt, burnt, unclear, fenced)
 
 
 def check_step(before, step):
@@ -105,6 +107,8 @@ def check_step(before, step):
                 assert before.legs[0].state is LegState.APPLIED
         case CreateHold() | FenceHold():
             assert before.status is Status.REQUESTING
+        case FencePost():
+            assert before.decision is not None
 
 
 def with_facts_of_write(before, after, facts):
@@ -198,10 +202,10 @@ def ledger_answers(hold, order):
 
 
 ORDERS = {CreateHold: "create", FenceHold: "fence", PostHold: "post", VoidHold: "void"}
-step_after = cache(lambda transfer, facts: next_step(transfer, Facts(*facts)))
+step_after = cache(lambda transfer, facts: next_step(transfer, Facts(*facts[:4], post_fenced=facts[4])))
 heard_after = cache(heard)
-FRESH = (Hold.UNKNOWN, False, frozenset(), None)
-LATE = (Hold.UNKNOWN, True, frozenset(), None)
+FRESH = (Hold.UNKNOWN, False, frozenset(), None, False)
+LATE = (Hold.UNKNOWN, True, frozenset(), None, False)
 
 
 def after_delivery(world, order):
@@ -219,7 +223,7 @@ def after_delivery(world, order):
 def after_step(world):
     """The worker does the next step: it hears the answer, or dies with the order on the way."""
     record, (base, transfer, facts), hold, cores, on_the_way = world
-    known_hold, expired, told, contradiction = facts
+    known_hold, expired, told, contradiction, fenced = facts
     step = step_after(transfer, facts)
     match step:
         case Wait() | Finished():
@@ -230,22 +234,28 @@ def after_step(world):
             after = plain(after)
             return [(after, (after, after, facts), hold, cores, on_the_way)]
         case LookAtHold():
-            return [(record, (base, transfer, (hold, expired, told, contradiction)), hold, cores, on_the_way)]
+            return [(record, (base, transfer, (hold, *facts[1:])), hold, cores, on_the_way)]
         case Tell(leg, action):
             index = next(i for i, own in enumerate(transfer.legs) if own.side is leg.side)
             worlds = []
             for outcome, core in core_answers(cores[index], action):
                 after, need = heard_after(transfer, verdict_of(transfer, leg, action, outcome))
-                now = (known_hold, expired, told | {(leg.side, action)}, need or contradiction)
+                now = (known_hold, expired, told | {(leg.side, action)}, need or contradiction, fenced)
                 now_cores = (*cores[:index], core, *cores[index + 1 :])
                 worlds.append((record, (base, after, now), hold, now_cores, on_the_way | {(index, action)}))
             return [*worlds, (record, None, hold, cores, on_the_way | {(index, action)})]
+        case FencePost():
+            # A post that is on the way comes to nothing from now on, unless it was there before.
+            posted = hold is Hold.POSTED
+            now = (Hold.UNKNOWN if posted else known_hold, expired, told, contradiction, not posted)
+            left = on_the_way - {"post"}
+            return [(record, (base, transfer, now), hold, cores, left), (record, None, hold, cores, left)]
         case _:
             order = ORDERS[type(step)]
             on_the_way |= {order}
             return [
                 *(
-                    (record, (base, transfer, (answer, expired, told, contradiction)), after, cores, on_the_way)
+                    (record, (base, transfer, (answer, *facts[1:])), after, cores, on_the_way)
                     for answer, after in ledger_answers(hold, order)
                 ),
                 (record, None, hold, cores, on_the_way),
@@ -261,7 +271,7 @@ def after_start(world):
             for action in Action:
                 if core[_AT[action]] is not None:
                     transfer, need = heard_after(record, verdict_of(record, leg, action, core[_AT[action]]))
-                    facts = (Hold.HELD, False, frozenset(), need)
+                    facts = (Hold.HELD, False, frozenset(), need, False)
                     worlds.append((record, (record, transfer, facts), hold, cores, on_the_way))
     return worlds
 
@@ -288,7 +298,7 @@ def check_world(world, decisions):
     if record.status is Status.FAILED:
         assert hold in (Hold.VOIDED, Hold.BURNT), world
         assert not any(effects), world
-    if not decisions:
+    if Decision.POST not in decisions:
         assert record.needs_person is None, world
 
 
@@ -299,7 +309,7 @@ def check_world(world, decisions):
 )
 def test_with_honest_systems_the_record_tells_the_truth(sides, decisions):
     """G5, G7, G10: whatever is lost, late, repeated or cut off by a crash, SUCCESS means posted and applied, FAILED
-    means neither now nor ever, nobody is called without need, and from everywhere there is a way to the end.
+    means neither now nor ever, nobody is called without need (not even where persons void what others settle), and from everywhere there is a way to the end.
     """
     start = (new_transfer(sides), None, Hold.ABSENT, (NOTHING_SEEN,) * len(sides), frozenset())
     before = {start: []}

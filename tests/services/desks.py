@@ -74,6 +74,7 @@ class Desks:
         stack = self.stack
         keys = ApiKeys(
             operations=stack.operations,
+            audit=self.audit,
             durability=stack.database,
             clock=stack.clock,
             tiers=frozenset(stack.rules.limits),

@@ -42,6 +42,19 @@ async def test_a_paused_route_takes_nothing_until_resumed(stack, desks):
     assert (await stack.submit("a")).refusal is None
 
 
+async def test_a_frozen_asset_and_the_kill_switch(stack, desks):
+    """An asset can be frozen, and everything stopped; taken back, transfers go on."""
+    await desks.policies.freeze_asset("USDT", reason="depeg", actor=ACTOR)
+    assert (await stack.submit("a")).refusal.code is Code.ROUTE_PAUSED
+    await desks.policies.unfreeze_asset("USDT", reason="over", actor=ACTOR)
+    await desks.policies.stop(reason="incident", actor=ACTOR)
+    refusal = (await stack.submit("a")).refusal
+    assert (refusal.code, "stopped" in refusal.message) == (Code.ROUTE_PAUSED, True)
+    await desks.policies.start(reason="over", actor=ACTOR)
+    assert (await stack.submit("a")).refusal is None
+    assert (await desks.policies.freeze_asset("XXX", reason="r", actor=ACTOR)).code is Code.INVALID_ASSET
+
+
 async def test_each_change_is_one_entry_of_the_chain(desks):
     """A change and its entry are recorded together; one that changes nothing says so."""
     first = await desks.policies.freeze("alice", reason="r", actor=ACTOR)

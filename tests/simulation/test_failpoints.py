@@ -18,7 +18,7 @@ from internal_transfer.domain.leg import Action, Leg, LegState, Side
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status, Transfer, advance, command_of, with_leg
 from internal_transfer.embedded.database import Database
-from internal_transfer.ports.ledger import Ledger, LedgerAccount, LedgerTransfer, TransferFlag
+from internal_transfer.ports.ledger import Ledger, LedgerAccount, LedgerTransfer, TransferFlag, TransferResult
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import Change, Proposal, TransferStore
 from internal_transfer.simulation.clock import START_MS, SimulatedClock
@@ -190,6 +190,17 @@ async def test_other_steps_pass(tmp_path, life):
     assert transfer is not None
     assert transfer.status in {SUCCESS, FAILED}
     await database.durable()
+    database.close()
+
+
+async def test_a_start_is_no_step(tmp_path):
+    """The hold that every start burns for its fences is no transfer's: a server that shall die before one starts."""
+    database = Database(tmp_path / "data.db")
+    ledger = Failpoints(Failpoint.BEFORE_HOLD, database, die=crash).wrap_ledger(SqliteLedger(database, SimulatedClock()))
+    (burnt,) = await ledger.create_transfers([replace(HOLD, id=FENCE_HOLD_ID)])
+    assert burnt.status is TransferResult.DEBIT_ACCOUNT_NOT_FOUND
+    with pytest.raises(Crash):
+        await ledger.create_transfers([HOLD])
     database.close()
 
 

@@ -35,7 +35,7 @@ from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.ports.operations import Operations
-from internal_transfer.services.acts import Act, AuditTrail, check_reason
+from internal_transfer.services.acts import Act, AuditTrail, check_reason, refuse_field
 from internal_transfer.services.api_keys import ApiKeys
 from internal_transfer.services.cash import Cash, CashDesk
 from internal_transfer.services.desk import Desk, DeskAction
@@ -146,6 +146,8 @@ class AdminApi:
                 Path(f"{ADMIN}/reconciliation", answer(self._reconcile), methods=post),
                 Path(f"{ADMIN}/reconciliation", answer(self._last_report), methods=get),
                 Path(f"{ADMIN}/policy", answer(self._policy), methods=get),
+                Path(f"{ADMIN}/policy/{{action}}", answer(self._stop), methods=post),
+                Path(f"{ADMIN}/assets/{{asset}}/{{action}}", answer(self._freeze_asset), methods=post),
                 Path(f"{ADMIN}/users/{{user}}/{{action}}", answer(self._freeze), methods=post),
                 Path(f"{ADMIN}/routes/{{route}}/{{action}}", answer(self._pause), methods=post),
                 Path(f"{ADMIN}/audit", answer(self._audit_entries), methods=get),
@@ -274,6 +276,20 @@ class AdminApi:
         act = await change(request.path_params["user"], reason=body.reason, actor=actor, version=body.version)
         return act if isinstance(act, Refusal) else act_view(act)
 
+    async def _freeze_asset(self, request: Request, actor: str) -> View | Refusal:
+        action = _one_of(request.path_params["action"], ("freeze", "unfreeze"))
+        body = await _body(request, _Change)
+        change = self._policies.freeze_asset if action == "freeze" else self._policies.unfreeze_asset
+        act = await change(request.path_params["asset"], reason=body.reason, actor=actor, version=body.version)
+        return act if isinstance(act, Refusal) else act_view(act)
+
+    async def _stop(self, request: Request, actor: str) -> View | Refusal:
+        action = _one_of(request.path_params["action"], ("stop", "start"))
+        body = await _body(request, _Change)
+        change = self._policies.stop if action == "stop" else self._policies.start
+        act = await change(reason=body.reason, actor=actor, version=body.version)
+        return act if isinstance(act, Refusal) else act_view(act)
+
     async def _pause(self, request: Request, actor: str) -> View | Refusal:
         action = _one_of(request.path_params["action"], ("pause", "resume"))
         source, colon, target = request.path_params["route"].partition(":")
@@ -298,23 +314,17 @@ class AdminApi:
 
     async def _create_key(self, request: Request, actor: str) -> View | Refusal:
         body = await _body(request, _NewKey)
-        refusal = check_reason(body.reason)
-        if refusal is not None:
-            return refusal
-        new = await self._keys.create(owner=body.user, tier=body.tier, actor=actor, reason=body.reason)
+        new = await self._keys.create(body.user, tier=body.tier, actor=actor, reason=body.reason)
         if isinstance(new, Refusal):
             return new
         return {"api_key": new.api_key, "secret": new.secret, "passphrase": new.passphrase}
 
     async def _revoke_key(self, request: Request, actor: str) -> View | Refusal:
         body = await _body(request, _Change)
-        refusal = check_reason(body.reason)
-        if refusal is not None:
-            return refusal
-        key = request.path_params["key"]
-        if not await self._keys.revoke(key, actor=actor, reason=body.reason):
-            return Refusal(Code.INVALID_REQUEST, "there is no such API key", (Detail("key", "is unknown"),))
-        return {"api_key": key, "revoked": True}
+        key = await self._keys.revoke(request.path_params["key"], actor=actor, reason=body.reason)
+        if key is None:
+            return refuse_field("key", "is none that exists")
+        return key if isinstance(key, Refusal) else {"api_key": key.key, "revoked": True}
 
     async def _core(self, request: Request, actor: str) -> View | Refusal:
         word = _one_of(request.path_params["mode"], tuple(CORE_MODES))

@@ -1,5 +1,6 @@
 """Who is calling: bearer tokens (JWT), verified against the configured issuers' public keys."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ ALGORITHMS = frozenset({"EdDSA", "ES256", "ES384", "ES512", "RS256", "RS384", "R
 _CLOCK_SKEW_SECONDS = 60
 _TOKENS_CACHED_MAX = 20_000
 _ROLES_MAX = 32
-_TIER_CHARACTERS_MAX = 64
+_TIER = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 # Times are checked against our own clock, so the library's checks of them are off.
 _OPTIONS: Any = {
     "require": ["iss", "aud", "sub", "exp", "iat"],
@@ -49,11 +50,15 @@ class Caller(Struct, frozen=True):
 
 
 class TrustedIssuer(Struct, frozen=True):
-    """Who may issue tokens, for which audience, and with which keys, by key id ("" where a key has none)."""
+    """Who may issue tokens, for which audience, and with which keys, by key id ("" where a key has none).
+
+    `renewal` tells a caller whose token has expired how to get a new one.
+    """
 
     issuer: str
     audience: str
     keys: dict[str, jwt.PyJWK]
+    renewal: str = "get a new one from its issuer"
 
 
 def read_issuer(*, issuer: str, audience: str, keys_file: Path) -> TrustedIssuer:
@@ -111,8 +116,7 @@ class Authenticator:
             if caller.expires_at * 1000 > self._clock.now_ms():
                 self._verified.move_to_end(authorization)
                 return caller
-            del self._verified[authorization]
-            return _refuse("the token has expired")
+            del self._verified[authorization]  # What is verified again says how to get a new one.
         scheme, _, token = authorization.partition(b" ")
         if scheme.lower() != b"bearer" or not token:
             return _refuse("the Authorization header is not of the form: Bearer TOKEN")
@@ -139,11 +143,8 @@ class Authenticator:
                 options=_OPTIONS,
             )
         except jwt.PyJWTError as error:
-            return _refuse(f"the token is not valid: {str(error)[:120]}")
-        except (UnicodeError, ValueError, RecursionError):
-            # What the library lets through on headers and claims that are no text or nested without end.
-            return _refuse("the token is not valid")
-        return self._caller_of(claims)
+            return _refuse(_reason(error))
+        return self._caller_of(claims, issuer)
 
     def _key_for(self, header: dict[str, Any], payload: dict[str, Any]) -> tuple[TrustedIssuer, jwt.PyJWK] | None:
         name = payload.get("iss")
@@ -156,13 +157,13 @@ class Authenticator:
         key = issuer.keys.get(key_id if isinstance(key_id, str) else "")
         return None if key is None else (issuer, key)
 
-    def _caller_of(self, claims: dict[str, Any]) -> Caller | Refusal:
+    def _caller_of(self, claims: dict[str, Any], issuer: TrustedIssuer) -> Caller | Refusal:
         now = self._clock.now_ms() / 1000
         expires_at, issued_at, not_before = claims["exp"], claims["iat"], claims.get("nbf", 0)
         if not (_is_time(expires_at) and _is_time(issued_at) and _is_time(not_before)):
             return _refuse("the token's exp, iat and nbf must be numbers of seconds")
         if expires_at <= now:
-            return _refuse("the token has expired")
+            return _refuse(f"the token has expired; {issuer.renewal}")
         if max(issued_at, not_before) > now + _CLOCK_SKEW_SECONDS:
             return _refuse("the token is not valid yet")
         owner = claims["sub"]
@@ -172,7 +173,7 @@ class Authenticator:
         if not isinstance(roles, list) or len(roles) > _ROLES_MAX or not all(isinstance(role, str) for role in roles):
             return _refuse("the token's roles are not a list of strings")
         tier = claims.get("tier", DEFAULT_TIER)
-        if not isinstance(tier, str) or not 0 < len(tier) <= _TIER_CHARACTERS_MAX:
+        if not isinstance(tier, str) or _TIER.fullmatch(tier) is None:
             return _refuse("the token's tier is not a name")
         return Caller(Owner(owner), tier, frozenset(roles), float(expires_at))
 
@@ -180,6 +181,19 @@ class Authenticator:
 def _is_time(value: object) -> bool:
     # A bool is an int to Python, and NaN or infinity would make a token that never expires.
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _reason(error: jwt.PyJWTError) -> str:
+    # In our words: the library's repeat what a stranger wrote into the token.
+    match error:
+        case jwt.InvalidSignatureError():
+            return "the token's signature does not match"
+        case jwt.InvalidAudienceError():
+            return "the token is for another audience"
+        case jwt.MissingRequiredClaimError():
+            return "the token lacks one of iss, aud, sub, exp and iat"
+        case _:
+            return "the token is not a well-formed JWT of an algorithm that its key is for"
 
 
 def _refuse(message: str) -> Refusal:

@@ -95,7 +95,8 @@ class DemoIssuer:
     def trusted(self) -> TrustedIssuer:
         """The issuer as the authenticator takes it."""
         [key] = self.public_keys()["keys"]
-        return TrustedIssuer(ISSUER, AUDIENCE, {self._stored.kid: jwt.PyJWK(key)})
+        renewal = "get a new one with: internal-transfer token --data DIR --user USER"
+        return TrustedIssuer(ISSUER, AUDIENCE, {self._stored.kid: jwt.PyJWK(key)}, renewal)
 
     def token(self, owner: Owner, *, roles: tuple[str, ...], tier: str, now_seconds: int) -> str:
         """A token of one hour from this wall-clock time on."""

@@ -16,6 +16,7 @@ from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery
 
 PAGE_MOST = 100
 PAGE_DEFAULT = 20
+CURSOR_PATTERN = r"^[A-Za-z0-9_-]{32}$"
 
 _PARAMETERS = frozenset(
     {"limit", "cursor", "status", "asset", "account_type", "direction", "from", "to"},
@@ -23,7 +24,7 @@ _PARAMETERS = frozenset(
 _REPEATABLE = frozenset({"status"})
 _PAIRS_MAX = 32
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
-_CURSOR = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
+_CURSOR = re.compile(CURSOR_PATTERN, re.ASCII)
 _CURSOR_FIELDS = struct.Struct(">QQ8s")
 _NUMBER_MAX = 2**63 - 1
 _TIME = re.compile(

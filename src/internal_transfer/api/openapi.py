@@ -5,7 +5,7 @@ from typing import Any
 
 from internal_transfer.api.decode import BODY_BYTES_MAX
 from internal_transfer.api.headers import WAIT_SECONDS_MAX
-from internal_transfer.api.history import PAGE_DEFAULT, PAGE_MOST
+from internal_transfer.api.history import CURSOR_PATTERN, PAGE_DEFAULT, PAGE_MOST
 from internal_transfer.api.paths import BALANCES, HISTORY, OPTIONS, PREVIEW, TRANSFER_PREFIX, TRANSFERS
 from internal_transfer.api.problems import PROBLEM_TYPE, status_of
 from internal_transfer.api.schemas import (
@@ -266,7 +266,11 @@ def _history() -> dict[str, Any]:
                 {"type": "integer", "minimum": 1, "maximum": PAGE_MOST, "default": PAGE_DEFAULT},
                 "How many transfers on a page.",
             ),
-            _parameter("cursor", {"type": "string"}, "next_cursor of the page before, with the same other parameters."),
+            _parameter(
+                "cursor",
+                {"type": "string", "pattern": CURSOR_PATTERN},
+                "next_cursor of the page before, with the same other parameters.",
+            ),
             _parameter(
                 "status",
                 statuses | {"minItems": 1, "maxItems": 4, "uniqueItems": True},

@@ -12,10 +12,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -34,11 +30,12 @@ from internal_transfer.api.headers import (
     preferred_wait,
 )
 from internal_transfer.api.history import next_cursor, next_target, parse_history, parse_pairs
+from internal_transfer.api.pages import create_pages
 from internal_transfer.api.paths import BALANCES, HISTORY, OPTIONS, PREVIEW, TRANSFER_PREFIX, TRANSFERS
 from internal_transfer.api.problems import Header, Problems, Reply, problem_of
 from internal_transfer.api.render import Renderer
 from internal_transfer.domain.identifier import TransferId
-from internal_transfer.domain.refusal import Code, Detail, Refusal, Retry
+from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.clock import Clock
@@ -98,7 +95,8 @@ class _Path:
 class UserApi:
     """The endpoints of the users' interface as one ASGI application, in front of `otherwise` for all other paths.
 
-    A submission is bounded by `deadline_seconds` and the wait that the client asked for, and then answers 503 TIMEOUT.
+    A submission waits for its transfer as long as the client asks for, else `wait_seconds`. It is bounded by that and
+    `deadline_seconds` together, and then answers 503 TIMEOUT.
     The deadline ends the waiting, not the transfer.
     """
 
@@ -112,6 +110,7 @@ class UserApi:
         clock: Clock,
         telemetry: Telemetry,
         otherwise: ASGIApp,
+        wait_seconds: float = WAIT_SECONDS_DEFAULT,
         deadline_seconds: float = _DEADLINE_SECONDS,
     ) -> None:
         self._gateway = gateway
@@ -123,6 +122,7 @@ class UserApi:
         self._requests = telemetry.requests
         self._counters: dict[tuple[str, int, str], Callable[[], None]] = {}
         self._otherwise = otherwise
+        self._wait_seconds = wait_seconds
         self._deadline_seconds = deadline_seconds
         self._paths = {
             TRANSFERS: _Path("transfers", POST=self._create, GET=self._by_key),
@@ -203,7 +203,7 @@ class UserApi:
         if isinstance(request, Refusal):
             return self._problems.reply(request, status=400)
         wait = preferred_wait(headers.get(b"prefer"))
-        wait_seconds = WAIT_SECONDS_DEFAULT if wait is None else wait
+        wait_seconds = self._wait_seconds if wait is None else wait
         async with asyncio.timeout(self._deadline_seconds + wait_seconds):
             answer = await self._gateway.submit(request, wait_seconds=wait_seconds)
         applied: tuple[Header, ...] = () if wait is None else ((b"preference-applied", b"wait=%d" % wait),)
@@ -381,29 +381,6 @@ def _transfer_id(text: str) -> TransferId | None:
     return TransferId(number) if number <= _ID_MAX else None
 
 
-def _no_such_path(problems: Problems) -> Callable[[Request, Exception], Response]:
-    def reply(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        refusal = Refusal(Code.INVALID_REQUEST, f"path: {error.detail}", (Detail("path", error.detail),))
-        headers = tuple(
-            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
-        )
-        return _response(problems.reply(refusal, status=error.status_code, headers=headers, retry=Retry.NEVER))
-
-    return reply
-
-
-def _internal(problems: Problems) -> Callable[[Request, Exception], Response]:
-    # Starlette raises the error again after this reply, so that the server logs it.
-    return lambda _request, _error: _response(problems.internal(records=False))
-
-
-def _response(reply: Reply) -> Response:
-    response = Response(reply.body, status_code=reply.status)
-    response.raw_headers = reply.headers
-    return response
-
-
 def create_app(
     *,
     rules: Rules,
@@ -413,18 +390,13 @@ def create_app(
     clock: Clock,
     telemetry: Telemetry,
     pages: Sequence[BaseRoute] = (),
+    wait_seconds: float = WAIT_SECONDS_DEFAULT,
     deadline_seconds: float = _DEADLINE_SECONDS,
 ) -> ASGIApp:
     """The whole application of the public port: the users' endpoints, the contract, its page, and any other `pages`.
 
     `rules` fixes the assets' scales; what is offered at the moment is asked of the gateway.
     """
-    problems = Problems(clock)
-    others = Starlette(
-        routes=[*documentation_routes(), *pages],
-        exception_handlers={HTTPException: _no_such_path(problems), Exception: _internal(problems)},
-    )
-    others.router.redirect_slashes = False
     return UserApi(
         rules=rules,
         gateway=gateway,
@@ -432,6 +404,7 @@ def create_app(
         authenticator=authenticator,
         clock=clock,
         telemetry=telemetry,
-        otherwise=others,
+        otherwise=create_pages([*documentation_routes(), *pages], Problems(clock)),
+        wait_seconds=wait_seconds,
         deadline_seconds=deadline_seconds,
     )

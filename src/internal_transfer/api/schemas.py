@@ -11,6 +11,7 @@ from internal_transfer.domain.transfer import Status
 Schema = dict[str, Any]
 
 AMOUNT_PATTERN = r"^(0|[1-9][0-9]*)(\.[0-9]+)?$"
+TRANSFER_AMOUNT_PATTERN = r"^([1-9][0-9]*(\.[0-9]+)?|0\.0*[1-9][0-9]*)$"
 OWNER_PATTERN = r"^[A-Za-z0-9_.:\-]{1,64}$"
 ACCOUNT_TYPE_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 ASSET_PATTERN = r"^[A-Z0-9][A-Z0-9_.\-]{0,31}$"
@@ -86,9 +87,13 @@ def _scalars() -> dict[str, Schema]:
         "Amount": {
             "type": "string",
             "pattern": AMOUNT_PATTERN,
+            "description": "A decimal number as text, without trailing zeros.",
+        },
+        "TransferAmount": {
+            "type": "string",
+            "pattern": TRANSFER_AMOUNT_PATTERN,
             "maxLength": AMOUNT_CHARACTERS_MAX,
-            "description": "A decimal number as text: no sign, exponent, spaces or separators. Answers have no "
-            "trailing zeros. A transfer's amount is larger than zero.",
+            "description": "A decimal number above zero as text: no sign, exponent, spaces or separators.",
             "examples": ["12.5"],
         },
         "Balance": {
@@ -141,7 +146,7 @@ def _requests() -> dict[str, Schema]:
             {
                 "from_account": ref("AccountRequest"),
                 "to_account": ref("AccountRequest"),
-                "amount": ref("Amount"),
+                "amount": ref("TransferAmount"),
                 "memo": {
                     "anyOf": [
                         {"type": "string", "maxLength": MEMO_CHARACTERS_MAX, "pattern": MEMO_PATTERN},

@@ -12,6 +12,7 @@ from internal_transfer.cli.output import (
     print_evidence,
     print_json,
     print_line,
+    print_policy,
     print_reconciliation,
     print_transfers,
 )
@@ -167,6 +168,41 @@ def pause(access: Access, *, route: _Route, reason: _OptionalReason = None) -> N
 def resume(access: Access, *, route: _Route, reason: _OptionalReason = None) -> None:
     """Takes a pause back."""
     _act(access, f"/routes/{part(route)}/resume", _change(reason))
+
+
+@admin.command("freeze-asset")
+@takes_access
+def freeze_asset(access: Access, *, asset: _Asset, reason: _OptionalReason = None) -> None:
+    """Takes no more transfers of an asset; those on their way are finished."""
+    _act(access, f"/assets/{part(asset)}/freeze", _change(reason))
+
+
+@admin.command("unfreeze-asset")
+@takes_access
+def unfreeze_asset(access: Access, *, asset: _Asset, reason: _OptionalReason = None) -> None:
+    """Takes the freeze of an asset back."""
+    _act(access, f"/assets/{part(asset)}/unfreeze", _change(reason))
+
+
+@admin.command()
+@takes_access
+def stop(access: Access, *, reason: _OptionalReason = None) -> None:
+    """The kill switch: takes no more transfers at all; those on their way are finished."""
+    _act(access, "/policy/stop", _change(reason))
+
+
+@admin.command()
+@takes_access
+def start(access: Access, *, reason: _OptionalReason = None) -> None:
+    """Takes the kill switch back."""
+    _act(access, "/policy/start", _change(reason))
+
+
+@admin.command()
+@takes_access
+def policy(access: Access) -> None:
+    """Shows what is frozen, paused or stopped."""
+    _print(access, call(access, "GET", "/policy"), print_policy)
 
 
 class _Mode(StrEnum):

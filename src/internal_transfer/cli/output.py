@@ -108,6 +108,13 @@ def print_reconciliation(result: Mapping[str, Any]) -> None:
     _console().print(table)
 
 
+def print_policy(policy: Mapping[str, Any]) -> None:
+    """What is frozen, paused or stopped."""
+    print_line(f"version {policy['version']}: {'ALL TRANSFERS ARE STOPPED' if policy['stopped'] else 'running'}")
+    for name in ("frozen_users", "frozen_assets", "paused_routes"):
+        print_line(f"{name}: {', '.join(policy[name]) or 'none'}")
+
+
 def print_checks(checks: Iterable[tuple[str, bool, str]]) -> None:
     """The results of `doctor`."""
     table = Table.grid(padding=(0, 2))

@@ -37,8 +37,8 @@ def serve(
     if failpoint is not None and not demo:
         raise typer.BadParameter("works only with --demo", param_hint="--failpoint")
     # The whole service takes long to import, and no other command needs it.
-    from internal_transfer.serving import ServeOptions  # noqa: PLC0415
     from internal_transfer.serving import serve as run  # noqa: PLC0415
+    from internal_transfer.workers import ServeOptions  # noqa: PLC0415
 
     options = ServeOptions(
         config=config,

@@ -116,6 +116,7 @@ class Facts(Struct):
     `post_burnt` and `void_burnt`: the id of the recorded attempt is burnt, so a new attempt has to be recorded first;
     whoever records it clears the fact.
     `fence_unclear`: the fence was sent and its answer says neither burnt nor there.
+    `post_fenced`: the id of the recorded attempt was burnt on purpose, so that nobody who knows less can post.
     """
 
     hold: Hold = Hold.UNKNOWN
@@ -125,6 +126,7 @@ class Facts(Struct):
     post_burnt: bool = False
     void_burnt: bool = False
     fence_unclear: bool = False
+    post_fenced: bool = False
 
 
 class LookAtHold(Struct, frozen=True):
@@ -137,6 +139,10 @@ class CreateHold(Struct, frozen=True):
 
 class FenceHold(Struct, frozen=True):
     """Make the hold impossible, or find out that it exists."""
+
+
+class FencePost(Struct, frozen=True):
+    """Make the post impossible, or find out that it was done."""
 
 
 class PostHold(Struct, frozen=True):
@@ -168,7 +174,7 @@ class Finished(Struct, frozen=True):
     """The transfer is final."""
 
 
-Step = LookAtHold | CreateHold | FenceHold | PostHold | VoidHold | Tell | Write | Wait | Finished
+Step = LookAtHold | CreateHold | FenceHold | FencePost | PostHold | VoidHold | Tell | Write | Wait | Finished
 
 
 def advance(transfer: Transfer, status: Status, *, failure: Code | None = None) -> Transfer:
@@ -312,11 +318,18 @@ def _ask(transfer: Transfer, facts: Facts) -> Step | None:
 
 
 def _unwind(transfer: Transfer, facts: Facts) -> Step:
-    """Undoes in reverse order, so that the source is given back only when the target is known to have nothing."""
+    """Undoes in reverse order, so that the source is given back only when the target is known to have nothing.
+
+    After a core's refusal nobody can be posting. After a decision of persons somebody may be: one who has heard the last
+    leg's verdict but not of the decision, or the other way round; so nothing is reversed before the post has been
+    made impossible.
+    """
     for leg in reversed(transfer.legs):
         match leg.state:
             case LegState.ASKED:
                 return _tell(leg, Action.CANCEL, facts)
+            case LegState.APPLIED if transfer.decision is not None and not facts.post_fenced:
+                return FencePost()
             case LegState.APPLIED:
                 return Write(with_leg(transfer, replace(leg, state=LegState.REVERSING)))
             case LegState.REVERSING:

@@ -98,7 +98,8 @@ class HistoryPage(Struct, frozen=True):
 class OpenSummary(Struct, frozen=True):
     """How many transfers are open, and since when the oldest leg of each core has been asked without an answer.
 
-    `ages` are counts by status of those open for longer than the times asked for. `needs_person` is by reason.
+    `by_status` names both open statuses, also with 0; `oldest_open_ms` is the smallest `created_at` in each that has
+    any. `needs_person` counts by reason; cores owe those transfers nothing until persons have decided.
     """
 
     by_status: dict[Status, int]

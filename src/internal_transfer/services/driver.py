@@ -21,6 +21,7 @@ from internal_transfer.domain.transfer import (
     CreateHold,
     Facts,
     FenceHold,
+    FencePost,
     Finished,
     Hold,
     LookAtHold,
@@ -51,6 +52,7 @@ from internal_transfer.ports.ledger import (
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import Change, Event, TransferStore
 from internal_transfer.services.completions import Completions
+from internal_transfer.services.deadline import deadline
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.telemetry import Telemetry
 
@@ -132,6 +134,7 @@ class Driver:
             LookAtHold: ("look", self._look),
             CreateHold: ("hold", self._hold),
             FenceHold: ("fence", self._fence),
+            FencePost: ("fence_post", self._fence_post),
             Tell: ("tell", self._tell),
             PostHold: ("post", self._post),
             VoidHold: ("void", self._void),
@@ -243,7 +246,8 @@ class Driver:
             after = replace(work.transfer, attempts=attempts, due_at=due)
             changes.append(Change(work.transfer.revision, after))
         try:
-            recorded = await self._store.record(changes)
+            async with deadline(self._timing.call_seconds, OutcomeUnknown(System.STORE, "not put off in time")):
+                recorded = await self._store.record(changes)
         except OperatingFailureError as error:
             # What was recorded before says when the transfer is due, and that time comes by itself.
             self._telemetry.failures.labels(error.system, type(error).__name__).inc()
@@ -282,7 +286,9 @@ class Driver:
                 work.facts.void_burnt = False
 
     async def _hold(self, works: list[Work]) -> None:
-        await self._ensure_accounts(works)
+        works = await self._with_accounts(works)
+        if not works:
+            return
         outcomes = await self._create("hold", [self._hold_of(work.transfer) for work in works])
         for work, outcome in zip(works, outcomes, strict=True):
             match outcome.status:
@@ -299,12 +305,7 @@ class Driver:
                     self._unexpected(work, "hold", status)
 
     async def _fence(self, works: list[Work]) -> None:
-        fences = [
-            LedgerTransfer(
-                id=hold_id(work.transfer.id), pending_id=FENCE_HOLD_ID, flags=TransferFlag.VOID_PENDING_TRANSFER
-            )
-            for work in works
-        ]
+        fences = [_fence_of(hold_id(work.transfer.id)) for work in works]
         for work, outcome in zip(works, await self._create("fence", fences), strict=True):
             match outcome.status:
                 case TransferResult.PENDING_TRANSFER_NOT_FOUND | TransferResult.ID_ALREADY_FAILED:
@@ -314,6 +315,17 @@ class Driver:
                 case status:
                     work.facts.fence_unclear = True
                     self._unexpected(work, "fence", status)
+
+    async def _fence_post(self, works: list[Work]) -> None:
+        fences = [_fence_of(post_id(work.transfer.id, work.transfer.post_attempt)) for work in works]
+        for work, outcome in zip(works, await self._create("fence", fences), strict=True):
+            match outcome.status:
+                case TransferResult.PENDING_TRANSFER_NOT_FOUND | TransferResult.ID_ALREADY_FAILED:
+                    work.facts.post_fenced = True
+                case status if status.startswith("exists"):
+                    work.facts.hold = Hold.UNKNOWN  # It was posted in time; look whether the post is ours.
+                case status:
+                    self._unexpected(work, "fence_post", status)
 
     async def _post(self, works: list[Work]) -> None:
         posts = [
@@ -447,19 +459,27 @@ class Driver:
             flags=TransferFlag.PENDING,
         )
 
-    async def _ensure_accounts(self, works: list[Work]) -> None:
-        """Creates the accounts of holds; a hold on a missing account would burn its id.
+    async def _with_accounts(self, works: list[Work]) -> list[Work]:
+        """Creates the accounts of holds, since a hold on a missing account would burn its id.
 
-        An account counts as known only when a hold on it is durable, since a turn that is taken back takes it along.
+        Answers the works whose accounts exist; the others have failed, and do not keep these from going on. An account
+        counts as known only when a hold on it is durable, since a turn that is taken back takes it along.
         """
+        known = self._known
         new = {
             account: None
             for work in works
             for account in (work.transfer.source, work.transfer.target)
-            if account not in self._known
+            if account not in known
         }
-        if new:
-            await self.open_accounts(list(new))
+        rejected = await self._create_accounts(list(new)) if new else {}
+        if not rejected:
+            return works
+        for work in works:
+            failure = rejected.get(work.transfer.source) or rejected.get(work.transfer.target)
+            if failure is not None:
+                self._failed([work], failure)
+        return [work for work in works if work.failure is None]
 
     def _code_of(self, account: Account) -> int:
         if account.owner == CASH_OWNER:
@@ -474,6 +494,11 @@ class Driver:
 
     async def open_accounts(self, accounts: list[Account]) -> None:
         """Registers accounts and creates them in the ledger; raises `OutcomeUnknown` where the ledger disagrees."""
+        for failure in (await self._create_accounts(accounts)).values():
+            raise failure
+
+    async def _create_accounts(self, accounts: list[Account]) -> dict[Account, OutcomeUnknown]:
+        """Registers accounts and creates them in the ledger; answers those that the ledger does not take, and why."""
         registered = await self._store.register(accounts)
         rows = [
             LedgerAccount(
@@ -485,8 +510,16 @@ class Driver:
             )
             for entry in registered
         ]
-        outcomes = await self._ledger.create_accounts(rows)
-        for account, outcome in zip(accounts, outcomes, strict=True):
+        rejected: dict[Account, OutcomeUnknown] = {}
+        for account, outcome in zip(accounts, await self._ledger.create_accounts(rows), strict=True):
             if outcome.status not in {AccountResult.CREATED, AccountResult.EXISTS}:
                 self._telemetry.unexpected.labels("ledger", outcome.status).inc()
-                raise OutcomeUnknown(System.LEDGER, f"account {account} cannot be created: {outcome.status}")
+                _log.error("account_rejected", account=account, answer=outcome.status)
+                message = f"account {account} cannot be created: {outcome.status}"
+                rejected[account] = OutcomeUnknown(System.LEDGER, message)
+        return rejected
+
+
+def _fence_of(ledger_id: int) -> LedgerTransfer:
+    """A void of the hold that can never exist: it burns this id, unless a transfer has it already."""
+    return LedgerTransfer(id=ledger_id, pending_id=FENCE_HOLD_ID, flags=TransferFlag.VOID_PENDING_TRANSFER)

@@ -120,14 +120,18 @@ class Gateway:
         Raises `Unavailable` where nothing was recorded and `OutcomeUnknown` where that is not known. Giving up on the
         answer does not take the request back.
         """
-        submission = _Submission(request, asyncio.get_running_loop().create_future(), self._clock.monotonic())
-        if not self._intake.offer(submission):
-            return Answer(refusal=self._overloaded("queue_full"))
-        answer = await submission.waiting
+        answer = await self.offer(request)
         transfer = answer.transfer
         if wait_seconds > 0 and answer.refusal is None and transfer is not None and transfer.status in OPEN:
-            return await self._wait(answer, transfer, wait_seconds)
+            return await self.wait(answer, wait_seconds)
         return answer
+
+    def offer(self, request: TransferRequest) -> asyncio.Future[Answer]:
+        """As `submit` without waiting for the transfer to become final; fails with the same exceptions."""
+        waiting = asyncio.get_running_loop().create_future()
+        if not self._intake.offer(_Submission(request, waiting, self._clock.monotonic())):
+            waiting.set_result(Answer(refusal=self._overloaded("queue_full")))
+        return waiting
 
     async def run(self) -> None:
         """Works until `close()`, and then until the queue is empty."""
@@ -208,11 +212,14 @@ class Gateway:
             # A limiter protects the service; without it the money is as safe as with it, so requests go on (G13).
             self._telemetry.failures.labels(System.LIMITER, type(error).__name__).inc()
             waits = [0.0] * len(items)
+        passed = 0
         for item, wait in zip(items, waits, strict=True):
             if wait > 0.0:
                 item.refuse(Refusal(Code.RATE_LIMITED, "too many transfers", retry_after_seconds=wait))
-            elif (shed := self._pressure.shed(item.legs)) is not None:
+            elif (shed := self._pressure.shed(item.legs, passed)) is not None:
                 item.refuse(shed)
+            else:
+                passed += 1
 
     async def _accept(self, items: list[_Submission]) -> None:
         """Records the requests, drawing other ids for those whose id is taken."""
@@ -280,11 +287,22 @@ class Gateway:
                 works[transfer.id] = Work(transfer, facts, scanned=True)
         if works:
             await self._driver.drive(list(works.values()))
+            await self._catch_up([work for work in works.values() if work.lost])
         for item in items:
             if item.work is not None:
                 item.answer = Answer(item.work.transfer, events=tuple(item.work.events))
         if replays:
             await self._replay(replays, works)
+
+    async def _catch_up(self, lost: list[Work]) -> None:
+        """Reads again what somebody else has gone on with in the meantime."""
+        if not lost:
+            return
+        ids = [work.transfer.id for work in lost]
+        async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "the record does not answer")):
+            transfers, events = await self._store.get(ids), await self._store.events(ids)
+        for work, transfer, recorded in zip(lost, transfers, events, strict=True):
+            work.transfer, work.events = transfer or work.transfer, recorded
 
     async def _replay(self, replays: list[tuple[_Submission, KeyTaken]], works: dict[TransferId, Work]) -> None:
         """Answers requests whose key existed: with the transfer as it is now, or with the fields that differ."""
@@ -302,21 +320,34 @@ class Gateway:
             refusal = Refusal(Code.IDEMPOTENCY_KEY_REUSED, f"the key was used with another {names}", differing)
             item.answer = Answer(transfer, refusal)
 
-    async def _wait(self, answer: Answer, transfer: Transfer, seconds: float) -> Answer:
-        """Waits for an open transfer to become final, and answers it as it is then."""
+    async def wait(self, answer: Answer, seconds: float) -> Answer:
+        """Waits for the open transfer of an answer to become final, at most this long, and answers it as it is then.
+
+        What is known to be on record stays the answer where nothing newer can be read.
+        """
+        transfer = answer.transfer
+        assert transfer is not None, "there is a transfer to wait for"
         done = self._completions.expect(transfer.id)
         try:
             # Read after the wait is known to all, so that no completion falls between the two.
             current = await self._current(answer, transfer)
             if current.transfer is not None and current.transfer.status not in OPEN:
                 return current
+            await self._completed(done, seconds)
+            return await self._current(answer, transfer)
+        except OperatingFailureError as error:
+            self._telemetry.failures.labels(error.system, type(error).__name__).inc()
+            return answer
+        finally:
+            self._completions.forget(transfer.id, done)
+
+    @staticmethod
+    async def _completed(done: asyncio.Future[None], seconds: float) -> None:
+        try:
             async with asyncio.timeout(seconds):
                 await done
         except TimeoutError:
-            pass
-        finally:
-            self._completions.forget(transfer.id, done)
-        return await self._current(answer, transfer)
+            return  # Whoever waited is told how far it is.
 
     async def _current(self, answer: Answer, transfer: Transfer) -> Answer:
         async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "the record does not answer")):

@@ -66,6 +66,38 @@ class PolicyDesk:
         """Takes a pause back."""
         return await self._pause("resume", route, reason, actor, version, paused=False)
 
+    async def freeze_asset(self, asset: str, *, reason: str, actor: str, version: int | None = None) -> Act | Refusal:
+        """Refuses new transfers of an asset; those on their way are finished."""
+        return await self._freeze_asset("freeze_asset", asset, reason, actor, version=version, frozen=True)
+
+    async def unfreeze_asset(self, asset: str, *, reason: str, actor: str, version: int | None = None) -> Act | Refusal:
+        """Takes the freeze of an asset back."""
+        return await self._freeze_asset("unfreeze_asset", asset, reason, actor, version=version, frozen=False)
+
+    async def stop(self, *, reason: str, actor: str, version: int | None = None) -> Act | Refusal:
+        """The kill switch: refuses all new transfers; those on their way are finished."""
+        return await self._change(
+            "stop", "all", reason, actor, version=version, alter=lambda now: _stopped(now, yes=True)
+        )
+
+    async def start(self, *, reason: str, actor: str, version: int | None = None) -> Act | Refusal:
+        """Takes the kill switch back."""
+        return await self._change(
+            "start", "all", reason, actor, version=version, alter=lambda now: _stopped(now, yes=False)
+        )
+
+    async def _freeze_asset(
+        self, action: str, asset: str, reason: str, actor: str, *, version: int | None, frozen: bool
+    ) -> Act | Refusal:
+        if asset not in self._rules.assets:
+            return refuse_field("asset", "is not an asset offered here", Code.INVALID_ASSET)
+
+        def alter(policy: Policy) -> Policy:
+            assets = policy.frozen_assets | {asset} if frozen else policy.frozen_assets - {asset}
+            return replace(policy, frozen_assets=assets)
+
+        return await self._change(action, asset, reason, actor, version=version, alter=alter)
+
     async def _freeze(
         self, action: str, user: str, reason: str, actor: str, version: int | None, *, frozen: bool
     ) -> Act | Refusal:
@@ -127,3 +159,7 @@ class PolicyDesk:
                 await self._policies.refresh()
                 return Act(action=action, subject=subject, outcome=outcome, reason=reason, audit_id=number)
         return Refusal(Code.INVALID_STATE_TRANSITION, "another change of policy came first; look at it again")
+
+
+def _stopped(policy: Policy, *, yes: bool) -> Policy:
+    return replace(policy, stopped=yes)

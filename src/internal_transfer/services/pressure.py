@@ -50,9 +50,9 @@ class Pressure:
         """Notes that a core gave a verdict."""
         self._heard_ms[core] = self._clock.now_ms()
 
-    def shed(self, legs: tuple[Leg, ...]) -> Refusal | None:
-        """The refusal for a request with these legs, or None if it may go on."""
-        if self._open >= self._open_most:
+    def shed(self, legs: tuple[Leg, ...], ahead: int = 0) -> Refusal | None:
+        """The refusal for a request with these legs, or None if it may go on; `ahead` are others that just may."""
+        if self._open + ahead >= self._open_most:
             self._telemetry.sheds.labels("open_transfers").inc()
             return Refusal(Code.SYSTEM_OVERLOADED, "too many transfers are open", retry_after_seconds=5.0)
         for leg in legs:

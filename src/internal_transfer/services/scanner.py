@@ -5,8 +5,9 @@ from msgspec import Struct
 
 from internal_transfer.domain.transfer import OPEN, Facts, Transfer
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.transfer_store import TransferStore
+from internal_transfer.services.deadline import deadline
 from internal_transfer.services.driver import Driver, Work
 from internal_transfer.services.policy_board import PolicyBoard
 from internal_transfer.services.pressure import Pressure
@@ -16,7 +17,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ScannerBounds(Struct, frozen=True, kw_only=True):
-    """How often it scans, how many transfers it takes at once and for how long; and when age becomes a worry."""
+    """How often it scans, how many transfers it takes at once, for how long, how long a call may take; when age is a worry."""
 
     interval_seconds: float = 5.0
     batch_most: int = 512
@@ -24,6 +25,7 @@ class ScannerBounds(Struct, frozen=True, kw_only=True):
     stuck_seconds: float = 60.0
     alert_seconds: float = 1800.0
     critical_seconds: float = 7200.0
+    call_seconds: float = 10.0
 
 
 class Scanner:
@@ -57,26 +59,50 @@ class Scanner:
             except OperatingFailureError as error:
                 self._telemetry.failures.labels(error.system, type(error).__name__).inc()
                 _log.warning("scan_failed", error=str(error))
+            except Exception as error:  # noqa: BLE001 - the role's outermost loop: a bug must neither end it nor hide.
+                self._report(error)
             await self._clock.sleep(self._bounds.interval_seconds)
 
     async def scan(self) -> int:
         """Works on everything that is due, and answers how many transfers that were."""
         worked_on = 0
-        lease_ms = int(self._bounds.lease_seconds * 1000)
-        while True:
-            # The time is fixed per claim, and what was worked on is due later, so this ends.
-            due = await self._store.claim_due(
-                now_ms=self._clock.now_ms(), lease_ms=lease_ms, most=self._bounds.batch_most
-            )
-            if not due:
-                break
+        while due := await self._claim():
             worked_on += len(due)
-            await self.recover(due)
-        await self._policies.refresh()
+            try:
+                await self.recover(due)
+            except OperatingFailureError:
+                raise
+            except Exception as error:  # noqa: BLE001 - what shows a bug in one must not keep the others from going on.
+                self._report(error)
+                await self._recover_singly(due)
         await self._measure()
         self._telemetry.scanner_runs.inc()
         self.last_run = self._clock.monotonic()
+        async with deadline(self._bounds.call_seconds, Unavailable(System.OPERATIONS, "the policy cannot be read")):
+            await self._policies.refresh()
         return worked_on
+
+    async def _claim(self) -> list[Transfer]:
+        # The time is fixed per claim, and what was worked on is due later, so the scan ends.
+        async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "nothing was claimed in time")):
+            return await self._store.claim_due(
+                now_ms=self._clock.now_ms(),
+                lease_ms=int(self._bounds.lease_seconds * 1000),
+                most=self._bounds.batch_most,
+            )
+
+    async def _recover_singly(self, transfers: list[Transfer]) -> None:
+        for transfer in transfers:
+            try:
+                await self.recover([transfer])
+            except OperatingFailureError:
+                raise
+            except Exception as error:  # noqa: BLE001 - as above; it is due again when its lease ends.
+                self._report(error, transfer_id=str(transfer.id))
+
+    def _report(self, error: Exception, **about: str) -> None:
+        self._telemetry.failures.labels("scanner", type(error).__name__).inc()
+        _log.error("scan_broke", exc_info=error, **about)
 
     async def recover(self, transfers: list[Transfer]) -> list[Work]:
         """Asks ledger and core about open transfers and goes on from what they say."""
@@ -97,7 +123,8 @@ class Scanner:
         return works
 
     async def _measure(self) -> None:
-        summary = await self._store.open_summary()
+        async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "what is open cannot be read")):
+            summary = await self._store.open_summary()
         self._pressure.refresh(summary)
         now = self._clock.now_ms()
         bounds = self._bounds

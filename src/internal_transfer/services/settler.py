@@ -9,9 +9,10 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.domain.transfer import OPEN, Facts, Hold, Status
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import OperatingFailureError, System
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.event_bus import Delivery, EventBus
 from internal_transfer.ports.transfer_store import TransferStore
+from internal_transfer.services.deadline import deadline
 from internal_transfer.services.driver import Driver, Work
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.telemetry import Telemetry
@@ -20,10 +21,11 @@ _log = structlog.get_logger(__name__)
 
 
 class SettlerBounds(Struct, frozen=True, kw_only=True):
-    """How many confirmations are taken at once, and how long to wait after a failure."""
+    """How many confirmations are taken at once, how long to wait after a failure, and how long a call may take."""
 
     batch_most: int = 512
     failure_seconds: float = 1.0
+    call_seconds: float = 10.0
 
 
 class Settler:
@@ -51,19 +53,50 @@ class Settler:
     async def run(self) -> None:
         """Works until cancelled; a delivery that could not be worked on is tried again until it can."""
         while True:
-            delivery = await self._bus.take(self._bounds.batch_most)
-            while not await self._settled(delivery):
-                await self._clock.sleep(self._bounds.failure_seconds)
-            await self._bus.acknowledge(delivery)
+            try:
+                delivery = await self._bus.take(self._bounds.batch_most)
+            except OperatingFailureError as error:
+                await self._put_off(error)
+                continue
+            for work in (self._settle_all, self._acknowledge):
+                while (failure := await work(delivery)) is not None:
+                    await self._put_off(failure)
 
-    async def _settled(self, delivery: Delivery) -> bool:
+    async def _put_off(self, error: OperatingFailureError) -> None:
+        self._telemetry.failures.labels(error.system, type(error).__name__).inc()
+        _log.warning("settling_failed", error=str(error))
+        await self._clock.sleep(self._bounds.failure_seconds)
+
+    async def _acknowledge(self, delivery: Delivery) -> OperatingFailureError | None:
+        try:
+            async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.BUS, "not acknowledged in time")):
+                await self._bus.acknowledge(delivery)
+        except OperatingFailureError as error:
+            return error
+        return None
+
+    async def _settle_all(self, delivery: Delivery) -> OperatingFailureError | None:
+        """Settles a delivery as one batch, or where a bug makes that fail, every verdict by itself."""
         try:
             await self.settle(delivery.verdicts)
         except OperatingFailureError as error:
-            self._telemetry.failures.labels(error.system, type(error).__name__).inc()
-            _log.warning("settling_failed", error=str(error), verdicts=len(delivery.verdicts))
-            return False
-        return True
+            return error
+        except Exception as error:  # noqa: BLE001 - the role's outermost loop: a bug must neither end it nor hide.
+            self._report(error)
+        else:
+            return None
+        for verdict in delivery.verdicts:
+            try:
+                await self.settle([verdict])
+            except OperatingFailureError as error:
+                return error
+            except Exception as error:  # noqa: BLE001 - the same; the scanner asks about this transfer again.
+                self._report(error, transfer_id=str(verdict.transfer_id))
+        return None
+
+    def _report(self, error: Exception, **about: str) -> None:
+        self._telemetry.failures.labels("settler", type(error).__name__).inc()
+        _log.error("settling_broke", exc_info=error, **about)
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Goes on with the transfers that these verdicts are about; safe to repeat.
@@ -74,8 +107,10 @@ class Settler:
         by_id: dict[TransferId, list[Verdict]] = {}
         for verdict in verdicts:
             by_id.setdefault(verdict.transfer_id, []).append(verdict)
+        async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer about transfers in time")):
+            transfers = await self._store.get(list(by_id))
         works = []
-        for transfer_id, transfer in zip(by_id, await self._store.get(list(by_id)), strict=True):
+        for transfer_id, transfer in zip(by_id, transfers, strict=True):
             if transfer is None or transfer.status is Status.REQUESTING:
                 self._telemetry.unexpected.labels(System.CORE, "verdict_without_order").inc()
                 _log.error("verdict_without_order", transfer_id=str(transfer_id))

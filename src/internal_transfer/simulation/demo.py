@@ -1,6 +1,7 @@
 """`make demo`: every scenario against real server processes, one line each, and whether all went as they must."""
 
 import asyncio
+import os
 import sys
 import tempfile
 from collections.abc import Awaitable
@@ -22,7 +23,7 @@ from internal_transfer.simulation.scenarios.catalogue import (
 from internal_transfer.simulation.scenarios.expectation import CLOCK, ScenarioFailedError
 from internal_transfer.simulation.scenarios.server_process import ServerProcess
 
-AT_ONCE = 2
+AT_ONCE = max(2, os.cpu_count() or 1)
 """How many servers work at the same time."""
 
 _NAME_WIDTH = max(len(scenario.name) for scenario in SCENARIOS)

@@ -57,6 +57,11 @@ def crash() -> NoReturn:
     raise Crash
 
 
+def _is_hold(sent: LedgerTransfer) -> bool:
+    # The hold that a start burns, so that fences can rest on it, is no transfer's.
+    return bool(sent.flags & TransferFlag.PENDING) and sent.id != FENCE_HOLD_ID
+
+
 def _is_void(sent: LedgerTransfer) -> bool:
     return bool(sent.flags & TransferFlag.VOID_PENDING_TRANSFER) and sent.pending_id != FENCE_HOLD_ID
 
@@ -71,7 +76,7 @@ _RECORDED: dict[Failpoint, Callable[[Transfer], bool]] = {
     Failpoint.AFTER_FAILED: lambda after: after.status is Status.FAILED,
 }
 _BEFORE_LEDGER: dict[Failpoint, Callable[[LedgerTransfer], bool]] = {
-    Failpoint.BEFORE_HOLD: lambda sent: bool(sent.flags & TransferFlag.PENDING),
+    Failpoint.BEFORE_HOLD: _is_hold,
     Failpoint.BEFORE_POST: lambda sent: bool(sent.flags & TransferFlag.POST_PENDING_TRANSFER),
     Failpoint.BEFORE_VOID: _is_void,
 }

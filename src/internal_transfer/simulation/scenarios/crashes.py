@@ -135,12 +135,10 @@ async def _retry(user: User, way: WayToDie, *, is_first: bool) -> str:
     """The client's retry under the same key, which waits until the transfer is final; answers its id."""
     response = await user.move(way.source, way.target, "10", key=KEY)
     if way.failure is not None:
-        request_id: str = expect_problem(response, 422, way.failure)["request_id"]
-        return request_id
+        return str(expect_problem(response, 422, way.failure)["request_id"])
     transfer = expect_status(response, 201 if is_first else 200)
     expect(transfer["status"] == "SUCCESS", f"it is {transfer['status']}")
-    request_id = transfer["request_id"]
-    return request_id
+    return str(transfer["request_id"])
 
 
 async def killed_under_load(server: ServerProcess) -> str:

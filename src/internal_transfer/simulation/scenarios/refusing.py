@@ -21,7 +21,7 @@ class Wrong(NamedTuple):
     code: Code
     status: int
     body: dict[str, Any] | bytes
-    headers: dict[str, str | None] = {}
+    headers: tuple[tuple[str, str | None], ...] = ()
     """Headers sent instead of the user's own; None leaves one out."""
 
 
@@ -40,7 +40,7 @@ WRONG: tuple[Wrong, ...] = (
     Wrong(Code.INVALID_REQUEST, 400, f'{{{_ACCOUNTS},"amount":"1","amount":"2"}}'.encode()),
     Wrong(Code.INVALID_REQUEST, 400, f'{{{_ACCOUNTS},"amount":"1","\\u0061mount":"2"}}'.encode()),
     Wrong(Code.INVALID_REQUEST, 400, _with(memo="x" * 141)),
-    Wrong(Code.INVALID_REQUEST, 415, _amount("1"), {"content-type": "text/plain"}),
+    Wrong(Code.INVALID_REQUEST, 415, _amount("1"), (("content-type", "text/plain"),)),
     Wrong(Code.INVALID_REQUEST, 413, _with(memo="x" * 20_000)),
     *(
         Wrong(Code.INVALID_AMOUNT, 400, _amount(text))
@@ -56,9 +56,9 @@ WRONG: tuple[Wrong, ...] = (
     Wrong(Code.INVALID_PRECISION, 422, _amount("1.1234567")),
     Wrong(Code.AMOUNT_TOO_SMALL, 422, _amount("0.009999")),
     Wrong(Code.AMOUNT_TOO_LARGE, 422, _amount("1000000.01")),
-    Wrong(Code.IDEMPOTENCY_KEY_REQUIRED, 400, _amount("1"), {"idempotency-key": None}),
-    Wrong(Code.UNAUTHENTICATED, 401, _amount("1"), {"authorization": None}),
-    Wrong(Code.UNAUTHENTICATED, 401, _amount("1"), {"authorization": "Bearer of.no.token"}),
+    Wrong(Code.IDEMPOTENCY_KEY_REQUIRED, 400, _amount("1"), (("idempotency-key", None),)),
+    Wrong(Code.UNAUTHENTICATED, 401, _amount("1"), (("authorization", None),)),
+    Wrong(Code.UNAUTHENTICATED, 401, _amount("1"), (("authorization", "Bearer of.no.token"),)),
     Wrong(Code.PERMISSION_DENIED, 403, _with(from_account=_OTHERS | {"account_type": "funding"})),
 )
 
@@ -77,12 +77,12 @@ async def every_code(server: ServerProcess) -> str:
 
 async def _expect_refused(user: User, wrong: Wrong) -> None:
     headers = user.headers | {"idempotency-key": "wrong"}
-    for name, value in wrong.headers.items():
+    for name, value in wrong.headers:
         if value is None:
             headers.pop(name)
         else:
             headers[name] = value
-    body = json.dumps(wrong.body).encode() if "content-type" in wrong.headers else wrong.body
+    body = json.dumps(wrong.body).encode() if "content-type" in headers else wrong.body
     problem = expect_problem(await user.post(body, headers), wrong.status, wrong.code)
     expect(problem["recorded"] is False, f"{wrong.code}: recorded is {problem['recorded']}")
     meaning = CATALOGUE[wrong.code]

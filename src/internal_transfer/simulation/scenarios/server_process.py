@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import httpx
 
@@ -86,7 +86,7 @@ class ServerProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._address: str | None = None
 
-    async def __aenter__(self) -> "ServerProcess":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -1,0 +1,45 @@
+"""Everything behind the users' endpoints: ordinary Starlette routes, whose errors are problems as well."""
+
+from collections.abc import Callable, Sequence
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from internal_transfer.api.problems import Problems, Reply
+from internal_transfer.domain.refusal import Code, Detail, Refusal, Retry
+
+
+def create_pages(routes: Sequence[BaseRoute], problems: Problems) -> Starlette:
+    """An application of these routes; unknown paths, wrong methods and bugs answer problems."""
+    pages = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: _no_such_path(problems), Exception: _internal(problems)},
+    )
+    pages.router.redirect_slashes = False
+    return pages
+
+
+def _no_such_path(problems: Problems) -> Callable[[Request, Exception], Response]:
+    def reply(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        refusal = Refusal(Code.INVALID_REQUEST, f"path: {error.detail}", (Detail("path", error.detail),))
+        headers = tuple(
+            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
+        )
+        return _response(problems.reply(refusal, status=error.status_code, headers=headers, retry=Retry.NEVER))
+
+    return reply
+
+
+def _internal(problems: Problems) -> Callable[[Request, Exception], Response]:
+    # Starlette raises the error again after this reply, so that the server logs it.
+    return lambda _request, _error: _response(problems.internal(records=False))
+
+
+def _response(reply: Reply) -> Response:
+    response = Response(reply.body, status_code=reply.status)
+    response.raw_headers = reply.headers
+    return response
