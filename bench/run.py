@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
@@ -157,7 +158,7 @@ class Bench:
             for line in answer.raise_for_status().json()["balances"]:
                 cents = done.get((user, line["asset"]), 0)
                 expected = cents if line["account_type"] == "spot" else DEPOSIT * 100 - cents
-                if float(line["posted"]) * 100 != expected or float(line["held"]) != 0:
+                if Decimal(line["posted"]) * 100 != expected or Decimal(line["held"]) != 0:
                     wrong.append(f"{user}: {line}, expected {expected / 100}")
         report = self.admin.post("/api/v1/admin/reconciliation", json={}).raise_for_status().json()
         if not report["clean"]:

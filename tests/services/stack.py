@@ -5,9 +5,12 @@ same file can be started again, as after a restart; what was in an uncommitted t
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from msgspec.structs import replace
 
 from internal_transfer.adapters.event_bus.memory import MemoryEventBus
 from internal_transfer.adapters.ledger.sqlite import SqliteLedger
@@ -19,11 +22,11 @@ from internal_transfer.domain.account import Account, AccountType, Asset, Holder
 from internal_transfer.domain.identifier import TransferId, cash_id
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Limit, Route, Rules
-from internal_transfer.domain.transfer import Transfer
+from internal_transfer.domain.transfer import Decision, Transfer
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import System
 from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer, TransferResult
-from internal_transfer.ports.transfer_store import Event
+from internal_transfer.ports.transfer_store import Change, Event
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.driver import Driver, Timing
@@ -57,6 +60,7 @@ RULES = Rules(
 )
 OUTSIDE_CODE = 9
 
+Answered = TypeVar("Answered")
 Fuse = Callable[[Literal["before", "after"], System, str], bool]
 """Tells whether the process dies at this point of this call."""
 
@@ -103,6 +107,7 @@ class Stack:
         open_most: int = 10_000,
         per_minute: int = 1_000_000,
         burst: int = 1_000_000,
+        in_front_of_ledger: Callable[[Any], Any] = lambda ledger: ledger,
         in_front_of_core: Callable[[Any, Database], Any] = lambda core, _: core,
     ) -> None:
         self.path = path
@@ -116,15 +121,14 @@ class Stack:
         self.settler_bounds = settler or SettlerBounds()
         self.open_most = open_most
         self.per_minute, self.burst = per_minute, burst
+        self.in_front_of_ledger = in_front_of_ledger
         self.in_front_of_core = in_front_of_core
         self.fuse: Fuse = lambda *_: False
         self.dead = True
         self.tasks: list[asyncio.Task[Any]] = []
         self.scripts = {system: ScriptedFaults() for system in System}
         plans = plans or {}
-        self.faults = {
-            system: Faults(plans.get(system, self.scripts[system]), self.clock, system) for system in System
-        }
+        self.faults = {system: Faults(plans.get(system, self.scripts[system]), self.clock, system) for system in System}
         self.lines = {system: Line(self, system) for system in System}
         self.durability_script = ScriptedFaults()
         self.durability_faults = Faults(self.durability_script, self.clock, System.STORE)
@@ -148,7 +152,7 @@ class Stack:
         self.limiter = MemoryRateLimiter(self.clock, per_minute=self.per_minute, burst=self.burst)
         self.database.before_commit(self._fail_commit)
         store = self._through(System.STORE, self.store)
-        ledger = self._through(System.LEDGER, self.ledger)
+        ledger = self.in_front_of_ledger(self._through(System.LEDGER, self.ledger))
         core = self.in_front_of_core(self._through(System.CORE, self.core), self.database)
         operations = self._through(System.OPERATIONS, self.operations)
         self._durability_line.target = self.database
@@ -327,6 +331,16 @@ class Stack:
             await self.clock.settle()
             seconds -= step
 
+    async def patiently(self, work: Coroutine[Any, Any, Answered], *, seconds_most: float = 120.0) -> Answered:
+        """Does something that needs time to go by, and lets it."""
+        task = asyncio.ensure_future(work)
+        await self.clock.settle()
+        while not task.done() and seconds_most > 0:
+            await self.pass_time(0.5)
+            seconds_most -= 0.5
+        assert task.done(), "it takes too long"
+        return task.result()
+
     async def scan_until_quiet(self, *, scans_most: int = 50, apart_seconds: float = 5.0) -> int:
         """Scans until nothing is open, and answers how many scans that took; more than `scans_most` is a failure."""
         for scan in range(scans_most):
@@ -343,6 +357,22 @@ class Stack:
         while page := await self.ledger.transfers_after(rows[-1].timestamp if rows else 0, BATCH_MAX):
             rows += page
         return rows
+
+    async def ledger_accounts(self) -> dict[int, LedgerAccount]:
+        """All accounts that a transfer of the ledger names, with their balances."""
+        ids = {side for row in await self.ledger_rows() for side in (row.debit_account_id, row.credit_account_id)}
+        return {account.id: account for account in await self.ledger.lookup_accounts(sorted(ids))}
+
+    async def moves(self, transfer_id: TransferId) -> Counter[tuple[str, str]]:
+        """How often each leg of a transfer was applied and reversed in the cores."""
+        entries = await self.core.entries_after(0, 1_000_000)
+        own = [verdict for _, verdict in entries if verdict.transfer_id == transfer_id]
+        return Counter((verdict.side.value, verdict.action.value) for verdict in own)
+
+    async def decide(self, transfer: Transfer, decision: Decision) -> None:
+        """Records what persons decided, as the desk does, and makes the transfer due."""
+        after = replace(transfer, decision=decision, due_at=self.clock.now_ms())
+        assert await self.store.record([Change(transfer.revision, after)]) != [None]
 
     async def feed(self) -> list[tuple[int, Event]]:
         """The whole feed."""

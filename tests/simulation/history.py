@@ -12,15 +12,15 @@ from msgspec.structs import replace
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.domain.account import Account, Owner, ledger_account_id
-from internal_transfer.domain.identifier import TransferId, day_of, hold_id, transfer_of
-from internal_transfer.domain.leg import Action, Command, LegState, Outcome, Verdict
+from internal_transfer.domain.identifier import TransferId, day_of
+from internal_transfer.domain.leg import Action, Command, LegState, Verdict
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Limit
 from internal_transfer.domain.transfer import OPEN, Decision, Status, Transfer
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import OperatingFailureError, System
-from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag
+from internal_transfer.ports.ledger import LedgerAccount
 from internal_transfer.ports.transfer_store import Change, Event
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.driver import Timing
@@ -36,7 +36,9 @@ from internal_transfer.simulation.faults import (
     LoseAnswer,
     RandomFaults,
 )
-from services.stack import ACCOUNT_TYPES, ASSETS, RULES, Stack, request
+from services.books import check_books, check_resolutions
+from services.stack import ASSETS, RULES, Stack
+from services.stack import request as request_of
 
 OWNERS = 16
 STEPS = 60
@@ -176,7 +178,7 @@ class History:
                 self.deposits[asset] += units
                 await self.stack.deposit(f"user{number}", units, asset=asset)
             for target in ("spot", "futures"):
-                await self._client(request(f"first {target}", "100", owner=f"user{number}", target=target), 0.0)
+                await self._client(request_of(f"first {target}", "100", owner=f"user{number}", target=target), 0.0)
         self.mail.probability = self.late_share
         self.crashiness = crashiness
         self._set_trouble(self.trouble)
@@ -254,7 +256,9 @@ class History:
         if asset == "BTC":
             amount = f"0.000{random.randint(1, 9)}"
         key = f"k{random.randrange(8)}" if random.random() < 0.2 else f"key{len(self.asked)}"
-        return TransferRequest(owner, "standard", key, Account(owner, source, asset), Account(owner, target, asset), amount)
+        return TransferRequest(
+            owner, "standard", key, Account(owner, source, asset), Account(owner, target, asset), amount
+        )
 
     def _ask(self, request: TransferRequest) -> None:
         self.asked.append(request)
@@ -329,22 +333,19 @@ class History:
         for status in Status:
             transfers += await stack.store.by_status(status, after=None, most=1_000_000)
         by_id = {transfer.id: transfer for transfer in transfers}
-        accounts = await self._accounts(rows)
+        accounts = await stack.ledger_accounts()
         for transfer in transfers:
             code = f" {transfer.failure}" if transfer.failure else ""
             self.happened[f"{transfer.status}{code}"] += 1
-        _check_g1_g2_g3_g12(rows, accounts, self.deposits)
-        _check_g4_g7_ledger(rows, by_id)
+        check_books(rows, accounts, dict(self.deposits))
+        assert not any(row.debits_pending or row.credits_pending for row in accounts.values()), "a hold was left"
+        check_resolutions(rows, by_id)
         entries = await stack.core.entries_after(0, 1_000_000)
         await self._check_g5_g7_cores(transfers, [verdict for _, verdict in entries], accounts)
         await self._check_g6_g9(by_id)
         await self._check_g8_g11(transfers)
         await self._check_g13(transfers)
         assert not [transfer for transfer in transfers if transfer.status in OPEN], "G10: still open"
-
-    async def _accounts(self, rows: list[LedgerTransfer]) -> dict[int, LedgerAccount]:
-        ids = {side for row in rows for side in (row.debit_account_id, row.credit_account_id)}
-        return {account.id: account for account in await self.stack.ledger.lookup_accounts(sorted(ids))}
 
     async def _check_g5_g7_cores(
         self, transfers: list[Transfer], moves: list[Verdict], accounts: dict[int, LedgerAccount]
@@ -367,7 +368,9 @@ class History:
         for transfer in transfers:
             for leg in transfer.legs:
                 want = 1 if transfer.status is Status.SUCCESS else 0
-                assert net[transfer.id, leg.side] == want, f"G7: {transfer} moved {leg.side} {net[transfer.id, leg.side]}"
+                assert net[transfer.id, leg.side] == want, (
+                    f"G7: {transfer} moved {leg.side} {net[transfer.id, leg.side]}"
+                )
                 if want:
                     assert leg.state is LegState.APPLIED, f"G7: {transfer}"
         for owner in {account.owner for account in balances}:
@@ -431,71 +434,3 @@ class History:
 def _units(request: TransferRequest) -> int:
     whole, _, places = request.amount.partition(".")
     return int(whole + places.ljust(ASSETS[request.source.asset].scale, "0"))
-
-
-def _check_g1_g2_g3_g12(
-    rows: list[LedgerTransfer], accounts: dict[int, LedgerAccount], deposits: Counter[str]
-) -> None:
-    """Replays the ledger from nothing and compares at every instant, and with its balances in the end."""
-    holds: dict[int, LedgerTransfer] = {}
-    sums: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])  # debits pending, posted; credits the same
-    total: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    limited = {account.id for account in accounts.values() if account.flags & 2}
-    outside = {asset.number for asset in ASSETS.values()}
-    brought: Counter[int] = Counter()
-
-    def add(row: LedgerTransfer, place: int, units: int) -> None:
-        for account, index in ((row.debit_account_id, place), (row.credit_account_id, place + 2)):
-            sums[account][index] += units
-            total[row.ledger][index] += units
-
-    for row in rows:
-        flags = row.flags
-        if flags & TransferFlag.PENDING:
-            holds[row.id] = row
-            add(row, 0, row.amount)
-        elif row.pending_id:
-            held = holds[row.pending_id]
-            add(held, 0, -held.amount)
-            if flags & TransferFlag.POST_PENDING_TRANSFER:
-                add(held, 1, row.amount)
-        else:
-            add(row, 1, row.amount)
-            assert row.debit_account_id in outside, "G2: money came from nowhere"
-            brought[row.ledger] += row.amount
-        figures = total[row.ledger]
-        assert figures[:2] == figures[2:], f"G1: at {row.timestamp} debits {figures[:2]} credits {figures[2:]}"
-        for account in (row.debit_account_id, row.credit_account_id):
-            if account in limited:
-                pending, posted, _, credit = sums[account]
-                assert pending + posted <= credit, f"G3: account {account} is below zero at {row.timestamp}"
-    for account in accounts.values():
-        kept = [account.debits_pending, account.debits_posted, account.credits_pending, account.credits_posted]
-        assert sums[account.id] == kept, f"G12: {account}"
-        assert account.debits_pending == account.credits_pending == 0, "a hold was left"
-    for asset in ("USDT", "BTC"):
-        number = ASSETS[asset].number
-        inside = sum(
-            row.credits_posted - row.debits_posted for row in accounts.values() if row.ledger == number and row.id != number
-        )
-        assert inside == brought[number] == deposits[asset], "G2: the total has changed"
-
-
-def _check_g4_g7_ledger(rows: list[LedgerTransfer], by_id: dict[TransferId, Transfer]) -> None:
-    """Each hold is of a recorded transfer and was resolved exactly once, as the record says."""
-    resolutions: defaultdict[int, list[LedgerTransfer]] = defaultdict(list)
-    holds = {row.id: row for row in rows if row.flags & TransferFlag.PENDING}
-    for row in rows:
-        if row.pending_id:
-            resolutions[row.pending_id].append(row)
-    for held in holds.values():
-        transfer_id = transfer_of(held.id)
-        assert transfer_id in by_id, "a hold of no transfer"
-        resolved = resolutions[held.id]
-        assert len(resolved) == 1, f"G4: {resolved}"
-        assert resolved[0].amount == held.amount == by_id[transfer_id].amount
-        posted = bool(resolved[0].flags & TransferFlag.POST_PENDING_TRANSFER)
-        assert posted is (by_id[transfer_id].status is Status.SUCCESS), f"G7: {by_id[transfer_id]}"
-    for transfer in by_id.values():
-        if transfer.status is Status.SUCCESS:
-            assert hold_id(transfer.id) in holds, f"G7: {transfer} without a hold"

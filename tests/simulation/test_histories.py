@@ -8,7 +8,6 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
-from random import Random
 
 import pytest
 
@@ -40,7 +39,7 @@ def test_what_failed_once_holds(seed: int):
 
 
 def test_all_guarantees_hold_after_random_histories():
-    """Whatever goes wrong in whatever order, every guarantee holds; and enough goes wrong for that to mean something."""
+    """Whatever goes wrong in whatever order, every guarantee holds; and enough of everything goes wrong."""
     seen: dict[str, int] = {}
     for seed in range(HISTORIES_FROM, HISTORIES_FROM + HISTORIES):
         for what, count in play(seed).happened.items():

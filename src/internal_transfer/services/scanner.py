@@ -17,7 +17,10 @@ _log = structlog.get_logger(__name__)
 
 
 class ScannerBounds(Struct, frozen=True, kw_only=True):
-    """How often it scans, how many transfers it takes at once, for how long, how long a call may take; when age is a worry."""
+    """How often it scans, how many transfers it takes at once, for how long, and when age becomes a worry.
+
+    `call_seconds` is how long one call of the store or of the operations may take.
+    """
 
     interval_seconds: float = 5.0
     batch_most: int = 512

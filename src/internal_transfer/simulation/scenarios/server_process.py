@@ -49,12 +49,13 @@ class Ran(NamedTuple):
 
 async def run_program(*words: str) -> Ran:
     """Runs a command of the command line to its end."""
+    return await run_command(*PROGRAM, *words)
+
+
+async def run_command(*words: str) -> Ran:
+    """Runs any command to its end."""
     process = await asyncio.create_subprocess_exec(
-        *PROGRAM,
-        *words,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -98,6 +99,19 @@ class ServerProcess:
     def is_running(self) -> bool:
         """Tells whether there is a process that has not ended."""
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        assert self._process is not None, "it was never started"
+        return self._process.pid
+
+    @property
+    def admin_port(self) -> int:
+        """The port for health and metrics, which it only tells its log."""
+        entries = [json.loads(line) for line in self.log.read_text().splitlines()]
+        ports = [entry["admin_port"] for entry in entries if "admin_port" in entry]
+        return int(ports[-1])
 
     @property
     def address(self) -> str:

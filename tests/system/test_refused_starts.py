@@ -1,0 +1,124 @@
+"""Starts that must be refused: the server ends with 1 and says on standard error what is wrong and what to do."""
+
+import shutil
+import sqlite3
+
+import pytest
+
+from internal_transfer.simulation.scenarios.server_process import PROGRAM, run_command, run_program
+
+
+async def refused(place, *words):
+    """What a server that must not start says; it is given a free port and the settings of the scenarios."""
+    ran = await run_program("serve", "--data", str(place / "data"), "--port", "0", "--admin-port", "0", *words)
+    assert ran.exit_code == 1, (ran.output, ran.errors)
+    assert ran.output == ""
+    assert "Traceback" not in ran.errors
+    return ran.errors
+
+
+async def test_held_directory(server, place):
+    """A second server on the same data directory is refused, names the first, and does it no harm."""
+    await server.start()
+    said = await refused(place, "--demo")
+    assert f"held by another server (process {server.pid})" in said
+    assert "give --data another directory" in said
+    await server.expect_clean()
+
+
+async def test_port_in_use(server, place):
+    """A port that another program uses is named, and so is what to do."""
+    await server.start()
+    port = server.address.rpartition(":")[2]
+    ran = await run_program("serve", "--data", str(place / "other"), "--admin-port", "0", "--port", port, "--demo")
+    assert ran.exit_code == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in ran.errors
+    assert "Traceback" not in ran.errors
+
+
+async def test_demo_on_every_address(place):
+    """A demonstration, which gives everybody tokens, is refused on an address that others can reach."""
+    assert "loopback only" in await refused(place, "--demo", "--host", "0.0.0.0")
+    assert not (place / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ("[assets.USDT]\nscale = 31\n", "assets.USDT.scale"),
+        ("[assets.USDT]\nsclae = 6\n", "assets.USDT.sclae"),
+        ('[[routes]]\nfrom = "funding"\nto = "savings"\n', "routes[0].to"),
+        ('[rate_limit]\nper_minute = "many"\n', "rate_limit.per_minute"),
+        ('[tiers.standard.limits]\nUSDT = { min = "1", max = "0.5", daily = "2" }\n', "tiers.standard.limits.USDT.max"),
+        ("[scanner\n", "settings.toml"),
+    ],
+)
+async def test_wrong_settings(place, settings, key):
+    """A wrong setting stops the start and is named by its key."""
+    config = place / "settings.toml"
+    config.write_text(settings)
+    assert key in await refused(place, "--demo", "--config", str(config))
+
+
+async def test_no_issuer(place):
+    """A server that could believe nobody's tokens is refused, and says which setting names an issuer."""
+    assert "issuers" in await refused(place)
+
+
+async def test_pinned_setting(server, place):
+    """A scale that changed after it was first used is refused, with both values and the way back."""
+    await server.start()
+    assert await server.stop() == 0
+    server.config.write_text(server.config.read_text() + "[assets.USDT]\nscale = 8\n")
+    said = await refused(place, "--demo", "--config", str(server.config))
+    assert "assets.USDT.scale: is '8' in the settings, but '6' since it was first used" in said
+    assert "put the old value back" in said
+
+
+@pytest.mark.parametrize("damage", [(0, b"this is no database file, but a letter."), (100, b"\xff" * 3000)])
+async def test_damaged_database(server, place, damage):
+    """A database file with bytes overwritten, or of another kind, is refused and left as it is."""
+    await server.start()
+    assert await server.stop() == 0
+    database = server.data / "internal-transfer.db"
+    offset, text = damage
+    with database.open("r+b") as file:
+        file.seek(offset)
+        file.write(text)
+    damaged = database.read_bytes()
+    said = await refused(place, "--demo")
+    assert "the file is damaged; keep it, and restore a copy" in said
+    assert database.read_bytes() == damaged
+
+
+async def test_newer_database(server, place):
+    """A database that a newer release wrote is refused rather than misread."""
+    await server.start()
+    assert await server.stop() == 0
+    connection = sqlite3.connect(server.data / "internal-transfer.db")
+    with connection:
+        connection.execute("UPDATE schema_component SET version = 99 WHERE name = 'trading_core'")
+    connection.close()
+    assert "written by a newer release" in await refused(place, "--demo")
+
+
+async def test_unwritable_directory(place):
+    """A data directory that the server may not write to is refused, and it says what to give."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("needs setpriv (Debian: apt install util-linux): root may write everywhere, whatever the mode")
+    directory = place / "data"
+    directory.mkdir(mode=0o500)
+    # Root without these capabilities, and everybody else anyway, has to respect the mode.
+    words = ["serve", "--data", str(directory), "--port", "0", "--admin-port", "0", "--demo"]
+    ran = await run_command(setpriv, "--bounding-set=-dac_override,-dac_read_search", *PROGRAM, *words)
+    assert ran.exit_code == 1, ran.errors
+    assert f"cannot write to the data directory {directory}: Permission denied" in ran.errors
+    assert "give --data a directory that this user may write to" in ran.errors
+
+
+async def test_failpoint_without_demo(place):
+    """A failpoint is a wrong use of a server that is no demonstration."""
+    ran = await run_program("serve", "--data", str(place / "data"), "--failpoint", "after_hold")
+    assert ran.exit_code == 2
+    assert "--demo" in ran.errors
