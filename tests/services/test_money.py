@@ -286,6 +286,7 @@ async def test_g12_replaying_the_ledger_gives_its_balances(start):
     """Also after a restart, the transfers alone add up to every account's balances, and each hold was resolved once."""
     stack = await start(in_front_of_core=(moods := Moods()))
     transfers = {transfer.id: transfer for transfer in await mixed_work(stack, moods)}
+    moods.modes.clear()
     await stack.restart()
     check_books(await stack.ledger_rows(), await stack.ledger_accounts(), {"USDT": 100_000})
     await stack.scan_until_quiet()
