@@ -309,7 +309,8 @@ def check_world(world, decisions):
 )
 def test_with_honest_systems_the_record_tells_the_truth(sides, decisions):
     """G5, G7, G10: whatever is lost, late, repeated or cut off by a crash, SUCCESS means posted and applied, FAILED
-    means neither now nor ever, nobody is called without need (not even where persons void what others settle), and from everywhere there is a way to the end.
+    means neither now nor ever, nobody is called without need (not even where persons void what others settle),
+    and from everywhere there is a way to the end.
     """
     start = (new_transfer(sides), None, Hold.ABSENT, (NOTHING_SEEN,) * len(sides), frozenset())
     before = {start: []}

@@ -22,6 +22,7 @@ class Moods:
         self.adapter = None
 
     def __call__(self, core, _database):
+        """Stands before the cores."""
         front = _Front(core)
         self.adapter = core._inner.target
 
@@ -46,6 +47,7 @@ class Twisted:
         self.statuses = {}
 
     def __call__(self, ledger):
+        """Stands before the ledger."""
         front = _Front(ledger)
 
         async def create_transfers(transfers):

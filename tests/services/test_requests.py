@@ -4,6 +4,7 @@ import asyncio
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.domain.account import Owner
@@ -13,7 +14,6 @@ from internal_transfer.domain.rules import Policy
 from internal_transfer.domain.transfer import Decision, Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.operations import AuditEntry
-from internal_transfer.ports.transfer_store import IdTaken
 from internal_transfer.services.gateway import ID_DRAWS_MAX, GatewayBounds
 from internal_transfer.simulation.clock import START_MS, SimulatedClock
 from internal_transfer.simulation.faults import Delay, Duplicate, FailBefore, LoseAnswer, NeverAnswer
@@ -255,7 +255,8 @@ async def test_ids_that_are_taken_are_drawn_again(start):
     stack.clock._ids._next = 0
     with pytest.raises(OutcomeUnknown, match="worker id"):
         await stack.submit("unlucky")
-    assert isinstance(IdTaken(), IdTaken)
+    stack.clock._ids._next = 3
+    assert (await stack.submit("at the last draw")).transfer.status is Status.SUCCESS
 
 
 async def test_g11_every_change_has_one_event_and_a_follower_skips_none(start):
@@ -376,10 +377,8 @@ async def test_g16_a_silent_core_sheds_its_routes_but_for_a_probe(start):
     await stack.accepted("first")
     await stack.pass_time(61)
     await stack.scanner.scan()
-    shed, probe, other = (
-        [await stack.submit("probe"), await stack.submit("shed"), await stack.submit("other", target="earn")][i]
-        for i in (1, 0, 2)
-    )
+    probe, shed = await stack.submit("probe"), await stack.submit("shed")
+    other = await stack.submit("other", target="earn")
     assert shed.refusal.code is Code.CORE_UNAVAILABLE
     assert (probe.transfer.status, other.transfer.status) == (Status.PENDING, Status.SUCCESS)
     assert (await stack.submit("beta", target="futures")).transfer.status is Status.PENDING
@@ -419,16 +418,7 @@ async def test_a_store_that_does_not_answer_is_not_waited_for(start, method, fai
 async def test_a_bug_in_a_batch_ends_neither_the_gateway_nor_in_silence(start):
     """An assertion in the store: who asked is told that the outcome is unknown, it is counted, and work goes on."""
     stack = await start()
-    bad = request("key", "1")
-    stack.gateway.rules.limits["standard"]["USDT"]  # The amount below passes it.
-    stack.clock._ids._worker = None
-    with pytest.raises(Unavailable, match="lease"):
-        await stack.gateway.submit(bad, wait_seconds=0)
-    stack.clock._ids._worker = 0
-    mismatched = request("key", "1")
-    mismatched = type(mismatched)(
-        mismatched.caller, "standard", "key", mismatched.source, request("k", asset="BTC").target, "1"
-    )
+    mismatched = replace(request("key"), target=request("key", asset="BTC").target)
     with pytest.raises(OutcomeUnknown, match="not finished"):
         await stack.gateway.submit(mismatched, wait_seconds=0)
     counted = stack.telemetry.registry.get_sample_value(
@@ -438,15 +428,30 @@ async def test_a_bug_in_a_batch_ends_neither_the_gateway_nor_in_silence(start):
     assert (await stack.submit("key")).transfer.status is Status.SUCCESS
 
 
+async def test_without_a_lease_of_the_worker_id_nothing_is_recorded(start):
+    """When no id can be drawn the request is refused as unavailable, and the same key works later."""
+    stack = await start()
+    stack.clock.lease(0, stack.clock.monotonic())
+    with pytest.raises(Unavailable, match="lease"):
+        await stack.submit("key")
+    stack.clock.lease(0, stack.clock.monotonic() + 60)
+    assert (await stack.submit("key")).replayed is False
+
+
 async def test_who_gave_up_takes_nothing_back(start):
     """A client that goes away while its request is worked on: the transfer is finished all the same."""
     stack = await start(each_call=True)
     stack.scripts[System.LEDGER].add("create_transfers", Delay(before_seconds=1.0), LoseAnswer())
+    stack.scripts[System.STORE].add("by_keys", None, LoseAnswer())
     gone = asyncio.ensure_future(stack.submit("key"))
     failing = asyncio.ensure_future(stack.submit("other"))
     await stack.clock.settle()
     gone.cancel()
     failing.cancel()
     await stack.pass_time(10)
+    unheard = asyncio.ensure_future(stack.submit("unheard"))
+    await asyncio.sleep(0)
+    unheard.cancel()
+    await stack.clock.settle()
     await stack.scan_until_quiet()
     assert await stack.in_core() == 200

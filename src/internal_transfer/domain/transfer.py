@@ -320,8 +320,8 @@ def _ask(transfer: Transfer, facts: Facts) -> Step | None:
 def _unwind(transfer: Transfer, facts: Facts) -> Step:
     """Undoes in reverse order, so that the source is given back only when the target is known to have nothing.
 
-    After a core's refusal nobody can be posting. After a decision of persons somebody may be: one who has heard the last
-    leg's verdict but not of the decision, or the other way round; so nothing is reversed before the post has been
+    After a core's refusal nobody can be posting. After a decision of persons somebody may be: one who has heard the
+    last leg's verdict but not of the decision, or the other way round. So nothing is reversed before the post has been
     made impossible.
     """
     for leg in reversed(transfer.legs):
