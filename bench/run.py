@@ -239,7 +239,8 @@ def main() -> int:
         )
         with (HERE / "RESULTS.md").open("a") as results:
             results.write(
-                f"\n## {datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip()}\n\nPython {platform.python_version()}, "
+                f"\n## {datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip()}\n\n"
+                f"Python {platform.python_version()}, "
                 f"{os.cpu_count()} cores, {options.rounds} rounds of {options.seconds:g} s, medians.\n\n```\n"
                 + "\n".join(lines)
                 + "\n```\n"

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import logging
 import os
 import socket
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import apsw
 import jwt
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.api.demo_issuer import AUDIENCE, ISSUER, DemoIssuer
-from internal_transfer.cli import app, connection
+from internal_transfer.cli import app, connection, serve
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.embedded.directory import DataDirectory
@@ -22,6 +24,20 @@ from internal_transfer.wiring import build
 
 runner = CliRunner()
 MONEY = ["--user", "alice", "--account", "funding", "--asset", "USDT", "--amount", "100"]
+
+
+@pytest.fixture(autouse=True)
+def quiet_logs(monkeypatch):
+    """Commands set up the logs of their process, and here that is the tests' own, which gets them back."""
+
+    def configure_logging(**_):
+        silent = structlog.make_filtering_bound_logger(logging.CRITICAL)
+        structlog.configure(wrapper_class=silent, cache_logger_on_first_use=False)
+
+    for module in (connection, serve):
+        monkeypatch.setattr(module, "configure_logging", configure_logging)
+    yield
+    structlog.reset_defaults()
 
 
 def run(*words):

@@ -1,72 +1,81 @@
-"""A process that speaks HTTP for the service: `python -m internal_transfer.http_worker`, started by the service only.
+"""A process that speaks HTTP for the service; `lifeline` is where it begins.
 
 It takes connections from the listening socket that it inherits, and everything it cannot answer by itself goes over the
 socket pair that it inherits too. It ends with the service: at once when that dies, and after answering when asked to.
+A SIGTERM of its own has it answer what it took and end, and the service starts another.
 """
 
 import asyncio
-import ctypes
 import gc
 import os
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import cast
 
 import msgspec
+import structlog
 import uvloop
 from msgspec import Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.paths import TRANSFERS
+from internal_transfer.api.problems import Problems
 from internal_transfer.api.relay import WorkerEnd
 from internal_transfer.api.routes import create_app
 from internal_transfer.api.server import Bounds, HttpServer
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
-from internal_transfer.settings import Settings, load
+from internal_transfer.settings import Settings
 from internal_transfer.telemetry import Telemetry, configure_logging
-from internal_transfer.trust import authenticator_of
+from internal_transfer.trust import IssuerKeys, from_keys
 
-COUNTS_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1
+COUNTS_SECONDS = 0.25
+
+_log = structlog.get_logger(__name__)
 
 
 class Inheritance(Struct, frozen=True):
-    """What the service tells a worker, as JSON on its command line."""
+    """What the service tells a worker on its standard input, as JSON.
 
-    service: int
-    listener_fd: int
-    pair_fd: int
-    data: str
-    config: str | None
-    demo: bool
+    Settings and keys are those that the service read at its start: a worker that is started later must not differ from
+    it. The secrets among the settings are left out.
+    """
+
+    settings: Settings
+    issuers: tuple[IssuerKeys, ...]
 
 
-def main() -> None:
-    """Runs a worker until the service is gone or asks it to stop."""
-    inheritance = msgspec.json.decode(sys.argv[1], type=Inheritance)
-    # The service may die without a word; then the port has to be free at once for the next one.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != inheritance.service:
-        return
-    # A terminal's interrupt reaches every process; the service decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def run(listener_fd: int, pair_fd: int) -> int:
+    """Runs a worker until the service is gone or asks it to stop; answers its exit code."""
     configure_logging()
-    uvloop.run(_work(inheritance, load(None if inheritance.config is None else Path(inheritance.config))))
+    structlog.contextvars.bind_contextvars(process="http_worker", pid=os.getpid())
+    try:
+        inheritance = msgspec.json.decode(sys.stdin.buffer.read(), type=Inheritance)
+        uvloop.run(_work(inheritance, socket.socket(fileno=listener_fd), socket.socket(fileno=pair_fd)))
+    except Exception:  # noqa: BLE001 - the process's outermost level; the log says who it was.
+        _log.exception("http_worker_failed")
+        return 1
+    return 0
 
 
-async def _work(inheritance: Inheritance, settings: Settings) -> None:
+async def _work(inheritance: Inheritance, listener: socket.socket, pair: socket.socket) -> None:
+    settings = inheritance.settings
     loop = asyncio.get_running_loop()
     clock, telemetry = SystemClock(), Telemetry()
-    end = WorkerEnd(settings.rules, waiting_most=settings.transfers.queue_max, stop=lambda: server.stop())  # noqa: PLW0108 - it comes later.
+    end = WorkerEnd(
+        settings.rules,
+        problems=Problems(clock),
+        waiting_most=settings.server.connections_max,
+        stop=lambda: server.stop(),  # noqa: PLW0108 - it comes later.
+    )
     users = create_app(
         rules=settings.rules,
         gateway=cast("Gateway", end),
         inquiry=cast("Inquiry", None),  # Questions go to the service as whole requests.
-        authenticator=authenticator_of(settings, Path(inheritance.data), clock, demo=inheritance.demo),
+        authenticator=Authenticator(from_keys(inheritance.issuers), clock),
         clock=clock,
         telemetry=telemetry,
         wait_seconds=settings.transfers.wait_seconds,
@@ -74,13 +83,14 @@ async def _work(inheritance: Inheritance, settings: Settings) -> None:
     )
     server = HttpServer(
         _submissions_only(users, end.forward),
-        socket.socket(fileno=inheritance.listener_fd),
+        listener,
         clock=clock,
         bounds=Bounds(
             request_seconds=settings.server.receive_deadline_seconds, connections_most=settings.server.connections_max
         ),
     )
-    await loop.create_connection(end.protocol, sock=socket.socket(fileno=inheritance.pair_fd))
+    loop.add_signal_handler(signal.SIGTERM, server.stop)
+    await loop.create_connection(end.protocol, sock=pair)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -95,7 +105,6 @@ async def _work(inheritance: Inheritance, settings: Settings) -> None:
         await door
         counting.cancel()
         _say_new_counts(end, telemetry, told)
-        await clock.sleep(0)
         end.close()
 
 
@@ -123,7 +132,3 @@ def _say_new_counts(end: WorkerEnd, telemetry: Telemetry, told: dict[tuple[str, 
             told[labels] = total
     if counts:
         end.say_counts(counts)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,14 @@
 """The server process: the service with its three doors - users, health, operators - from start to clean stop."""
 
 import asyncio
+import errno
 import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.api.admin import create_admin_app
-from internal_transfer.api.authentication import Authenticator
+from internal_transfer.api.authentication import Authenticator, TrustedIssuer
 from internal_transfer.api.demo_issuer import DemoIssuer
 from internal_transfer.api.health import create_health_app
 from internal_transfer.api.okx import okx_routes
@@ -25,27 +27,48 @@ from internal_transfer.api.routes import create_app
 from internal_transfer.api.server import Bounds, HttpServer, listen
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.refusal import Code, Refusal
+from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.services.cash import Cash
 from internal_transfer.settings import Settings, load
-from internal_transfer.trust import authenticator_of
-from internal_transfer.wiring import Service, build
-from internal_transfer.workers import ServeOptions, Workers
+from internal_transfer.trust import trusted_issuers
+from internal_transfer.wiring import Interposed, Service, build
+from internal_transfer.workers import Workers
 
 OPERATOR = "operator"
 ADMIN_PREFIX = "/api/v1/admin"
 DEMO_BALANCES = {"USDT": "10000", "BTC": "1.5", "ETH": "20", "EUR": "5000"}
 DEMO_USERS = ("alice", "bob", "carol")
+PORT_SECONDS = 2.0
+"""How long a port is waited for: the workers of a server that was killed may outlive it for a moment."""
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What the command line says about a server; port 0 picks a free one."""
+
+    data: Path = Path("data")
+    config: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    admin_port: int = 9464
+    demo: bool = False
+    interpose: Callable[[Database], Interposed] | None = None
+
+
+class ServiceFailedError(Exception):
+    """A part of the running service failed for good, and all of it has ended; the log has the whole story."""
 
 
 async def serve(options: ServeOptions) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what it accepted.
 
     Prints, on standard output, a `curl` line where it is a demonstration, and one line when it is ready. Raises
-    `StartRefusedError` where it cannot start, saying what to do.
+    `StartRefusedError` where it cannot start, saying what to do, and `ServiceFailedError` where it cannot go on.
     """
     if options.demo and not _is_loopback(options.host):
         raise StartRefusedError(f"--demo gives everybody tokens, so it binds loopback only, not {options.host}")
@@ -56,8 +79,8 @@ async def serve(options: ServeOptions) -> None:
         service = build(settings, directory, interpose=options.interpose)
         try:
             await _serve(options, settings, service)
-        except* StartRefusedError as refused:
-            raise refused.exceptions[0] from None
+        except ExceptionGroup as failed:
+            raise _reason(failed) from None
         finally:
             service.close()
     finally:
@@ -66,18 +89,22 @@ async def serve(options: ServeOptions) -> None:
 
 async def _serve(options: ServeOptions, settings: Settings, service: Service) -> None:
     await service.prepare()
-    authenticator = authenticator_of(settings, options.data, service.clock, demo=options.demo)
+    issuers = trusted_issuers(settings, options.data, demo=options.demo)
     if options.demo:
         await _give_demo_balances(service)
     bounds = Bounds(
         request_seconds=settings.server.receive_deadline_seconds, connections_most=settings.server.connections_max
     )
-    app = _public_app(service, settings, authenticator, demo=options.demo)
-    listener = listen(options.host, options.port)
-    workers = Workers(options, listener, service, app, settings.server.http_workers)
-    doors: list[HttpServer] = [
+    app = _public_app(service, settings, issuers, demo=options.demo)
+    listener = await _listen_when_free(options.host, options.port, service.clock)
+    workers = Workers(listener, service, app, issuers)
+
+    async def unready() -> str | None:
+        return workers.unready() or await service.unready()
+
+    doors = [
         HttpServer(
-            create_health_app(readiness=service.unready, registry=service.telemetry.registry),
+            create_health_app(readiness=unready, registry=service.telemetry.registry),
             listen("127.0.0.1", options.admin_port),
             clock=service.clock,
             bounds=bounds,
@@ -89,8 +116,7 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
             bounds=bounds,
         ),
     ]
-    if not workers.count:
-        doors.append(HttpServer(app, listener, clock=service.clock, bounds=bounds))
+    own_door = None if workers.count else HttpServer(app, listener, clock=service.clock, bounds=bounds)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,22 +128,68 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
     async with asyncio.TaskGroup() as tasks:
         drained = asyncio.Event()
         tasks.create_task(service.run(drained))
-        open_doors = [tasks.create_task(door.run_until_stopped()) for door in doors]
-        open_doors += workers.start(tasks)
-        await workers.ready()
-        port = listener.getsockname()[1]
-        if options.demo:
-            print(_curl(service, options, port), flush=True)  # noqa: T201
-        print(f"internal-transfer is ready on http://{options.host}:{port}", flush=True)  # noqa: T201
-        _log.info("ready", port=port, admin_port=doors[0].port, data=str(options.data), workers=workers.count)
-        await stop.wait()
+        for_operators = [tasks.create_task(door.run_until_stopped()) for door in doors]
+        for_users = workers.start(tasks)
+        if own_door is not None:
+            for_users.append(tasks.create_task(own_door.run_until_stopped()))
+        starting = tasks.create_task(workers.ready())
+        stopping = tasks.create_task(stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            _announce(options, service, listener.getsockname()[1], admin_port=doors[0].port, workers=workers.count)
+        await stopping
+        starting.cancel()
         _log.info("stopping")
         workers.stop()
+        if own_door is not None:
+            own_door.stop()
+        await asyncio.wait(for_users)
+        # Health and metrics show the way to the end; so the operators' doors close after the users'.
         for door in doors:
             door.stop()
-        await asyncio.wait(open_doors)
+        await asyncio.wait(for_operators)
         drained.set()
     _log.info("stopped")
+
+
+def _announce(options: ServeOptions, service: Service, port: int, *, admin_port: int, workers: int) -> None:
+    if options.demo:
+        print(_curl(service, options, port), flush=True)  # noqa: T201
+    print(f"internal-transfer is ready on http://{options.host}:{port}", flush=True)  # noqa: T201
+    _log.info("ready", port=port, admin_port=admin_port, data=str(options.data), workers=workers)
+
+
+def _reason(failed: ExceptionGroup) -> Exception:
+    """What ended the service: why it must not start, or else what the log is told about every part that failed."""
+    refused, others = failed.split(StartRefusedError)
+    if refused is not None:
+        return next(_leaves(refused))
+    assert others is not None, "a group is not empty"
+    causes = list(_leaves(others))
+    for cause in causes:
+        _log.error("service_failed", error=repr(cause), exc_info=cause)
+    return ServiceFailedError(f"the service failed and has ended: {causes[0]!r}; the log has more")
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+async def _listen_when_free(host: str, port: int, clock: Clock) -> socket.socket:
+    """Listens as soon as the port is free, which it has to be within `PORT_SECONDS`; raises `StartRefusedError`."""
+    ends = clock.monotonic() + PORT_SECONDS
+    while True:
+        try:
+            return listen(host, port)
+        except StartRefusedError as error:
+            in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+            if not in_use or clock.monotonic() >= ends:
+                raise
+        await clock.sleep(0.02)
 
 
 @asynccontextmanager
@@ -141,8 +213,9 @@ async def open_offline(data: Path, config: Path | None) -> AsyncIterator[ASGIApp
         directory.release()
 
 
-def _public_app(service: Service, settings: Settings, authenticator: Authenticator, *, demo: bool) -> ASGIApp:
+def _public_app(service: Service, settings: Settings, issuers: list[TrustedIssuer], *, demo: bool) -> ASGIApp:
     """The users' application, with the operators' routes for tokens that carry their role."""
+    authenticator = Authenticator(issuers, service.clock)
     users = create_app(
         rules=settings.rules,
         gateway=service.gateway,

@@ -1,15 +1,28 @@
 """Whose tokens are believed: the configured issuers, and in a demonstration the one in the data directory."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from internal_transfer.api.authentication import Authenticator, read_issuer
+import jwt
+from msgspec import Struct
+
+from internal_transfer.api.authentication import TrustedIssuer, read_issuer
 from internal_transfer.api.demo_issuer import DemoIssuer
-from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings import Settings
 
 
-def authenticator_of(settings: Settings, data: Path, clock: Clock, *, demo: bool) -> Authenticator:
+class IssuerKeys(Struct, frozen=True):
+    """A trusted issuer in a form that can be told to another process: its public keys are JWKs."""
+
+    issuer: str
+    audience: str
+    keys: tuple[dict[str, Any], ...]
+    renewal: str
+
+
+def trusted_issuers(settings: Settings, data: Path, *, demo: bool) -> list[TrustedIssuer]:
     """Reads all keys; raises `StartRefusedError` where a file is wrong, or nobody is believed at all."""
     issuers = [
         read_issuer(issuer=entry.issuer, audience=entry.audience, keys_file=Path(entry.keys_file))
@@ -19,4 +32,29 @@ def authenticator_of(settings: Settings, data: Path, clock: Clock, *, demo: bool
         issuers.append(DemoIssuer.create(data).trusted())
     if not issuers:
         raise StartRefusedError("issuers: name who issues your users' tokens, or start with --demo")
-    return Authenticator(issuers, clock)
+    return issuers
+
+
+def to_keys(issuers: Sequence[TrustedIssuer]) -> tuple[IssuerKeys, ...]:
+    """The issuers with the keys that were read at the start, whatever their files say by now."""
+    return tuple(
+        IssuerKeys(
+            issuer.issuer,
+            issuer.audience,
+            tuple(
+                # The library's JWK of a public key leaves out its id and the algorithm that it is for.
+                key.Algorithm.to_jwk(key.key, as_dict=True) | {"kid": key_id, "alg": key.algorithm_name}
+                for key_id, key in issuer.keys.items()
+            ),
+            issuer.renewal,
+        )
+        for issuer in issuers
+    )
+
+
+def from_keys(told: Sequence[IssuerKeys]) -> list[TrustedIssuer]:
+    """The issuers that `to_keys` was given."""
+    return [
+        TrustedIssuer(entry.issuer, entry.audience, {key["kid"]: jwt.PyJWK(key) for key in entry.keys}, entry.renewal)
+        for entry in told
+    ]

@@ -2,62 +2,63 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 
+from internal_transfer.api.authentication import TrustedIssuer
+from internal_transfer.api.problems import Problems
 from internal_transfer.api.relay import ServiceEnd
-from internal_transfer.embedded.database import Database
 from internal_transfer.http_worker import Inheritance
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.wiring import Interposed, Service
+from internal_transfer.settings import Secrets
+from internal_transfer.trust import to_keys
+from internal_transfer.wiring import Service
 
 BY_DEFAULT_MAX = 3
 START_SECONDS = 30.0
 AGAIN_SECONDS = 1.0
-STOP_SECONDS = 60.0
+STOP_SECONDS = 50.0
+"""How long a worker may take to answer what it took; longer than what its HTTP server gives its clients."""
+END_SECONDS = 2.0
+"""How long a worker may take to end when it has closed its pair, and can do nothing any more."""
 
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """What the command line says about a server; port 0 picks a free one."""
-
-    data: Path = Path("data")
-    config: Path | None = None
-    host: str = "127.0.0.1"
-    port: int = 8080
-    admin_port: int = 9464
-    demo: bool = False
-    interpose: Callable[[Database], Interposed] | None = None
-
-
 class Workers:
-    """Keeps `count` workers on one listening socket; none where `count` is 0."""
+    """Keeps as many workers on one listening socket as the settings say; none where they say 0.
+
+    While a worker is replaced, new connections wait at the socket, which is open in this process too.
+    """
 
     def __init__(
-        self, options: ServeOptions, listener: socket.socket, service: Service, app: ASGIApp, count: int | None
+        self, listener: socket.socket, service: Service, app: ASGIApp, issuers: Sequence[TrustedIssuer]
     ) -> None:
-        processors = len(os.sched_getaffinity(0))
-        self.count = min(processors - 1, BY_DEFAULT_MAX) if count is None else count
-        self._options = options
+        wanted = service.settings.server.http_workers
+        self.count = min(_processors() - 1, BY_DEFAULT_MAX) if wanted is None else wanted
         self._listener = listener
         self._service = service
         self._app = app
+        inheritance = Inheritance(replace(service.settings, secrets=Secrets()), to_keys(issuers))
+        self._inheritance = msgspec.json.encode(inheritance)
+        self._problems = Problems(service.clock)
         self._ends: list[ServiceEnd] = []
         self._ready = [asyncio.Event() for _ in range(self.count)]
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Starts them; each task ends when its worker has ended after `stop`."""
-        return [tasks.create_task(self._keep(ready)) for ready in self._ready]
+        """Starts them; each task ends when its worker has ended after `stop`.
+
+        A task raises `StartRefusedError` where its first worker ends before it takes connections.
+        """
+        return [tasks.create_task(self._keep(ready, tasks)) for ready in self._ready]
 
     async def ready(self) -> None:
         """Waits until all take connections; raises `StartRefusedError` where one does not in time."""
@@ -66,57 +67,106 @@ class Workers:
                 for ready in self._ready:
                     await ready.wait()
         except TimeoutError as error:
-            raise StartRefusedError(
-                "an HTTP worker did not start in time; see the log, or set server.http_workers = 0"
-            ) from error
+            raise _refused("did not start in time") from error
+
+    def unready(self) -> str | None:
+        """Why users cannot be answered now, or None."""
+        if self.count and not any(end.is_ready and not end.is_lost for end in self._ends):
+            return "no HTTP worker takes connections"
+        return None
 
     def stop(self) -> None:
-        """Asks all to answer what they took, and to end."""
-        self._stopping = True
+        """Asks all to answer what they took, and to end; they are given up after `STOP_SECONDS`."""
+        self._stopping.set()
+        if self.count:
+            self._listener.close()
         for end in self._ends:
             end.stop()
+            asyncio.get_running_loop().call_later(STOP_SECONDS, end.abort)
 
-    async def _keep(self, ready: asyncio.Event) -> None:
-        while not self._stopping:
-            code = await self._run_one(ready)
-            if not self._stopping:
-                # What it had accepted goes on here; its clients find out under the same keys.
-                _log.error("http_worker_died", code=code)
-                await self._service.clock.sleep(AGAIN_SECONDS)
+    async def _keep(self, ready: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
+        while not self._stopping.is_set():
+            end = ServiceEnd(
+                gateway=self._service.gateway,
+                app=self._app,
+                problems=self._problems,
+                count=self._count,
+                ready=ready.set,
+                tasks=tasks,
+            )
+            code = await self._run_one(end)
+            if self._stopping.is_set():
+                return
+            if not ready.is_set() and code != -signal.SIGTERM:
+                raise _refused(f"ended with {code} before it took connections")
+            # What it had accepted goes on here; its clients find out under the same keys.
+            _log.error("http_worker_ended", code=code)
+            if not end.is_ready:
+                await self._pause()
 
-    async def _run_one(self, ready: asyncio.Event) -> int:
-        ours, theirs = socket.socketpair()
-        options = self._options
-        inheritance = Inheritance(
-            service=os.getpid(),
-            listener_fd=self._listener.fileno(),
-            pair_fd=theirs.fileno(),
-            data=str(options.data),
-            config=None if options.config is None else str(options.config),
-            demo=options.demo,
-        )
-        command = [sys.executable, "-m", "internal_transfer.http_worker", msgspec.json.encode(inheritance).decode()]
-        process = await asyncio.create_subprocess_exec(
-            *command, pass_fds=(inheritance.listener_fd, inheritance.pair_fd), stdin=asyncio.subprocess.DEVNULL
-        )
-        theirs.close()
-        count = self._service.telemetry.requests
-        end = ServiceEnd(
-            gateway=self._service.gateway,
-            app=self._app,
-            count=lambda route, outcome, code, number: count.labels(route, outcome, code).inc(number),
-            ready=ready,
-        )
-        await asyncio.get_running_loop().create_connection(end.protocol, sock=ours)
-        self._ends.append(end)
-        if self._stopping:
-            end.stop()
+    async def _pause(self) -> None:
+        """Waits before the next attempt where the last one came to nothing."""
         try:
-            await end.run()
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(AGAIN_SECONDS):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    async def _run_one(self, end: ServiceEnd) -> int:
+        """Runs a worker until it has ended, and answers its exit code; the system's error where it cannot start."""
+        ours, theirs = socket.socketpair()
+        listener_fd, pair_fd = self._listener.fileno(), theirs.fileno()
+        # -P: what lies in the working directory is not the program's.
+        command = [sys.executable, "-P", "-m", "internal_transfer.lifeline"]
+        command += [str(number) for number in (os.getpid(), listener_fd, pair_fd)]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=(listener_fd, pair_fd), stdin=asyncio.subprocess.PIPE, stdout=sys.stderr
+            )
+        except OSError as error:
+            ours.close()
+            _log.error("http_worker_not_started", error=str(error))
+            return error.errno or 1
+        finally:
+            theirs.close()
+        try:
+            await asyncio.get_running_loop().create_connection(end.protocol, sock=ours)
+            self._ends.append(end)
+            if self._stopping.is_set():
+                end.stop()
+            await self._tell(process)
+            await end.until_lost()
+            async with asyncio.timeout(END_SECONDS):
                 return await process.wait()
         except TimeoutError:
+            _log.warning("http_worker_killed", pid=process.pid)
             process.kill()
             return await process.wait()
         finally:
-            self._ends.remove(end)
+            if end in self._ends:
+                self._ends.remove(end)
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def _tell(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        process.stdin.write(self._inheritance)
+        try:
+            await process.stdin.drain()
+        except ConnectionError:
+            return  # It has died already, which the end of its pair shows.
+        process.stdin.close()
+
+    def _count(self, route: str, outcome: str, code: str, number: float) -> None:
+        self._service.telemetry.requests.labels(route, outcome, code).inc(number)
+
+
+def _refused(what: str) -> StartRefusedError:
+    return StartRefusedError(f"an HTTP worker {what}; see the log, or set server.http_workers = 0")
+
+
+def _processors() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

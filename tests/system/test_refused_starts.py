@@ -32,7 +32,8 @@ async def test_port_in_use(server, place):
     port = server.address.rpartition(":")[2]
     ran = await run_program("serve", "--data", str(place / "other"), "--admin-port", "0", "--port", port, "--demo")
     assert ran.exit_code == 1
-    assert f"cannot listen on 127.0.0.1 port {port}" in ran.errors
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in ran.errors
+    assert "give another port" in ran.errors
     assert "Traceback" not in ran.errors
 
 

@@ -124,13 +124,13 @@ async def test_planted_changes(play):
 
 
 async def test_killed_under_load(play):
-    """Killed at a random moment under load, it keeps all that it acknowledged, and each key is one transfer (G5, G9)."""
+    """Killed at a random moment under load, it keeps all that it acknowledged, and a key is one transfer (G5, G9)."""
     await play(killed_under_load)
 
 
 @pytest.mark.parametrize("failpoint", Failpoint)
 async def test_killed_at(place, failpoint):
-    """Killed at any step and started again, it ends the transfer once, and the client's retry finds it (G5, G9, G10)."""
+    """Killed at any step and started again, it ends the transfer once, and a retry finds it (G5, G9, G10)."""
     [scenario] = [each for each in SCENARIOS if each.name == f"killed {failpoint}"]
     await play_alone(scenario, place)
 

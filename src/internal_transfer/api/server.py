@@ -184,7 +184,10 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise StartRefusedError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        raise StartRefusedError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; "
+            "stop the program that uses it, or give another port (0 picks a free one)"
+        ) from error
     listener.setblocking(False)  # noqa: FBT003 - the standard library takes it by position only.
     return listener
 

@@ -4,10 +4,11 @@ import sys
 
 import typer
 
-from internal_transfer.cli.admin import admin
-from internal_transfer.cli.credentials import api_key, token
-from internal_transfer.cli.doctor import doctor
-from internal_transfer.cli.serve import serve
+from internal_transfer.cli.admin import admin as admin_commands
+from internal_transfer.cli.credentials import api_key as api_key_commands
+from internal_transfer.cli.credentials import token as token_command
+from internal_transfer.cli.doctor import doctor as doctor_command
+from internal_transfer.cli.serve import serve as serve_command
 
 app = typer.Typer(
     name="internal-transfer",
@@ -16,11 +17,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(serve)
-app.command()(token)
-app.command()(doctor)
-app.add_typer(api_key, name="api-key")
-app.add_typer(admin, name="admin")
+app.command()(serve_command)
+app.command()(token_command)
+app.command()(doctor_command)
+app.add_typer(api_key_commands, name="api-key")
+app.add_typer(admin_commands, name="admin")
 
 
 def main() -> None:

@@ -209,6 +209,7 @@ class _Mode(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     REFUSE = "refuse"
+    REFUSE_CREDITS = "refuse-credits"
     WITHHOLD = "withhold"
 
 
@@ -222,6 +223,7 @@ def _core_command(mode: _Mode, what: str) -> None:
 _core_command(_Mode.PAUSE, "Makes the core unreachable.")
 _core_command(_Mode.RESUME, "Lets the core work again.")
 _core_command(_Mode.REFUSE, "Makes the core refuse every new order.")
+_core_command(_Mode.REFUSE_CREDITS, "Makes the core refuse every new credit, and still debit.")
 _core_command(_Mode.WITHHOLD, "Makes the core answer nothing, though it accepts a cancel.")
 
 

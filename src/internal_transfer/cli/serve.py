@@ -37,8 +37,8 @@ def serve(
     if failpoint is not None and not demo:
         raise typer.BadParameter("works only with --demo", param_hint="--failpoint")
     # The whole service takes long to import, and no other command needs it.
+    from internal_transfer.serving import ServeOptions, ServiceFailedError  # noqa: PLC0415
     from internal_transfer.serving import serve as run  # noqa: PLC0415
-    from internal_transfer.workers import ServeOptions  # noqa: PLC0415
 
     options = ServeOptions(
         config=config,
@@ -52,7 +52,7 @@ def serve(
     configure_logging()
     try:
         uvloop.run(run(options))
-    except StartRefusedError as error:
+    except (StartRefusedError, ServiceFailedError) as error:
         typer.echo(f"internal-transfer: {error}", err=True)
         raise typer.Exit(REFUSED) from error
 

@@ -279,7 +279,7 @@ class Driver:
             if transfer.version != before.version:
                 work.events.append(Event(transfer.id, transfer.version, transfer.status, now, transfer.failure))
             if transfer.needs_person is not before.needs_person and transfer.needs_person is not None:
-                _log.error("needs_person", transfer_id=str(transfer.id), reason=transfer.needs_person)
+                _log.error("needs_person", request_id=str(transfer.id), reason=transfer.needs_person)
             if transfer.post_attempt != before.post_attempt:
                 work.facts.post_burnt = False
             if transfer.void_attempt != before.void_attempt:
@@ -431,12 +431,12 @@ class Driver:
         work.transfer, need = heard(work.transfer, verdict)
         if need is not None:
             work.facts.contradiction = need
-            _log.error("core_contradiction", transfer_id=str(work.transfer.id), verdict=verdict, need=need)
+            _log.error("core_contradiction", request_id=str(work.transfer.id), verdict=verdict, need=need)
 
     def _unexpected(self, work: Work, act: str, status: TransferResult) -> None:
         work.facts.hold = Hold.UNEXPECTED
         self._telemetry.unexpected.labels("ledger", status).inc()
-        _log.error("unexpected_ledger_answer", transfer_id=str(work.transfer.id), act=act, answer=status)
+        _log.error("unexpected_ledger_answer", request_id=str(work.transfer.id), act=act, answer=status)
 
     async def _create(self, operation: str, transfers: list[LedgerTransfer]) -> list[TransferOutcome]:
         started = self._clock.monotonic()

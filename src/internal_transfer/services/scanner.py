@@ -101,7 +101,7 @@ class Scanner:
             except OperatingFailureError:
                 raise
             except Exception as error:  # noqa: BLE001 - as above; it is due again when its lease ends.
-                self._report(error, transfer_id=str(transfer.id))
+                self._report(error, request_id=str(transfer.id))
 
     def _report(self, error: Exception, **about: str) -> None:
         self._telemetry.failures.labels("scanner", type(error).__name__).inc()

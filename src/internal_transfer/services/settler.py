@@ -91,7 +91,7 @@ class Settler:
             except OperatingFailureError as error:
                 return error
             except Exception as error:  # noqa: BLE001 - the same; the scanner asks about this transfer again.
-                self._report(error, transfer_id=str(verdict.transfer_id))
+                self._report(error, request_id=str(verdict.transfer_id))
         return None
 
     def _report(self, error: Exception, **about: str) -> None:
@@ -113,7 +113,7 @@ class Settler:
         for transfer_id, transfer in zip(by_id, transfers, strict=True):
             if transfer is None or transfer.status is Status.REQUESTING:
                 self._telemetry.unexpected.labels(System.CORE, "verdict_without_order").inc()
-                _log.error("verdict_without_order", transfer_id=str(transfer_id))
+                _log.error("verdict_without_order", request_id=str(transfer_id))
                 continue
             for leg in transfer.legs:
                 self._pressure.heard(leg.core)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 import httpx
@@ -39,16 +39,16 @@ class Demo:
         self._directory = directory
         self._places = asyncio.Semaphore(AT_ONCE)
 
-    async def run(self) -> None:
-        """Plays all of them; those that need no server of their own share one."""
+    async def run(self, sharing: Sequence[Scenario], alone: Sequence[Scenario]) -> None:
+        """Plays all of them, those that share a server one after the other."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._play_sharing())
-            for scenario in ALONE:
+            tasks.create_task(self._play_sharing(sharing))
+            for scenario in alone:
                 tasks.create_task(self._play_alone(scenario))
 
-    async def _play_sharing(self) -> None:
+    async def _play_sharing(self, sharing: Sequence[Scenario]) -> None:
         """Plays one after the other; after one that failed, the next begins with a server that saw nothing yet."""
-        waiting = list(SHARING)
+        waiting = list(sharing)
         while waiting:
             async with self._places, new_server(self._new_directory()) as server:
                 while waiting:
@@ -68,12 +68,14 @@ class Demo:
     async def _judge(self, scenario: Scenario, playing: Awaitable[str]) -> bool:
         """Prints how a scenario ended, and tells whether it ended as it must."""
         started = CLOCK.monotonic()
+        seen, is_right = "", False
+        # Alone or in a group: some scenarios do several things at once.
         try:
             seen, is_right = await playing, True
-        except ScenarioFailedError as error:
-            seen, is_right = str(error), False
-        except (httpx.HTTPError, TimeoutError) as error:
-            seen, is_right = f"the server did not answer: {type(error).__name__} {error}", False
+        except* ScenarioFailedError as failures:
+            seen += "; ".join(str(failure) for failure in failures.exceptions)
+        except* (httpx.HTTPError, TimeoutError) as failures:
+            seen += f"the server did not answer: {failures.exceptions[0]!r}"
         self.passed += is_right
         self.failed += not is_right
         line = Text("PASS  " if is_right else "FAIL  ", style="bold green" if is_right else "bold red")
@@ -95,7 +97,7 @@ def main() -> int:
     started = CLOCK.monotonic()
     with tempfile.TemporaryDirectory(prefix="it-demo-") as directory:
         demo = Demo(console, Path(directory))
-        asyncio.run(demo.run())
+        asyncio.run(demo.run(SHARING, ALONE))
     seconds = CLOCK.monotonic() - started
     style = "bold red" if demo.failed else "bold green"
     console.print(f"\n{demo.passed} of {len(SCENARIOS)} scenarios passed in {seconds:.0f} s", style=style)

@@ -56,9 +56,9 @@ _Row = tuple[Any, ...]
 class CoreMode(StrEnum):
     """How the core behaves, for demonstrations and tests.
 
-    PAUSED: it cannot be reached. REFUSE: every new debit or credit is refused. REFUSE_CREDITS: only credits are, so that
-    of two cores the one that is debited has to take its debit back. WITHHOLD: orders to apply are forgotten without an
-    answer; a cancel or reversal is taken.
+    PAUSED: it cannot be reached. REFUSE: every new debit or credit is refused. REFUSE_CREDITS: only credits are, so
+    that of two cores the one that is debited has to take its debit back. WITHHOLD: orders to apply are forgotten
+    without an answer; a cancel or reversal is taken.
     """
 
     NORMAL = "normal"

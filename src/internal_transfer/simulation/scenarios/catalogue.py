@@ -36,6 +36,8 @@ from internal_transfer.simulation.scenarios.server_process import ServerProcess
 
 SETTINGS = """\
 # A scanner and retries that are quick enough to watch, and a rate limit that is out of the way.
+[server]
+http_workers = {http_workers}
 [transfers]
 lease_seconds = 1
 core_silence_seconds = {core_silence_seconds}
@@ -77,6 +79,7 @@ class Knobs(NamedTuple):
     open_max: int = 100_000
     per_minute: int = 10_000_000
     burst: int = 10_000_000
+    http_workers: int = 1
 
     def settings(self) -> str:
         """The settings file."""
@@ -84,6 +87,8 @@ class Knobs(NamedTuple):
 
 
 STANDARD = Knobs()
+ONE_PROCESS = Knobs(http_workers=0)
+"""Clients are connected to the very process that dies; and without a worker a server starts in half the time."""
 
 
 class Scenario(NamedTuple):
@@ -116,13 +121,19 @@ SHARING = (
     Scenario("history and CSV", history_pages),
 )
 ALONE = (
-    Scenario("rate limit", rate_limit, Knobs(per_minute=60, burst=5), is_alone=True),
-    Scenario("silent core sheds", silent_core_sheds, Knobs(core_silence_seconds=0.3), is_alone=True),
-    Scenario("too many open transfers", open_transfers_shed, Knobs(open_max=5), is_alone=True),
-    Scenario("planted changes are found", planted_changes, is_alone=True),
+    Scenario("rate limit", rate_limit, ONE_PROCESS._replace(per_minute=60, burst=5), is_alone=True),
+    Scenario("silent core sheds", silent_core_sheds, ONE_PROCESS._replace(core_silence_seconds=0.3), is_alone=True),
+    Scenario("too many open transfers", open_transfers_shed, ONE_PROCESS._replace(open_max=5), is_alone=True),
+    Scenario("planted changes are found", planted_changes, ONE_PROCESS, is_alone=True),
     Scenario("killed under load", killed_under_load, is_alone=True),
     *(
-        Scenario(f"killed {failpoint}", partial(killed_at, failpoint=failpoint), is_alone=True, starts_itself=True)
+        Scenario(
+            f"killed {failpoint}",
+            partial(killed_at, failpoint=failpoint),
+            ONE_PROCESS,
+            is_alone=True,
+            starts_itself=True,
+        )
         for failpoint in Failpoint
     ),
 )

@@ -68,10 +68,12 @@ async def core_withholds(server: ServerProcess) -> str:
     request_id = transfer["request_id"]
 
     async def listed() -> bool | None:
-        stuck = (await server.admin("stuck")).object()["transfers"]
+        stuck = expect_status(await server.operators.get("transfers/stuck"), 200)["transfers"]
         return True if request_id in [each["request_id"] for each in stuck] else None
 
     await until("it is listed as stuck", listed)
+    shown = (await server.admin("stuck")).object()["transfers"]
+    expect([each["request_id"] for each in shown] == [request_id], f"the command line lists {len(shown)} as stuck")
     await user.expect_balances(funding="100", held="10")
     refused = await server.admin("post", request_id, "--reason", "the core does not say that it applied it")
     expect(refused.exit_code == 1, f"a post without the core's word ended with {refused.exit_code}: {refused.output}")

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import httpx
 
 from internal_transfer.domain.refusal import CATALOGUE, Category, Code, Retry
-from internal_transfer.simulation.scenarios.expectation import expect, expect_problem, expect_status, until
+from internal_transfer.simulation.scenarios.expectation import CLOCK, expect, expect_problem, expect_status, until
 from internal_transfer.simulation.scenarios.server_process import ServerProcess
 from internal_transfer.simulation.scenarios.user import User, transfer_body
 
+_DAY_MS = 86_400_000
 _ACCOUNTS = (
     '"from_account":{"account_type":"funding","asset":"USDT"},"to_account":{"account_type":"spot","asset":"USDT"}'
 )
@@ -129,6 +130,7 @@ async def unknown_and_final(server: ServerProcess) -> str:
 
 async def daily_limit(server: ServerProcess) -> str:
     """The day's limit holds, and a transfer that failed gives its share back."""
+    await until("no day ends in the middle of this", _is_far_from_midnight)
     user = await server.fund("limited", "90", tier="small")
     expect_status(await user.move("funding", "spot", "60", key="first"), 201)
     problem = expect_problem(await user.move("funding", "spot", "41", key="beyond"), 422, Code.DAILY_LIMIT_EXCEEDED)
@@ -139,6 +141,11 @@ async def daily_limit(server: ServerProcess) -> str:
     expect_problem(await user.move("spot", "funding", "0.01", key="beyond"), 422, Code.DAILY_LIMIT_EXCEEDED)
     await user.expect_balances(funding="10", spot="80")
     return "100 a day: 60 + 30 + 10 go, 41 and 0.01 more do not, and a failed 40 is given back"
+
+
+async def _is_far_from_midnight() -> bool | None:
+    """Limits are of UTC days."""
+    return True if CLOCK.now_ms() % _DAY_MS < _DAY_MS - 15_000 else None
 
 
 async def rate_limit(server: ServerProcess) -> str:

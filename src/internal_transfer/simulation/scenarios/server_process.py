@@ -1,8 +1,8 @@
 """A server as an operator has it: a process of its own, on a data directory, with a port that it chose."""
 
 import asyncio
+import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -94,6 +94,7 @@ class ServerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.kill()
+        await self._disconnect()
 
     @property
     def is_running(self) -> bool:
@@ -146,11 +147,12 @@ class ServerProcess:
             while line := (await self._process.stdout.readline()).decode().strip():
                 self.announced.append(line)
                 if line.startswith(READY):
-                    self._connect(line.removeprefix(READY))
+                    await self._connect(line.removeprefix(READY))
                     return True
         return False
 
-    def _connect(self, address: str) -> None:
+    async def _connect(self, address: str) -> None:
+        await self._disconnect()
         self._address = address
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
         # Proxies of the environment are for other addresses than this one.
@@ -160,6 +162,12 @@ class ServerProcess:
             timeout=DEADLINE_SECONDS,
             transport=httpx.AsyncHTTPTransport(uds=str(self.data / "admin.sock")),
         )
+
+    async def _disconnect(self) -> None:
+        # Not when the process ends: whoever asks until the next start shall learn from them that nobody answers.
+        if self._address is not None:
+            await self.http.aclose()
+            await self.operators.aclose()
 
     async def stop(self) -> int:
         """Asks it to stop, as a service manager does, and answers its exit code."""
@@ -174,9 +182,10 @@ class ServerProcess:
             await self.end()
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
+        """Sends it a signal, if it has not ended in this very moment."""
         assert self._process is not None
-        os.kill(self._process.pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
 
     async def end(self) -> int:
         """Waits until it has ended, and answers its exit code: minus the signal's number where one killed it."""
@@ -188,11 +197,6 @@ class ServerProcess:
             self._process.kill()
             await self._process.wait()
             raise
-        finally:
-            if self._address is not None:
-                await self.http.aclose()
-                await self.operators.aclose()
-                self._address = None
         return code
 
     async def died(self) -> None:
@@ -229,8 +233,8 @@ class ServerProcess:
         return expect_status(await self.operators.post(path, json=body or {}), 200)
 
     async def admin(self, *words: str) -> Ran:
-        """An operator's command on the command line."""
-        return await run_program("admin", *words, "--data", str(self.data), "--json")
+        """An operator's command on the command line; it opens the files itself where the server does not run."""
+        return await run_program("admin", *words, "--data", str(self.data), "--config", str(self.config), "--json")
 
     async def expect_clean(self) -> None:
         """Reconciles store, ledger and core on the command line; raises `ScenarioFailedError` unless they agree."""

@@ -1,0 +1,32 @@
+"""The first moments of a worker's process: it is tied to the service before the long import of everything else.
+
+`python -m internal_transfer.lifeline SERVICE LISTENER PAIR`, started by the service only: its process id and the
+numbers of the inherited sockets; what else a worker needs to know comes on standard input.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Runs a worker, unless the service has died meanwhile."""
+    service, listener, pair = map(int, sys.argv[1:])
+    # A terminal's interrupt reaches every process; the service decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # The service may die without a word; then the port has to be free at once for the next one. Elsewhere the
+        # end of the pair has to do, which a worker sees as soon as it runs.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != service:
+        return
+    from internal_transfer.http_worker import run  # noqa: PLC0415 - see the module's first line.
+
+    sys.exit(run(listener, pair))
+
+
+if __name__ == "__main__":
+    main()
