@@ -7,7 +7,8 @@ from internal_transfer.domain.account import Holder
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.rules import Limit, Route
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.settings import SECRETS, account_flags, check_pins, load, pins
+from internal_transfer.ports.ledger import account_flags
+from internal_transfer.settings import SECRETS, check_pins, load, pins
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ WRONG = [
     ("[transfers]\nexpiry_seconds = nan", "transfers.expiry_seconds: must be a number > 0.0"),
     ("[transfers]\nexpiry_seconds = inf", "transfers.expiry_seconds: must be a number <= 31536000"),
     ("[transfers]\nexpiry_seconds = 0", "transfers.expiry_seconds: must be a number > 0"),
-    ("[transfers]\nbatch_max = 8190", "transfers.batch_max: must be a whole number <= 8189"),
+    ("[transfers]\nbatch_max = 2001", "transfers.batch_max: must be a whole number <= 2000"),
     ("[retries]\nfirst_seconds = 301", "retries.longest_seconds: must be at least first_seconds (301.0)"),
     ("[alerts]\nstuck_seconds = 1801", "alerts.alert_seconds: must be at least stuck_seconds (1801.0)"),
     ("[alerts]\nalert_seconds = 7201", "alerts.critical_seconds: must be at least alert_seconds (7201.0)"),

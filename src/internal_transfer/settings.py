@@ -24,7 +24,7 @@ from internal_transfer.domain.account import AccountType, Asset, Holder, Owner, 
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX, AmountPrecisionError, is_amount, parse_amount
 from internal_transfer.domain.rules import Limit, Route, Rules
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.ports.ledger import AccountFlag
+from internal_transfer.ports.ledger import account_flags
 
 SECRETS = {
     "INTERNAL_TRANSFER_POSTGRES_URL": "where PostgreSQL is, with user and password",
@@ -70,7 +70,7 @@ class Transfers(Struct, frozen=True, forbid_unknown_fields=True):
     core_silence_seconds: Seconds
     open_max: Count
     queue_max: Count
-    batch_max: Annotated[int, Meta(ge=1, le=8189)]
+    batch_max: Annotated[int, Meta(ge=1, le=2000)]
 
 
 class Scanner(Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +78,7 @@ class Scanner(Struct, frozen=True, forbid_unknown_fields=True):
 
     interval_seconds: Seconds
     lease_seconds: Seconds
-    batch_max: Annotated[int, Meta(ge=1, le=8189)]
+    batch_max: Annotated[int, Meta(ge=1, le=2000)]
 
 
 class Retries(Struct, frozen=True, forbid_unknown_fields=True):
@@ -263,11 +263,6 @@ def pins(settings: Settings) -> dict[str, str]:
         pinned[f"account_types.{kind.name}.flags"] = str(account_flags(kind))
         pinned[f"codes.{kind.code}"] = kind.name
     return pinned
-
-
-def account_flags(kind: AccountType) -> int:
-    """The flags of the type's accounts in the ledger: only a ledger-held balance has a limit to keep."""
-    return AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS if kind.holder is Holder.LEDGER else 0
 
 
 def check_pins(wanted: Mapping[str, str], pinned: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from typing import TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -86,12 +85,11 @@ class Telemetry:
         }
 
 
-def configure_logging(*, level: str = "info", stream: TextIO | None = None) -> None:
-    """Sends JSON logs, one object per line, to standard error or the given stream.
+def configure_logging(*, level: str = "info") -> None:
+    """Sends JSON logs, one object per line, to standard error.
 
     The libraries' own logs go the same way, from warnings on.
     """
-    output = stream if stream is not None else sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -99,7 +97,7 @@ def configure_logging(*, level: str = "info", stream: TextIO | None = None) -> N
         structlog.processors.format_exc_info,
     ]
     render = structlog.processors.JSONRenderer()
-    libraries = logging.StreamHandler(output)
+    libraries = logging.StreamHandler(sys.stderr)
     libraries.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render]
@@ -109,6 +107,6 @@ def configure_logging(*, level: str = "info", stream: TextIO | None = None) -> N
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=output),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -241,6 +241,7 @@ def build(
         store=store,
         driver=driver,
         pressure=pressure,
+        durability=database,
         clock=clock,
         telemetry=telemetry,
         bounds=SettlerBounds(batch_most=times.batch_max),
@@ -250,6 +251,7 @@ def build(
         driver=driver,
         pressure=pressure,
         policies=policies,
+        durability=database,
         clock=clock,
         telemetry=telemetry,
         bounds=ScannerBounds(

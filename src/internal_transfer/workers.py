@@ -100,7 +100,7 @@ class Workers:
             if not ready.is_set() and code != -signal.SIGTERM:
                 raise _refused(f"ended with {code} before it took connections")
             # What it had accepted goes on here; its clients find out under the same keys.
-            _log.error("http_worker_ended", code=code)
+            (_log.error if code else _log.info)("http_worker_ended", code=code)
             if not end.is_ready:
                 await self._pause()
 

@@ -82,6 +82,7 @@ class Pair:
         self.counted = Counter()
         self.readies = 0
         self.stops = 0
+        self._there, self._back = asyncio.Event(), asyncio.Event()
         self._app = app
         self._bounds = {"waiting_most": 100} | bounds
 
@@ -105,8 +106,6 @@ class Pair:
         return self
 
     async def __aexit__(self, *error):
-        if not self.gateway.waited.done():
-            self.gateway.waited.cancel()
         self.worker.close()
         await self.service.until_lost()
         return await self._tasks.__aexit__(*error)
@@ -114,12 +113,14 @@ class Pair:
     def _count(self, *counts):
         *labels, number = counts
         self.counted[tuple(labels)] += number
+        self._there.set()
 
     def _ready(self):
         self.readies += 1
 
     def _stop(self):
         self.stops += 1
+        self._back.set()
 
     def submit(self, key="k1", wait_seconds=0.0):
         """An order on its way."""
@@ -133,13 +134,11 @@ class Pair:
 
     async def crossed(self):
         """Returns when all that was said so far has arrived at the service, and what it said at the worker."""
-        number, stops = self.counted["crossed", "", ""], self.stops
+        self._there, self._back = asyncio.Event(), asyncio.Event()
         self.worker.say_counts([("crossed", "", "", 1)])
-        while self.counted["crossed", "", ""] == number:
-            await asyncio.sleep(0)
+        await self._there.wait()
         self.service.stop()
-        while self.stops == stops:
-            await asyncio.sleep(0)
+        await self._back.wait()
 
 
 async def _outcome(submission):
@@ -166,6 +165,7 @@ class Exchange:
         self.sent = []
 
     async def receive(self):
+        """The next part."""
         self.received += 1
         part = self._parts.pop(0)
         if part is None:
@@ -173,6 +173,7 @@ class Exchange:
         return {"type": "http.request", "body": part, "more_body": bool(self._parts)}
 
     async def send(self, message):
+        """Keeps what is answered."""
         self.sent.append(message)
 
     async def answer(self):
@@ -337,10 +338,13 @@ async def test_the_worker_dies():
         assert len(pair.gateway.waits) == 1
         pair.worker.close()
         await pair.service.until_lost()
+        heard = asyncio.Event()
+        pair.gateway.offered["going on"][1].add_done_callback(lambda _: heard.set())
         pair.gateway.answer("going on", PENDING)
+        await heard.wait()
         assert isinstance(await waiting, OutcomeUnknown)
         assert isinstance(await going_on, OutcomeUnknown)
-        assert not pair.gateway.offered["going on"][1].cancelled()
+    # Leaving the pair waits for all tasks, which would never end if a wait went on.
     assert len(pair.gateway.waits) == 1
 
 

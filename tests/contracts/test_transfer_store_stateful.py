@@ -1,7 +1,5 @@
 """The embedded transfer store against a model of plain dictionaries, with restarts and lost turns."""
 
-# ruff: noqa: D102 - the rules, and the calls of the model, say by their names what they do.
-
 import asyncio
 import contextvars
 import shutil

@@ -11,6 +11,7 @@ from internal_transfer.domain.identifier import (
     hold_id,
     key_hash,
     post_id,
+    read_transfer_id,
     snowflake,
     time_of,
     transfer_of,
@@ -30,6 +31,20 @@ def test_ids_are_unique_and_in_order_of_time_worker_and_counter(one, other):
     assert (first < second) == (one < other)
     assert (first == second) == (one == other)
     assert 0 <= first < 2**63
+
+
+@given(IDS)
+def test_an_id_is_read_as_it_is_written(drawn):
+    """The decimal text of an id is that id."""
+    assert read_transfer_id(str(drawn)) == (drawn or None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "01", "-1", "+1", " 1", "1\n", "1_0", "1.0", "x", "\u0661", str(2**63), "1" * 5000]
+)
+def test_what_is_written_otherwise_is_no_id(text):
+    """An id has one way to be written; every other text is none, however long."""
+    assert read_transfer_id(text) is None
 
 
 @given(MOMENTS)

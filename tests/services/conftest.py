@@ -1,5 +1,6 @@
 import pytest
 
+from services.desks import Desks
 from services.stack import Stack
 
 
@@ -18,3 +19,19 @@ async def start(tmp_path):
     yield start_one
     for stack in stacks:
         await stack.stop()
+
+
+@pytest.fixture
+async def stack(tmp_path):
+    """A running service with nothing in it."""
+    stack = await Stack(tmp_path / "db").start()
+    yield stack
+    await stack.stop()
+
+
+@pytest.fixture
+async def desks(stack):
+    """The operators' desks on it, after 100 USDT were deposited for alice."""
+    desks = Desks(stack)
+    await desks.fund("alice", "100")
+    return desks

@@ -15,13 +15,6 @@ from services.stack import ACCOUNT_TYPES, Stack
 
 
 @pytest.fixture
-async def stack(tmp_path):
-    stack = await Stack(tmp_path / "db").start()
-    yield stack
-    await stack.stop()
-
-
-@pytest.fixture
 def desks(stack):
     return Desks(stack)
 

@@ -13,22 +13,7 @@ from internal_transfer.ports.ledger import LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Change
 from internal_transfer.services.acts import Act
 from internal_transfer.simulation.faults import FailBefore, LoseAnswer
-from services.desks import ACTOR, Desks
-from services.stack import Stack
-
-
-@pytest.fixture
-async def stack(tmp_path):
-    stack = await Stack(tmp_path / "db").start()
-    yield stack
-    await stack.stop()
-
-
-@pytest.fixture
-async def desks(stack):
-    desks = Desks(stack)
-    await desks.fund("alice", "100")
-    return desks
+from services.desks import ACTOR
 
 
 async def waiting_for_core(stack):

@@ -3,24 +3,9 @@ import pytest
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.rules import Policy, Route
 from internal_transfer.services.acts import Act
-from services.desks import ACTOR, Desks
-from services.stack import Stack
+from services.desks import ACTOR
 
 ROUTE = Route("funding", "spot")
-
-
-@pytest.fixture
-async def stack(tmp_path):
-    stack = await Stack(tmp_path / "db").start()
-    yield stack
-    await stack.stop()
-
-
-@pytest.fixture
-async def desks(stack):
-    desks = Desks(stack)
-    await desks.fund("alice", "100")
-    return desks
 
 
 async def test_a_frozen_user_moves_nothing_until_unfrozen(stack, desks):

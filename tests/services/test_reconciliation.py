@@ -16,18 +16,10 @@ from internal_transfer.services import reconciliation as module
 from internal_transfer.services.consistency import differences
 from internal_transfer.simulation.faults import FailBefore
 from services.desks import ACTOR, Desks, cash
-from services.stack import Stack
 
 ALICE = Account(Owner("alice"), "funding", "USDT")
 SPOT = Account(Owner("alice"), "spot", "USDT")
 BALANCE_COLUMNS = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
-
-
-@pytest.fixture
-async def stack(tmp_path):
-    stack = await Stack(tmp_path / "db").start()
-    yield stack
-    await stack.stop()
 
 
 @pytest.fixture

@@ -499,7 +499,7 @@ async def test_a_system_that_fails_while_transfers_are_taken_singly_ends_the_sca
 
     stack.driver._stages[Tell] = (name, broken, *rest)
     await stack.pass_time(5)
-    stack.durability_script.add("durable", LoseAnswer())
+    stack.durability_script.add("durable", None, None, LoseAnswer())
     with pytest.raises(OutcomeUnknown):
         await stack.scanner.scan()
     assert sample(stack, "operating_failures_total", system="scanner", kind="AssertionError") == 1

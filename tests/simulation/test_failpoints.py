@@ -196,7 +196,9 @@ async def test_other_steps_pass(tmp_path, life):
 async def test_a_start_is_no_step(tmp_path):
     """The hold that every start burns for its fences is no transfer's: a server that shall die before one starts."""
     database = Database(tmp_path / "data.db")
-    ledger = Failpoints(Failpoint.BEFORE_HOLD, database, die=crash).wrap_ledger(SqliteLedger(database, SimulatedClock()))
+    ledger = Failpoints(Failpoint.BEFORE_HOLD, database, die=crash).wrap_ledger(
+        SqliteLedger(database, SimulatedClock())
+    )
     (burnt,) = await ledger.create_transfers([replace(HOLD, id=FENCE_HOLD_ID)])
     assert burnt.status is TransferResult.DEBIT_ACCOUNT_NOT_FOUND
     with pytest.raises(Crash):

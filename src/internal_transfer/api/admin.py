@@ -5,7 +5,7 @@ Who may use it is decided by whoever mounts it: `actor_of` names the caller for 
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -25,24 +25,26 @@ from internal_transfer.api.admin_views import (
     reconciled_view,
     report_view,
 )
-from internal_transfer.api.problems import Problems, Reply
+from internal_transfer.api.decode import RepeatedKeyError, object_of_pairs
+from internal_transfer.api.pages import response_of
+from internal_transfer.api.paths import ADMIN
+from internal_transfer.api.problems import Problems
 from internal_transfer.domain.account import Account, Owner
-from internal_transfer.domain.identifier import TransferId
-from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.identifier import TransferId, read_transfer_id
+from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.rules import Route, Rules
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.ports.operations import Operations
-from internal_transfer.services.acts import Act, AuditTrail, check_reason, refuse_field
+from internal_transfer.services.acts import Act, AuditTrail, check_reason
 from internal_transfer.services.api_keys import ApiKeys
 from internal_transfer.services.cash import Cash, CashDesk
 from internal_transfer.services.desk import Desk, DeskAction
 from internal_transfer.services.policy_desk import PolicyDesk
 from internal_transfer.services.reconciliation import Reconciliation
 
-ADMIN = "/api/v1/admin"
 BODY_BYTES_MAX = 16 * 1024
 PAGE_DEFAULT = 100
 PAGE_MAX = 1000
@@ -95,7 +97,7 @@ class _InputError(Exception):
 
     def __init__(self, field: str, rule: str, status: int = 400) -> None:
         super().__init__(f"{field}: {rule}")
-        self.refusal = Refusal(Code.INVALID_REQUEST, f"{field}: {rule}", (Detail(field, rule),))
+        self.refusal = refuse_field(field, rule)
         self.status = status
 
 
@@ -160,7 +162,7 @@ class AdminApi:
         )
 
     def _answer(
-        self, endpoint: Callable[[Request, str], Awaitable[View | Refusal]]
+        self, endpoint: Callable[[Request, str], Awaitable[View | Act | Refusal]]
     ) -> Callable[[Request], Awaitable[Response]]:
         """The endpoint with its answer rendered, and with the problems that its failures make."""
 
@@ -168,21 +170,23 @@ class AdminApi:
             records = request.method == "POST"
             actor = self._actor_of(request)
             if isinstance(actor, Refusal):
-                return _response(self._problems.reply(actor))
+                return response_of(self._problems.reply(actor))
             try:
                 view = await endpoint(request, actor)
             except _InputError as error:
-                return _response(self._problems.reply(error.refusal, status=error.status))
+                return response_of(self._problems.reply(error.refusal, status=error.status))
             except OperatingFailureError as error:
                 _log.warning("operating_failure", system=error.system, error=str(error), path=request.url.path)
-                return _response(self._problems.failure(error, records=records))
+                return response_of(self._problems.failure(error, records=records))
             except TimeoutError:
-                return _response(self._problems.timeout(records=records))
+                return response_of(self._problems.timeout(records=records))
             except Exception:  # noqa: BLE001 - the outermost loop of a request; the caller must get a problem.
                 _log.exception("request_failed", path=request.url.path)
-                return _response(self._problems.internal(records=records))
+                return response_of(self._problems.internal(records=records))
             if isinstance(view, Refusal):
-                return _response(self._problems.reply(view))
+                return response_of(self._problems.reply(view))
+            if isinstance(view, Act):
+                view = act_view(view)
             headers = {"cache-control": "no-store"}
             return Response(msgspec.json.encode(view), media_type="application/json", headers=headers)
 
@@ -192,7 +196,7 @@ class AdminApi:
         assert isinstance(error, HTTPException)
         field = "method" if error.status_code == 405 else "path"
         headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
-        return _response(self._problems.request(error.status_code, field, error.detail, *headers))
+        return response_of(self._problems.request(error.status_code, field, error.detail, *headers))
 
     async def _list(self, request: Request, _: str) -> View | Refusal:
         query = _query(request, {"status", "after", "limit"})
@@ -211,27 +215,24 @@ class AdminApi:
 
     async def _show(self, request: Request, _: str) -> View | Refusal:
         _query(request, set())
-        transfer_id = _known_id(request.path_params["id"])
+        transfer_id = read_transfer_id(request.path_params["id"])
         evidence = None if transfer_id is None else await self._desk.show(transfer_id)
         return _no_transfer() if evidence is None else self._views.evidence(evidence)
 
-    async def _decide(self, request: Request, actor: str) -> View | Refusal:
+    async def _decide(self, request: Request, actor: str) -> Act | Refusal:
         action = _one_of(request.path_params["action"], tuple(DeskAction))
         body = await _body(request, _Decision)
         if body.break_glass and action != DeskAction.POST:
             raise _InputError("break_glass", "is only for a post")
-        transfer_id = _known_id(request.path_params["id"])
+        transfer_id = read_transfer_id(request.path_params["id"])
         if transfer_id is None:
             return _no_transfer()
-        act: Act | Refusal
         if action == DeskAction.POST:
-            act = await self._desk.post(
+            return await self._desk.post(
                 transfer_id, reason=body.reason, actor=actor, shown=body.evidence, break_glass=body.break_glass
             )
-        else:
-            decide = self._desk.retry if action == DeskAction.RETRY else self._desk.void
-            act = await decide(transfer_id, reason=body.reason, actor=actor, shown=body.evidence)
-        return act if isinstance(act, Refusal) else act_view(act)
+        decide = self._desk.retry if action == DeskAction.RETRY else self._desk.void
+        return await decide(transfer_id, reason=body.reason, actor=actor, shown=body.evidence)
 
     async def _deposit(self, request: Request, actor: str) -> View | Refusal:
         return await self._move_cash(self._cash.deposit, request, actor)
@@ -269,36 +270,32 @@ class AdminApi:
         _query(request, set())
         return policy_view(await self._policies.current())
 
-    async def _freeze(self, request: Request, actor: str) -> View | Refusal:
+    async def _freeze(self, request: Request, actor: str) -> Act | Refusal:
         action = _one_of(request.path_params["action"], ("freeze", "unfreeze"))
         body = await _body(request, _Change)
         change = self._policies.freeze if action == "freeze" else self._policies.unfreeze
-        act = await change(request.path_params["user"], reason=body.reason, actor=actor, version=body.version)
-        return act if isinstance(act, Refusal) else act_view(act)
+        return await change(request.path_params["user"], reason=body.reason, actor=actor, version=body.version)
 
-    async def _freeze_asset(self, request: Request, actor: str) -> View | Refusal:
+    async def _freeze_asset(self, request: Request, actor: str) -> Act | Refusal:
         action = _one_of(request.path_params["action"], ("freeze", "unfreeze"))
         body = await _body(request, _Change)
         change = self._policies.freeze_asset if action == "freeze" else self._policies.unfreeze_asset
-        act = await change(request.path_params["asset"], reason=body.reason, actor=actor, version=body.version)
-        return act if isinstance(act, Refusal) else act_view(act)
+        return await change(request.path_params["asset"], reason=body.reason, actor=actor, version=body.version)
 
-    async def _stop(self, request: Request, actor: str) -> View | Refusal:
+    async def _stop(self, request: Request, actor: str) -> Act | Refusal:
         action = _one_of(request.path_params["action"], ("stop", "start"))
         body = await _body(request, _Change)
         change = self._policies.stop if action == "stop" else self._policies.start
-        act = await change(reason=body.reason, actor=actor, version=body.version)
-        return act if isinstance(act, Refusal) else act_view(act)
+        return await change(reason=body.reason, actor=actor, version=body.version)
 
-    async def _pause(self, request: Request, actor: str) -> View | Refusal:
+    async def _pause(self, request: Request, actor: str) -> Act | Refusal:
         action = _one_of(request.path_params["action"], ("pause", "resume"))
         source, colon, target = request.path_params["route"].partition(":")
         if not colon:
             raise _InputError("route", "must be two account types, such as funding:spot")
         body = await _body(request, _Change)
         change = self._policies.pause if action == "pause" else self._policies.resume
-        act = await change(Route(source, target), reason=body.reason, actor=actor, version=body.version)
-        return act if isinstance(act, Refusal) else act_view(act)
+        return await change(Route(source, target), reason=body.reason, actor=actor, version=body.version)
 
     async def _audit_entries(self, request: Request, _: str) -> View | Refusal:
         query = _query(request, {"after", "limit"})
@@ -326,7 +323,7 @@ class AdminApi:
             return refuse_field("key", "is none that exists")
         return key if isinstance(key, Refusal) else {"api_key": key.key, "revoked": True}
 
-    async def _core(self, request: Request, actor: str) -> View | Refusal:
+    async def _core(self, request: Request, actor: str) -> Act | Refusal:
         word = _one_of(request.path_params["mode"], tuple(CORE_MODES))
         body = await _body(request, _Change)
         refusal = check_reason(body.reason)
@@ -335,13 +332,11 @@ class AdminApi:
         if self._set_core_mode is None:
             return Refusal(Code.PERMISSION_DENIED, "the core can only be steered where the server runs with --demo")
         action = f"core_{word}"
-        entry = self._audit.entry(
-            actor=actor, action=action, subject="core", reason=body.reason, outcome="completed", evidence=""
-        )
+        entry = self._audit.entry(actor=actor, action=action, subject="core", reason=body.reason, outcome="completed")
         number = await self._audit.append(entry)
         await self._durability.durable()
         self._set_core_mode(CORE_MODES[word])
-        return act_view(Act(action=action, subject="core", outcome="completed", reason=body.reason, audit_id=number))
+        return Act(action=action, subject="core", outcome="completed", reason=body.reason, audit_id=number)
 
 
 class _Nothing(Struct, frozen=True, forbid_unknown_fields=True):
@@ -393,22 +388,15 @@ async def _body(request: Request, kind: type[T]) -> T:
             raise _InputError("body", f"is larger than {BODY_BYTES_MAX} bytes", 413)
         parts.append(part)
     try:
-        document = json.loads(b"".join(parts) or b"{}", object_pairs_hook=_once)
+        document = json.loads(b"".join(parts) or b"{}", object_pairs_hook=object_of_pairs)
         return msgspec.convert(document, kind)
+    except RepeatedKeyError as error:
+        raise _InputError(str(error), "is given more than once") from error
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$.")
         raise _InputError(where.rstrip("`") or "body", message) from error
     except (ValueError, RecursionError) as error:
         raise _InputError("body", "is not valid JSON") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise _InputError(name, "is given more than once")
-        fields[name] = value
-    return fields
 
 
 def _query(request: Request, allowed: set[str]) -> dict[str, str]:
@@ -431,15 +419,8 @@ def _number(query: dict[str, str], name: str, default: int, least: int, most: in
     return int(text)
 
 
-def _known_id(text: str) -> TransferId | None:
-    """The id that the text is, in the one way in which it is written; None for a text that can be none."""
-    if not (text.isascii() and text.isdigit()) or len(text) > 19 or text[0] == "0" or int(text) >= 2**63:
-        return None
-    return TransferId(int(text))
-
-
 def _id(text: str, field: str) -> TransferId:
-    transfer_id = _known_id(text)
+    transfer_id = read_transfer_id(text)
     if transfer_id is None:
         raise _InputError(field, "must be a request_id")
     return transfer_id
@@ -453,9 +434,3 @@ def _one_of(text: str, allowed: tuple[str, ...]) -> str:
 
 def _no_transfer() -> Refusal:
     return Refusal(Code.TRANSFER_NOT_FOUND, "there is no transfer with this id")
-
-
-def _response(reply: Reply) -> Response:
-    response = Response(reply.body, status_code=reply.status)
-    response.raw_headers = reply.headers
-    return response

@@ -14,7 +14,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from internal_transfer.domain.account import Account, Owner, is_account_type, is_asset, is_owner
 from internal_transfer.domain.amount import AmountSyntaxError, normal_amount
-from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.request import TransferRequest
 
 BODY_BYTES_MAX = 16 * 1024
@@ -47,7 +47,7 @@ class _TransferBody(Struct, forbid_unknown_fields=True, gc=False):
     memo: str | UnsetType | None = UNSET
 
 
-class _RepeatedKeyError(ValueError):
+class RepeatedKeyError(ValueError):
     """A JSON object has a key twice; the message is the key."""
 
 
@@ -64,13 +64,13 @@ def decode(body: bytes, *, caller: Owner, tier: str, key: str) -> TransferReques
     except msgspec.ValidationError as error:
         return _wrong_shape(str(error))
     except UnicodeDecodeError:
-        return _refuse(Code.INVALID_REQUEST, "body", "is not valid UTF-8")
+        return refuse_field("body", "is not valid UTF-8")
     except msgspec.DecodeError as error:
-        return _refuse(Code.INVALID_REQUEST, "body", f"is not valid JSON: {str(error)[:200]}")
+        return refuse_field("body", f"is not valid JSON: {str(error)[:200]}")
     if b"\\" in body or body.count(b'"') != 2 * _strings_of(parsed):
         repeated = _repeated_key(body)
         if repeated is not None:
-            return _refuse(Code.INVALID_REQUEST, _short(repeated), "is given more than once")
+            return refuse_field(_short(repeated), "is given more than once")
     source = _account("from_account", parsed.from_account, caller)
     if isinstance(source, Refusal):
         return source
@@ -78,25 +78,21 @@ def decode(body: bytes, *, caller: Owner, tier: str, key: str) -> TransferReques
     if isinstance(target, Refusal):
         return target
     if source.asset != target.asset:
-        return _refuse(Code.ASSET_MISMATCH, "to_account.asset", "differs from from_account.asset")
+        return refuse_field("to_account.asset", "differs from from_account.asset", Code.ASSET_MISMATCH)
     if source == target:
-        return _refuse(Code.SAME_ACCOUNT, "to_account", "is the same account as from_account")
+        return refuse_field("to_account", "is the same account as from_account", Code.SAME_ACCOUNT)
     if len(parsed.amount) > AMOUNT_CHARACTERS_MAX:
-        return _refuse(Code.INVALID_AMOUNT, "amount", f"is longer than {AMOUNT_CHARACTERS_MAX} characters")
+        return refuse_field("amount", f"is longer than {AMOUNT_CHARACTERS_MAX} characters", Code.INVALID_AMOUNT)
     try:
         amount = normal_amount(parsed.amount)
     except AmountSyntaxError:
-        return _refuse(Code.INVALID_AMOUNT, "amount", 'is not a plain decimal number such as "12.5"')
+        return refuse_field("amount", 'is not a plain decimal number such as "12.5"', Code.INVALID_AMOUNT)
     if amount == "0":
-        return _refuse(Code.INVALID_AMOUNT, "amount", "must be larger than zero")
+        return refuse_field("amount", "must be larger than zero", Code.INVALID_AMOUNT)
     memo = parsed.memo
     if memo is UNSET or memo is None:
         return TransferRequest(caller, tier, key, source, target, amount)
     return _check_memo(memo) or TransferRequest(caller, tier, key, source, target, amount, memo)
-
-
-def _refuse(code: Code, field: str, rule: str) -> Refusal:
-    return Refusal(code, f"{field}: {rule}", (Detail(field, rule),))
 
 
 def _short(name: str) -> str:
@@ -105,31 +101,33 @@ def _short(name: str) -> str:
 
 def _account(field: str, body: _AccountBody, caller: Owner) -> Account | Refusal:
     if not is_account_type(body.account_type):
-        return _refuse(Code.INVALID_ACCOUNT, f"{field}.account_type", "is not the name of an account type")
+        return refuse_field(f"{field}.account_type", "is not the name of an account type", Code.INVALID_ACCOUNT)
     if not is_asset(body.asset):
-        return _refuse(Code.INVALID_ASSET, f"{field}.asset", "is not an asset code")
+        return refuse_field(f"{field}.asset", "is not an asset code", Code.INVALID_ASSET)
     user_id = body.user_id
     if user_id is UNSET:
         return Account(caller, body.account_type, body.asset)
     if isinstance(user_id, int):
         if not 0 <= user_id < 2**64:
-            return _refuse(Code.INVALID_ACCOUNT, f"{field}.user_id", "must be from 0 to 2^64-1 where it is a number")
+            return refuse_field(
+                f"{field}.user_id", "must be from 0 to 2^64-1 where it is a number", Code.INVALID_ACCOUNT
+            )
         user_id = str(user_id)
     if not is_owner(user_id):
-        return _refuse(Code.INVALID_ACCOUNT, f"{field}.user_id", "does not match [A-Za-z0-9_.:-]{1,64}")
+        return refuse_field(f"{field}.user_id", "does not match [A-Za-z0-9_.:-]{1,64}", Code.INVALID_ACCOUNT)
     return Account(Owner(user_id), body.account_type, body.asset)
 
 
 def _check_memo(memo: str) -> Refusal | None:
     if len(memo) > MEMO_CHARACTERS_MAX:
-        return _refuse(Code.INVALID_REQUEST, "memo", f"is longer than {MEMO_CHARACTERS_MAX} characters")
+        return refuse_field("memo", f"is longer than {MEMO_CHARACTERS_MAX} characters")
     if memo.isprintable():
         return None
     # Line separators break lists and exports like a newline does, and the bidirectional overrides make an operator
     # read another text than the one that is there. Joiners and foreign spaces are not printable, but ordinary text.
     for character in memo:
         if unicodedata.category(character) in {"Cc", "Zl", "Zp"} or character in _BIDI_CONTROLS:
-            return _refuse(Code.INVALID_REQUEST, "memo", "contains control characters")
+            return refuse_field("memo", "contains control characters")
     return None
 
 
@@ -150,18 +148,20 @@ def _strings_of(parsed: _TransferBody) -> int:
 
 def _repeated_key(body: bytes) -> str | None:
     try:
-        json.loads(body, object_pairs_hook=_refuse_repeated_keys)
-    except _RepeatedKeyError as error:
+        json.loads(body, object_pairs_hook=object_of_pairs)
+    except RepeatedKeyError as error:
         return str(error)
     return None
 
 
-def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
-    seen = set()
-    for name, _ in pairs:
-        if name in seen:
-            raise _RepeatedKeyError(name)
-        seen.add(name)
+def object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: an object of its keys and values; raises `RepeatedKeyError` for the first key given again."""
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise RepeatedKeyError(name)
+        fields[name] = value
+    return fields
 
 
 def _wrong_shape(message: str) -> Refusal:
@@ -173,10 +173,10 @@ def _wrong_shape(message: str) -> Refusal:
     if named is not None:
         field = f"{path}.{_short(named['name'])}" if path else _short(named["name"])
         rule = "is required" if named["what"] == "missing required" else "is not a known field"
-        return _refuse(Code.INVALID_REQUEST, field, rule)
+        return refuse_field(field, rule)
     for expected, words in _EXPECTED.items():
         if what.startswith(f"Expected `{expected}`, got"):
             what = f"must be {words}"
             break
     code = Code.INVALID_AMOUNT if path == "amount" else Code.INVALID_REQUEST
-    return _refuse(code, path or "body", what)
+    return refuse_field(path or "body", what, code)

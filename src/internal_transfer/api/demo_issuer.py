@@ -18,7 +18,6 @@ FILE_NAME = "demo-issuer.json"
 ISSUER = "internal-transfer-demo"
 AUDIENCE = "internal-transfer"
 TOKEN_SECONDS = 3600
-ROLES = ("user", "operator", "approver", "auditor")
 
 
 class _Stored(Struct, frozen=True):

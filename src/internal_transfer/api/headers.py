@@ -2,7 +2,7 @@
 
 import re
 
-from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.refusal import Code, Detail, Refusal, refuse_field
 
 KEY_CHARACTERS_MAX = 128
 WAIT_SECONDS_MAX = 20
@@ -11,6 +11,7 @@ WAIT_SECONDS_DEFAULT = 0.5
 JSON = b"application/json"
 CSV = b"text/csv"
 
+_KEY = "Idempotency-Key"
 _PRINTABLE = re.compile(rb"[\x20-\x7e]+")
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\["\\])*)"')
 _ESCAPED = re.compile(rb'\\(["\\])')
@@ -54,17 +55,17 @@ def idempotency_key(headers: Headers) -> str | Refusal:
     raw = headers.get(b"idempotency-key")
     if raw is None:
         if headers.is_repeated(b"idempotency-key"):
-            return _refuse_key("is given more than once")
+            return refuse_field(_KEY, "is given more than once")
         return Refusal(
             Code.IDEMPOTENCY_KEY_REQUIRED,
             "Idempotency-Key: is required; choose one per transfer and send it again with every retry",
-            (Detail("Idempotency-Key", "is required"),),
+            (Detail(_KEY, "is required"),),
         )
     key = raw.strip(b" \t")
     if key[:1] == b'"':
         quoted = _QUOTED.fullmatch(key)
         if quoted is None:
-            return _refuse_key("is not a well-formed quoted string")
+            return refuse_field(_KEY, "is not a well-formed quoted string")
         key = _ESCAPED.sub(rb"\1", quoted[1])
     return check_key(key)
 
@@ -72,20 +73,12 @@ def idempotency_key(headers: Headers) -> str | Refusal:
 def check_key(key: bytes) -> str | Refusal:
     """The key as text if it is 1 to 128 printable ASCII characters."""
     if not key:
-        return Refusal(
-            Code.IDEMPOTENCY_KEY_REQUIRED,
-            "Idempotency-Key: must not be empty",
-            (Detail("Idempotency-Key", "must not be empty"),),
-        )
+        return refuse_field(_KEY, "must not be empty", Code.IDEMPOTENCY_KEY_REQUIRED)
     if len(key) > KEY_CHARACTERS_MAX:
-        return _refuse_key(f"is longer than {KEY_CHARACTERS_MAX} characters")
+        return refuse_field(_KEY, f"is longer than {KEY_CHARACTERS_MAX} characters")
     if _PRINTABLE.fullmatch(key) is None:
-        return _refuse_key("may only have printable ASCII characters")
+        return refuse_field(_KEY, "may only have printable ASCII characters")
     return key.decode("ascii")
-
-
-def _refuse_key(rule: str) -> Refusal:
-    return Refusal(Code.INVALID_REQUEST, f"Idempotency-Key: {rule}", (Detail("Idempotency-Key", rule),))
 
 
 def preferred_wait(prefer: bytes | None) -> int | None:

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 Readiness = Callable[[], Awaitable[str | None]]
 """Tells why the service should get no requests now, or None where it should."""
@@ -19,8 +19,10 @@ Readiness = Callable[[], Awaitable[str | None]]
 _NO_STORE = {"cache-control": "no-store"}
 
 
-def health_routes(*, readiness: Readiness, registry: CollectorRegistry) -> list[BaseRoute]:
-    """`/healthz`: 200 while the process can answer at all. `/readyz`: 200, or 503 with the reason. `/metrics`:
+def create_health_app(*, readiness: Readiness, registry: CollectorRegistry) -> Starlette:
+    """The admin port's application.
+
+    `/healthz`: 200 while the process can answer at all. `/readyz`: 200, or 503 with the reason. `/metrics`:
     OpenMetrics, and the older text format for a scraper that asks only for that.
     """
 
@@ -39,12 +41,7 @@ def health_routes(*, readiness: Readiness, registry: CollectorRegistry) -> list[
             encode, content_type = generate_openmetrics, OPENMETRICS
         return Response(encode(registry), headers={"content-type": content_type})
 
-    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-
-
-def create_health_app(*, readiness: Readiness, registry: CollectorRegistry) -> Starlette:
-    """The admin port's application where nothing else is served on it."""
-    return Starlette(routes=health_routes(readiness=readiness, registry=registry))
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
 
 
 def _json(status: int, content: dict[str, object]) -> Response:

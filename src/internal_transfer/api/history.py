@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode
 from msgspec.structs import replace
 
 from internal_transfer.domain.account import Owner, is_account_type, is_asset
-from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.refusal import Refusal, refuse_field
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery
 
@@ -47,15 +47,15 @@ def parse_pairs(query_string: bytes, *, allowed: frozenset[str]) -> list[tuple[s
             max_num_fields=_PAIRS_MAX,
         )
     except ValueError:
-        return _refuse("query", "is not a well-formed list of at most 32 parameters")
+        return refuse_field("query", "is not a well-formed list of at most 32 parameters")
     seen = set()
     for name, value in pairs:
         if name not in allowed:
-            return _refuse(name[:64], "is not a known parameter")
+            return refuse_field(name[:64], "is not a known parameter")
         if not value:
-            return _refuse(name, "must not be empty")
+            return refuse_field(name, "must not be empty")
         if name in seen and name not in _REPEATABLE:
-            return _refuse(name, "is given more than once")
+            return refuse_field(name, "is given more than once")
         seen.add(name)
     return pairs
 
@@ -68,25 +68,25 @@ def parse_history(query_string: bytes, owner: Owner) -> HistoryQuery | Refusal:
     given = dict(pairs)
     limit = given.get("limit", str(PAGE_DEFAULT))
     if _LIMIT.fullmatch(limit) is None or int(limit) > PAGE_MOST:
-        return _refuse("limit", f"must be a whole number from 1 to {PAGE_MOST}")
+        return refuse_field("limit", f"must be a whole number from 1 to {PAGE_MOST}")
     statuses = {value for name, value in pairs if name == "status"}
     if not statuses <= set(Status):
-        return _refuse("status", f"must be one of {', '.join(Status)}")
+        return refuse_field("status", f"must be one of {', '.join(Status)}")
     asset, account_type, direction = given.get("asset"), given.get("account_type"), given.get("direction")
     if asset is not None and not is_asset(asset):
-        return _refuse("asset", "is not an asset code")
+        return refuse_field("asset", "is not an asset code")
     if account_type is not None and not is_account_type(account_type):
-        return _refuse("account_type", "is not the name of an account type")
+        return refuse_field("account_type", "is not the name of an account type")
     if direction is not None and direction not in {"in", "out"}:
-        return _refuse("direction", "must be in or out")
+        return refuse_field("direction", "must be in or out")
     if direction is not None and account_type is None:
-        return _refuse("direction", "needs account_type")
+        return refuse_field("direction", "needs account_type")
     times: dict[str, int] = {}
     for name in ("from", "to"):
         if name in given:
             time = _parse_time(given[name])
             if time is None:
-                return _refuse(name, "must be an RFC 3339 time such as 2026-01-31T00:00:00Z (a + is sent as %2B)")
+                return refuse_field(name, "must be an RFC 3339 time such as 2026-01-31T00:00:00Z (a + is sent as %2B)")
             times[name] = time
     query = HistoryQuery(
         owner=owner,
@@ -118,10 +118,10 @@ def next_target(path: str, query_string: bytes, cursor: str) -> str:
 
 def _go_on(query: HistoryQuery, cursor: str) -> HistoryQuery | Refusal:
     if _CURSOR.fullmatch(cursor) is None:
-        return _refuse("cursor", "is not a cursor of this service")
+        return refuse_field("cursor", "is not a cursor of this service")
     after, until, check = _CURSOR_FIELDS.unpack(base64.urlsafe_b64decode(cursor))
     if after > _NUMBER_MAX or until > _NUMBER_MAX or check != _check(query, after, until):
-        return _refuse("cursor", "belongs to another query; keep the parameters, and begin anew to change them")
+        return refuse_field("cursor", "belongs to another query; keep the parameters, and begin anew to change them")
     return replace(query, after=after, until=until)
 
 
@@ -157,7 +157,3 @@ def _parse_time(text: str) -> int | None:
         return None
     nanoseconds = int(fraction[1:].ljust(9, "0")) if fraction else 0
     return (whole - _EPOCH) // timedelta(milliseconds=1) - (-nanoseconds // 1_000_000)
-
-
-def _refuse(field: str, rule: str) -> Refusal:
-    return Refusal(Code.INVALID_REQUEST, f"{field}: {rule}", (Detail(field, rule),))

@@ -18,8 +18,8 @@ from internal_transfer.api.history import next_cursor
 from internal_transfer.api.okx_envelope import Envelopes
 from internal_transfer.api.okx_request import account_type, bills_query, decode_transfer, look_up, parameters
 from internal_transfer.api.okx_signature import Denied, Signatures, Signer
-from internal_transfer.api.problems import Header, Reply, refusal_of
-from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.api.problems import CLOSE, Reply, outcome_of, refusal_of
+from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.clock import Clock
@@ -34,7 +34,6 @@ PREFIX = "/api/v5"
 _DEADLINE_SECONDS = 20.0
 _BILL_OF_TRANSFERS = "1"
 _FUNDING, _TRADING = "funding", "spot"
-_CLOSE: Header = (b"connection", b"close")
 _CURRENCIES_PARAMETERS = frozenset({"ccy"})
 _STATE_PARAMETERS = frozenset({"transId", "clientId", "type"})
 _BILLS_PARAMETERS = frozenset({"type", "ccy", "begin", "end", "limit", "after"})
@@ -122,8 +121,7 @@ class OkxApi:
                 return  # The client has gone.
             reply = answered
         status, headers, body, code = reply
-        outcome = "answered" if status < 400 else "refused" if status < 500 else "failed"
-        self._requests.labels(name, outcome, code).inc()
+        self._requests.labels(name, outcome_of(status), code).inc()
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -160,7 +158,7 @@ class OkxApi:
     async def _read(self, headers: Headers, receive: Receive) -> bytes | Reply | None:
         """The body of a POST, a reply that refuses it, or None when the client has gone."""
         if not is_json(headers.get(b"content-type")):
-            return self._envelopes.wrong(415, "50006", "Content-Type must be application/json", _CLOSE)
+            return self._envelopes.wrong(415, "50006", "Content-Type must be application/json", CLOSE)
         parts, size, more = [], 0, True
         while more:
             message = await receive()
@@ -170,7 +168,7 @@ class OkxApi:
             parts.append(part)
             size += len(part)
             if size > BODY_BYTES_MAX:
-                return self._envelopes.wrong(413, "51000", f"the body is larger than {BODY_BYTES_MAX} bytes", _CLOSE)
+                return self._envelopes.wrong(413, "51000", f"the body is larger than {BODY_BYTES_MAX} bytes", CLOSE)
             more = message.get("more_body", False)
         return b"".join(parts)
 
@@ -194,7 +192,7 @@ class OkxApi:
     async def _transfer(self, call: _Call) -> Reply:
         """Takes a transfer; the same `clientId` and content again finds it."""
         if call.query_string:
-            return self._envelopes.refusal(_refuse("query", "must be empty; parameters go into the body"))
+            return self._envelopes.refusal(refuse_field("query", "must be empty; parameters go into the body"))
         signer = call.signer
         request = decode_transfer(call.body, caller=signer.owner, tier=signer.tier)
         if isinstance(request, Refusal):
@@ -225,7 +223,7 @@ class OkxApi:
         if transfer is None:
             return self._envelopes.refusal(Refusal(Code.TRANSFER_NOT_FOUND, "You have no such transfer."))
         if wanted.key is not None and wanted.key != transfer.key:
-            return self._envelopes.refusal(_refuse("clientId", "is another transfer's than transId"))
+            return self._envelopes.refusal(refuse_field("clientId", "is another transfer's than transId"))
         return self._envelopes.data([self._envelopes.transfer(transfer, owner)])
 
     async def _bills(self, call: _Call) -> Reply:
@@ -266,7 +264,7 @@ class OkxApi:
             return given
         kind = account_type(given.get("account", default))
         if kind not in self._gateway.rules.account_types:
-            return _refuse("account", "is not an account type offered here", Code.INVALID_ACCOUNT)
+            return refuse_field("account", "is not an account type offered here", Code.INVALID_ACCOUNT)
         wanted = _assets_of(given)
         lines = [
             line
@@ -281,10 +279,6 @@ class OkxApi:
 def _assets_of(given: dict[str, str]) -> frozenset[str] | None:
     """The assets that a comma-separated `ccy` asks for; None means all."""
     return frozenset(given["ccy"].split(",")) if "ccy" in given else None
-
-
-def _refuse(field: str, rule: str, code: Code = Code.INVALID_REQUEST) -> Refusal:
-    return Refusal(code, f"{field}: {rule}", (Detail(field, rule),))
 
 
 def okx_routes(

@@ -5,12 +5,11 @@ failed transfer for a success. ccxt looks at the code first.
 """
 
 from collections.abc import Sequence
-from math import ceil
 from typing import Any, assert_never
 
 import msgspec
 
-from internal_transfer.api.problems import Header, Reply, status_of
+from internal_transfer.api.problems import NO_STORE, Header, Reply, retry_after_seconds, status_of
 from internal_transfer.domain.account import Asset, Owner
 from internal_transfer.domain.amount import format_amount
 from internal_transfer.domain.refusal import CATALOGUE, Code, Refusal
@@ -70,9 +69,6 @@ _FIELDS = {
 }
 _DENIED_STATUS = {"50011": 429, "50013": 503}
 _CONTENT_TYPE: Header = (b"content-type", b"application/json")
-# What is read here is private and changes by itself.
-_NO_STORE: Header = (b"cache-control", b"no-store")
-_RETRY_AFTER_SECONDS = 1.0
 
 _encode = msgspec.json.Encoder().encode
 
@@ -99,7 +95,7 @@ class Envelopes:
 
     def data(self, entries: Sequence[Any]) -> Reply:
         """The reply to a request that was carried out."""
-        return _reply(200, "0", "", entries, headers=(_NO_STORE,))
+        return _reply(200, "0", "", entries, headers=(NO_STORE,))
 
     def refusal(self, refusal: Refusal, *, status: int | None = None, data: Sequence[Any] = ()) -> Reply:
         """The reply that tells of a refusal; `status` only where it differs from the code's own."""
@@ -219,11 +215,10 @@ class Envelopes:
     def _amount(self, units: int, asset: str) -> str:
         return format_amount(units, scale=self._scales[asset])
 
-    def _headers(self, status: int, retry_after_seconds: float | None) -> tuple[Header, ...]:
+    def _headers(self, status: int, wanted_seconds: float | None) -> tuple[Header, ...]:
         if status not in {429, 503}:
             return ()
-        seconds = _RETRY_AFTER_SECONDS if retry_after_seconds is None else retry_after_seconds
-        return ((b"retry-after", b"%d" % max(1, ceil(seconds + self._clock.jitter() * (seconds + 1)))),)
+        return ((b"retry-after", b"%d" % retry_after_seconds(self._clock, wanted_seconds)),)
 
 
 def _reply(

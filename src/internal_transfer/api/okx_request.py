@@ -2,21 +2,20 @@
 
 import json
 import re
-from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from msgspec import Struct
 
-from internal_transfer.api.decode import AMOUNT_CHARACTERS_MAX
+from internal_transfer.api.decode import AMOUNT_CHARACTERS_MAX, RepeatedKeyError, object_of_pairs
 from internal_transfer.api.headers import check_key
 from internal_transfer.api.history import PAGE_MOST, parse_history
 from internal_transfer.api.okx_envelope import ACCOUNT_IDS
 from internal_transfer.api.render import format_time
 from internal_transfer.domain.account import Account, Owner, is_account_type, is_asset, is_owner
 from internal_transfer.domain.amount import AmountSyntaxError, normal_amount
-from internal_transfer.domain.identifier import TransferId
-from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.identifier import TransferId, read_transfer_id
+from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.ports.transfer_store import HistoryQuery
 
@@ -26,8 +25,6 @@ CLIENT_ID_REQUIRED = (
 )
 
 _EXPONENT = re.compile(r"[0-9.]+[eE][+-]?[0-9]+", re.ASCII)
-_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
-_ID_MAX = 2**63 - 1
 _MILLISECONDS = re.compile(r"[0-9]{1,13}", re.ASCII)
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
 _PAIRS_MAX = 32
@@ -57,10 +54,6 @@ class _Body(
     client_id: str | None = None
 
 
-class _RepeatedNameError(ValueError):
-    """A JSON object has a name twice; the message is the name."""
-
-
 class LookUp(Struct, frozen=True):
     """Which transfer is asked for: by its id, by its client's, or by both, which must be the same one's."""
 
@@ -76,23 +69,23 @@ def decode_transfer(body: bytes, *, caller: Owner, tier: str) -> TransferRequest
     try:
         given = _decode_body(body)
         # The shape is known to be flat by now, so the second parse cannot be made to recurse.
-        json.loads(body, object_pairs_hook=_refuse_repeated_names)
-    except _RepeatedNameError as error:
-        return _refuse(str(error), "is given more than once")
+        json.loads(body, object_pairs_hook=object_of_pairs)
+    except RepeatedKeyError as error:
+        return refuse_field(str(error), "is given more than once")
     except msgspec.ValidationError as error:
         return _wrong_shape(str(error))
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _refuse("body", "is not valid JSON in UTF-8")
+        return refuse_field("body", "is not valid JSON in UTF-8")
     key = _key(given.client_id)
     if isinstance(key, Refusal):
         return key
     for name, text in (("ccy", given.asset), ("amt", given.amount), ("from", given.source), ("to", given.target)):
         if not text:
-            return _refuse(name, "is required")
+            return refuse_field(name, "is required")
     assert given.asset, "checked above"
     assert given.amount, "checked above"
     if not is_asset(given.asset):
-        return _refuse("ccy", "is not an asset code", Code.INVALID_ASSET)
+        return refuse_field("ccy", "is not an asset code", Code.INVALID_ASSET)
     accounts = _accounts(given, caller)
     if isinstance(accounts, Refusal):
         return accounts
@@ -118,13 +111,13 @@ def parameters(query_string: bytes, *, allowed: frozenset[str]) -> dict[str, str
             max_num_fields=_PAIRS_MAX,
         )
     except ValueError:
-        return _refuse("query", f"is not a well-formed list of at most {_PAIRS_MAX} parameters")
+        return refuse_field("query", f"is not a well-formed list of at most {_PAIRS_MAX} parameters")
     given: dict[str, str] = {}
     for name, value in pairs:
         if name not in allowed:
-            return _refuse(name[:64], "is not a parameter that this service knows")
+            return refuse_field(name[:64], "is not a parameter that this service knows")
         if name in given:
-            return _refuse(name, "is given more than once")
+            return refuse_field(name, "is given more than once")
         given[name] = value
     return {name: value for name, value in given.items() if value not in {"", "None"}}
 
@@ -139,9 +132,8 @@ def look_up(given: dict[str, str]) -> LookUp | Refusal:
         key = checked
     text = given.get("transId")
     if text is None:
-        return LookUp(None, key) if key is not None else _refuse("transId", "or clientId is required")
-    number = int(text) if _ID.fullmatch(text) else 0
-    return LookUp(TransferId(number if number <= _ID_MAX else 0), key)
+        return LookUp(None, key) if key is not None else refuse_field("transId", "or clientId is required")
+    return LookUp(read_transfer_id(text) or TransferId(0), key)
 
 
 def bills_query(given: dict[str, str], owner: Owner) -> HistoryQuery | Refusal:
@@ -152,22 +144,22 @@ def bills_query(given: dict[str, str], owner: Owner) -> HistoryQuery | Refusal:
     wanted = {}
     if "ccy" in given:
         if not is_asset(given["ccy"]):
-            return _refuse("ccy", "is not an asset code", Code.INVALID_ASSET)
+            return refuse_field("ccy", "is not an asset code", Code.INVALID_ASSET)
         wanted["asset"] = given["ccy"]
     for name, end, later in (("begin", "from", 0), ("end", "to", 1)):
         if name in given:
             if not _MILLISECONDS.fullmatch(given[name]):
-                return _refuse(name, "is not a time in milliseconds since 1970")
+                return refuse_field(name, "is not a time in milliseconds since 1970")
             wanted[end] = format_time(int(given[name]) + later)
     limit = given.get("limit", str(PAGE_MOST))
     if not _LIMIT.fullmatch(limit) or int(limit) > PAGE_MOST:
-        return _refuse("limit", f"must be a whole number from 1 to {PAGE_MOST}")
+        return refuse_field("limit", f"must be a whole number from 1 to {PAGE_MOST}")
     wanted["limit"] = limit
     if "after" in given:
         wanted["cursor"] = given["after"]
     query = parse_history(urlencode(wanted).encode("ascii"), owner)
     if isinstance(query, Refusal):
-        return _refuse("after", "is not the billId of the last line of a page of this query")
+        return refuse_field("after", "is not the billId of the last line of a page of this query")
     return query
 
 
@@ -181,14 +173,14 @@ def _accounts(given: _Body, caller: Owner) -> tuple[Account, Account] | Refusal:
     asset, source_owner, target_owner = given.asset or "", caller, caller
     kind = given.kind or _WITHIN
     if kind not in {_WITHIN, _TO_SUB_ACCOUNT, _FROM_SUB_ACCOUNT}:
-        return _refuse("type", "must be 0 (within the account), 1 (to a sub-account) or 2 (from a sub-account)")
+        return refuse_field("type", "must be 0 (within the account), 1 (to a sub-account) or 2 (from a sub-account)")
     if kind == _WITHIN:
         if given.sub_account:
-            return _refuse("subAcct", "needs type 1 (to a sub-account) or 2 (from a sub-account)")
+            return refuse_field("subAcct", "needs type 1 (to a sub-account) or 2 (from a sub-account)")
     elif not given.sub_account:
-        return _refuse("subAcct", "is required for a transfer to or from a sub-account")
+        return refuse_field("subAcct", "is required for a transfer to or from a sub-account")
     elif not is_owner(given.sub_account):
-        return _refuse("subAcct", "does not match [A-Za-z0-9_.:-]{1,64}", Code.INVALID_ACCOUNT)
+        return refuse_field("subAcct", "does not match [A-Za-z0-9_.:-]{1,64}", Code.INVALID_ACCOUNT)
     elif kind == _TO_SUB_ACCOUNT:
         target_owner = Owner(given.sub_account)
     else:
@@ -197,19 +189,19 @@ def _accounts(given: _Body, caller: Owner) -> tuple[Account, Account] | Refusal:
     for name, text in (("from", given.source), ("to", given.target)):
         found = account_type(text or "")
         if found is None:
-            return _refuse(
+            return refuse_field(
                 name, "is not an account: 6 (funding), 18 (spot), or the name of an account type", Code.INVALID_ACCOUNT
             )
         types.append(found)
     source, target = Account(source_owner, types[0], asset), Account(target_owner, types[1], asset)
     if source == target:
-        return _refuse("to", "is the same account as from", Code.SAME_ACCOUNT)
+        return refuse_field("to", "is the same account as from", Code.SAME_ACCOUNT)
     return source, target
 
 
 def _amount(text: str) -> str | Refusal:
     if len(text) > AMOUNT_CHARACTERS_MAX:
-        return _refuse("amt", f"is longer than {AMOUNT_CHARACTERS_MAX} characters", Code.INVALID_AMOUNT)
+        return refuse_field("amt", f"is longer than {AMOUNT_CHARACTERS_MAX} characters", Code.INVALID_AMOUNT)
     try:
         amount = normal_amount(text)
     except AmountSyntaxError:
@@ -217,37 +209,27 @@ def _amount(text: str) -> str | Refusal:
             rule = 'has an exponent; write it out, such as "0.00009" for 9e-05'
         else:
             rule = 'is not a plain decimal number such as "12.5"'
-        return _refuse("amt", rule, Code.INVALID_AMOUNT)
-    return amount if amount != "0" else _refuse("amt", "must be larger than zero", Code.INVALID_AMOUNT)
+        return refuse_field("amt", rule, Code.INVALID_AMOUNT)
+    return amount if amount != "0" else refuse_field("amt", "must be larger than zero", Code.INVALID_AMOUNT)
 
 
 def _key(text: str | None) -> str | Refusal:
     """The client's id as an idempotency key; "None" would be one that cannot be looked up."""
     if text in {None, "", "None"}:
-        return _refuse("clientId", CLIENT_ID_REQUIRED, Code.IDEMPOTENCY_KEY_REQUIRED)
+        return refuse_field("clientId", CLIENT_ID_REQUIRED, Code.IDEMPOTENCY_KEY_REQUIRED)
     assert text is not None, "checked above"
     if not text.isascii():
-        return _refuse("clientId", "may only have printable ASCII characters")
+        return refuse_field("clientId", "may only have printable ASCII characters")
     key = check_key(text.encode("ascii"))
-    return key if isinstance(key, str) else _refuse("clientId", key.details[0].rule)
-
-
-def _refuse_repeated_names(pairs: list[tuple[str, Any]]) -> None:
-    seen = set()
-    for name, _ in pairs:
-        if name in seen:
-            raise _RepeatedNameError(name)
-        seen.add(name)
+    return key if isinstance(key, str) else refuse_field("clientId", key.details[0].rule)
 
 
 def _wrong_shape(message: str) -> Refusal:
     """Says which parameter is of the wrong shape, from the decoder's message."""
     match = _WRONG_TYPE.fullmatch(message)
     if match is not None:
-        return _refuse(match["name"], "must be a string")
+        return refuse_field(match["name"], "must be a string")
     unknown = message.partition("unknown field `")[2].rstrip("`")
-    return _refuse(unknown[:64] or "body", "is not a parameter that this service knows" if unknown else message[:200])
-
-
-def _refuse(field: str, rule: str, code: Code = Code.INVALID_REQUEST) -> Refusal:
-    return Refusal(code, f"{field}: {rule}", (Detail(field, rule),))
+    return refuse_field(
+        unknown[:64] or "body", "is not a parameter that this service knows" if unknown else message[:200]
+    )

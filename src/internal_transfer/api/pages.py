@@ -9,7 +9,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from internal_transfer.api.problems import Problems, Reply
-from internal_transfer.domain.refusal import Code, Detail, Refusal, Retry
 
 
 def create_pages(routes: Sequence[BaseRoute], problems: Problems) -> Starlette:
@@ -25,21 +24,21 @@ def create_pages(routes: Sequence[BaseRoute], problems: Problems) -> Starlette:
 def _no_such_path(problems: Problems) -> Callable[[Request, Exception], Response]:
     def reply(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        refusal = Refusal(Code.INVALID_REQUEST, f"path: {error.detail}", (Detail("path", error.detail),))
         headers = tuple(
             (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
         )
-        return _response(problems.reply(refusal, status=error.status_code, headers=headers, retry=Retry.NEVER))
+        return response_of(problems.request(error.status_code, "path", error.detail, *headers))
 
     return reply
 
 
 def _internal(problems: Problems) -> Callable[[Request, Exception], Response]:
     # Starlette raises the error again after this reply, so that the server logs it.
-    return lambda _request, _error: _response(problems.internal(records=False))
+    return lambda _request, _error: response_of(problems.internal(records=False))
 
 
-def _response(reply: Reply) -> Response:
+def response_of(reply: Reply) -> Response:
+    """A reply in the form in which Starlette sends it."""
     response = Response(reply.body, status_code=reply.status)
     response.raw_headers = reply.headers
     return response

@@ -1,4 +1,4 @@
-"""Where the users' interface is served."""
+"""Where the interfaces of users and operators are served."""
 
 TRANSFERS = "/api/v1/user/internal_transfer"
 TRANSFER_PREFIX = TRANSFERS + "/"
@@ -6,5 +6,6 @@ HISTORY = TRANSFERS + "/history"
 PREVIEW = TRANSFERS + "/preview"
 OPTIONS = TRANSFERS + "/options"
 BALANCES = "/api/v1/user/balances"
+ADMIN = "/api/v1/admin"
 CONTRACT = "/openapi.json"
 DOCUMENTATION = "/docs"

@@ -7,13 +7,16 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from internal_transfer.domain.identifier import TransferId
-from internal_transfer.domain.refusal import CATALOGUE, Category, Code, Detail, Refusal, Retry
+from internal_transfer.domain.refusal import CATALOGUE, Category, Code, Detail, Refusal, Retry, refuse_field
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
 
 Header = tuple[bytes, bytes]
 
 PROBLEM_TYPE = b"application/problem+json"
+CLOSE: Header = (b"connection", b"close")
+# What is read here is private and changes by itself.
+NO_STORE: Header = (b"cache-control", b"no-store")
 _CONTENT_TYPE: Header = (b"content-type", PROBLEM_TYPE)
 _RETRY_AFTER_SECONDS = 1.0
 """How long a client is asked to wait where nobody knows better."""
@@ -144,6 +147,17 @@ def problem_of(
     )
 
 
+def outcome_of(status: int) -> str:
+    """What the metrics call an answer of this status."""
+    return "answered" if status < 400 else "refused" if status < 500 else "failed"
+
+
+def retry_after_seconds(clock: Clock, wanted: float | None) -> int:
+    """Whole seconds from what is wanted to twice that and one more, so that not all come back at once."""
+    seconds = _RETRY_AFTER_SECONDS if wanted is None else wanted
+    return max(1, ceil(seconds + clock.jitter() * (seconds + 1)))
+
+
 class Problems:
     """Makes replies of problems; the jitter that spreads retries comes from the clock."""
 
@@ -165,15 +179,14 @@ class Problems:
         body = _encode(problem)
         sent = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body)), *headers]
         if problem.status in {429, 503}:
-            sent.append((b"retry-after", b"%d" % self._retry_after(refusal.retry_after_seconds)))
+            sent.append((b"retry-after", b"%d" % retry_after_seconds(self._clock, refusal.retry_after_seconds)))
         elif problem.status == 401:
             sent.append((b"www-authenticate", b'Bearer realm="internal-transfer"'))
         return Reply(problem.status, sent, body, problem.code)
 
     def request(self, status: int, field: str, rule: str, *headers: Header, retry: Retry | None = None) -> Reply:
         """The reply to a request that is wrong as a message: method, path, headers, size, pace."""
-        refusal = Refusal(Code.INVALID_REQUEST, f"{field}: {rule}", (Detail(field, rule),))
-        return self.reply(refusal, status=status, headers=headers, retry=retry)
+        return self.reply(refuse_field(field, rule), status=status, headers=headers, retry=retry)
 
     def failure(self, error: OperatingFailureError, *, records: bool) -> Reply:
         """The reply that tells of an operating failure of a request that records something, or only reads."""
@@ -188,8 +201,3 @@ class Problems:
         """The reply when the service itself is at fault."""
         refusal = Refusal(Code.INTERNAL, "The service failed; the failure was logged.")
         return self.reply(refusal, recorded=None if records else False)
-
-    def _retry_after(self, wanted_seconds: float | None) -> int:
-        """Whole seconds from what is wanted to twice that and one more, so that not all come back at once."""
-        seconds = _RETRY_AFTER_SECONDS if wanted_seconds is None else wanted_seconds
-        return max(1, ceil(seconds + self._clock.jitter() * (seconds + 1)))

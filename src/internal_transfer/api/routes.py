@@ -32,9 +32,9 @@ from internal_transfer.api.headers import (
 from internal_transfer.api.history import next_cursor, next_target, parse_history, parse_pairs
 from internal_transfer.api.pages import create_pages
 from internal_transfer.api.paths import BALANCES, HISTORY, OPTIONS, PREVIEW, TRANSFER_PREFIX, TRANSFERS
-from internal_transfer.api.problems import Header, Problems, Reply, problem_of
+from internal_transfer.api.problems import CLOSE, NO_STORE, Header, Problems, Reply, outcome_of, problem_of
 from internal_transfer.api.render import Renderer
-from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.identifier import read_transfer_id
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
@@ -46,18 +46,13 @@ from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.telemetry import Telemetry
 
 _DEADLINE_SECONDS = 20.0
-_ID_DIGITS_MAX = 19
-_ID_MAX = 2**63 - 1
 _NO_PARAMETERS: frozenset[str] = frozenset()
 _BY_KEY = frozenset({"idempotency_key"})
 
 _JSON_TYPE: Header = (b"content-type", JSON)
 _CSV_TYPE: Header = (b"content-type", b"text/csv; charset=utf-8; header=present")
 _REPLAYED: Header = (b"idempotent-replayed", b"true")
-# What is read here is private and changes by itself.
-_NO_STORE: Header = (b"cache-control", b"no-store")
 _VARY: Header = (b"vary", b"accept")
-_CLOSE: Header = (b"connection", b"close")
 
 _log = structlog.get_logger(__name__)
 
@@ -165,8 +160,7 @@ class UserApi:
     def _count(self, name: str, status: int, code: str) -> None:
         count = self._counters.get((name, status, code))
         if count is None:
-            outcome = "answered" if status < 400 else "refused" if status < 500 else "failed"
-            count = self._requests.labels(name, outcome, code).inc
+            count = self._requests.labels(name, outcome_of(status), code).inc
             self._counters[name, status, code] = count
         count()
 
@@ -242,11 +236,11 @@ class UserApi:
         if call.query_string and isinstance(unknown := parse_pairs(call.query_string, allowed=_NO_PARAMETERS), Refusal):
             return self._problems.reply(unknown, status=400)
         if not is_json(headers.get(b"content-type")):
-            return self._problems.request(415, "Content-Type", "must be application/json in UTF-8", _CLOSE)
+            return self._problems.request(415, "Content-Type", "must be application/json in UTF-8", CLOSE)
         if (encoding := headers.get(b"content-encoding")) is not None and encoding.lower() != b"identity":
-            return self._problems.request(415, "Content-Encoding", "must be absent or identity", _CLOSE)
+            return self._problems.request(415, "Content-Encoding", "must be absent or identity", CLOSE)
         if accepted(headers.get(b"accept"), (JSON,)) is None:
-            return self._problems.request(406, "Accept", "must allow application/json", _CLOSE)
+            return self._problems.request(406, "Accept", "must allow application/json", CLOSE)
         declared = headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared[:20]) > BODY_BYTES_MAX:
             return self._too_large()
@@ -268,7 +262,7 @@ class UserApi:
         return self._too_large() if len(body) > BODY_BYTES_MAX else body
 
     def _too_large(self) -> Reply:
-        return self._problems.request(413, "body", f"is larger than {BODY_BYTES_MAX} bytes", _CLOSE)
+        return self._problems.request(413, "body", f"is larger than {BODY_BYTES_MAX} bytes", CLOSE)
 
     async def _preview(self, call: _Call) -> Reply | None:
         """Says whether a transfer would be accepted now; records nothing."""
@@ -282,14 +276,13 @@ class UserApi:
         preview = await self._inquiry.preview(request)
         problem = None if preview.refusal is None else problem_of(preview.refusal)
         shown = self._render.preview(preview, request.source.asset, problem, now_ms=self._clock.now_ms())
-        return _ok(shown, _JSON_TYPE, _NO_STORE)
+        return _ok(shown, _JSON_TYPE, NO_STORE)
 
     async def _by_id(self, call: _Call) -> Reply:
         """One transfer of the caller's with its timeline; anybody else's is as good as none."""
         if (refused := self._check_get(call, (JSON,))) is not None:
             return refused
-        text: str = call.scope["path"][len(TRANSFER_PREFIX) :]
-        transfer_id = _transfer_id(text)
+        transfer_id = read_transfer_id(call.scope["path"][len(TRANSFER_PREFIX) :])
         answer = None
         if transfer_id is not None:
             answer = await self._inquiry.get(call.caller.owner, transfer_id)
@@ -316,7 +309,7 @@ class UserApi:
     def _found(self, answer: Answer | None) -> Reply:
         if answer is None or answer.transfer is None:
             return self._problems.reply(Refusal(Code.TRANSFER_NOT_FOUND, "You have no such transfer."))
-        return _ok(self._render.transfer(answer.transfer, answer.events), _JSON_TYPE, _NO_STORE)
+        return _ok(self._render.transfer(answer.transfer, answer.events), _JSON_TYPE, NO_STORE)
 
     async def _history(self, call: _Call) -> Reply:
         """A page of the caller's transfers, newest accepted first."""
@@ -328,7 +321,7 @@ class UserApi:
             return self._problems.request(406, "Accept", "must allow application/json or text/csv")
         page = await self._inquiry.history(query)
         cursor = next_cursor(query, page)
-        headers = [_NO_STORE, _VARY]
+        headers = [NO_STORE, _VARY]
         if cursor is not None:
             target = next_target(HISTORY, call.query_string, cursor)
             headers.append((b"link", f'<{target}>; rel="next"'.encode("ascii")))
@@ -341,13 +334,13 @@ class UserApi:
         if (refused := self._check_get(call, (JSON,))) is not None:
             return refused
         lines = await self._inquiry.balances(call.caller.owner)
-        return _ok(self._render.balances(lines), _JSON_TYPE, _NO_STORE)
+        return _ok(self._render.balances(lines), _JSON_TYPE, NO_STORE)
 
     async def _options(self, call: _Call) -> Reply:
         """What is offered, and the caller's limits."""
         if (refused := self._check_get(call, (JSON,))) is not None:
             return refused
-        return _ok(self._render.options(self._gateway.rules, call.caller.tier), _JSON_TYPE, _NO_STORE)
+        return _ok(self._render.options(self._gateway.rules, call.caller.tier), _JSON_TYPE, NO_STORE)
 
     def _check_get(self, call: _Call, offered: tuple[bytes, ...]) -> Reply | None:
         pairs = parse_pairs(call.query_string, allowed=_NO_PARAMETERS)
@@ -371,14 +364,6 @@ def _records(scope: Scope) -> bool:
 
 def _ok(body: bytes, *headers: Header) -> Reply:
     return Reply(200, [(b"content-length", b"%d" % len(body)), *headers], body)
-
-
-def _transfer_id(text: str) -> TransferId | None:
-    """The id that the text is, in the one way in which it is written."""
-    if not (text.isascii() and text.isdigit()) or len(text) > _ID_DIGITS_MAX or text[0] == "0":
-        return None
-    number = int(text)
-    return TransferId(number) if number <= _ID_MAX else None
 
 
 def create_app(

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import httpx
 import typer
 
+from internal_transfer.api.paths import ADMIN
 from internal_transfer.cli.output import print_json, print_problem
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
@@ -25,7 +26,6 @@ from internal_transfer.telemetry import configure_logging
 
 FAILED = 1
 UNREACHABLE = 3
-ADMIN = "/api/v1/admin"
 
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 60.0

@@ -1,5 +1,6 @@
 """Transfer ids (63-bit Snowflakes) and the ledger ids derived from them."""
 
+import re
 from hashlib import blake2b
 from typing import NewType
 
@@ -11,6 +12,8 @@ WORKERS_MAX = 1024
 PER_MILLISECOND_MAX = 4096
 MILLISECONDS_PER_DAY = 86_400_000
 
+_WRITTEN = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_TRANSFER_ID_MAX = 2**63 - 1
 _HOLD, _POST, _VOID = 1, 2, 3
 _CASH_RANGE = 1 << 127
 FENCE_HOLD_ID = 4 << 60
@@ -24,6 +27,14 @@ def snowflake(*, at_ms: int, worker: int, counter: int) -> TransferId:
     assert 0 <= worker < WORKERS_MAX, f"worker out of range: {worker}"
     assert 0 <= counter < PER_MILLISECOND_MAX, f"counter out of range: {counter}"
     return TransferId(elapsed << 22 | worker << 12 | counter)
+
+
+def read_transfer_id(text: str) -> TransferId | None:
+    """The id that the text is, in the one way in which it is written; None for a text that can be none."""
+    if _WRITTEN.fullmatch(text) is None:
+        return None
+    number = int(text)
+    return TransferId(number) if number <= _TRANSFER_ID_MAX else None
 
 
 def time_of(transfer_id: TransferId) -> int:

@@ -120,3 +120,8 @@ class Refusal(Struct, frozen=True):
     message: str
     details: tuple[Detail, ...] = ()
     retry_after_seconds: float | None = None
+
+
+def refuse_field(field: str, rule: str, code: Code = Code.INVALID_REQUEST) -> Refusal:
+    """The refusal of one field."""
+    return Refusal(code, f"{field}: {rule}", (Detail(field, rule),))

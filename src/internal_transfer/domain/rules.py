@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from internal_transfer.domain.account import Account, AccountType, Asset, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX, AmountPrecisionError, format_amount, parse_amount
-from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.request import TransferRequest
 
 
@@ -54,16 +54,12 @@ class Admitted(Struct, frozen=True):
     limit: Limit
 
 
-def _refuse(code: Code, field: str, rule: str) -> Refusal:
-    return Refusal(code, f"{field}: {rule}", (Detail(field, rule),))
-
-
 def check_permission(request: TransferRequest, rules: Rules) -> Refusal | None:
     """Refuses accounts that the caller may not name."""
     allowed = rules.sub_accounts.get(request.caller, frozenset())
     for field, account in (("from_account.user_id", request.source), ("to_account.user_id", request.target)):
         if account.owner != request.caller and account.owner not in allowed:
-            return _refuse(Code.PERMISSION_DENIED, field, "is neither you nor one of your sub-accounts")
+            return refuse_field(field, "is neither you nor one of your sub-accounts", Code.PERMISSION_DENIED)
     return None
 
 
@@ -71,52 +67,56 @@ def check_rules(request: TransferRequest, rules: Rules, policy: Policy) -> Admit
     """Holds a request against settings and policy; says which field broke which rule."""
     asset = rules.assets.get(request.source.asset)
     if asset is None or asset.closed:
-        return _refuse(Code.INVALID_ASSET, "from_account.asset", "is not an asset offered here")
+        return refuse_field("from_account.asset", "is not an asset offered here", Code.INVALID_ASSET)
     for field, account in (("from_account", request.source), ("to_account", request.target)):
         refusal = _check_account_type(field, account, rules)
         if refusal is not None:
             return refusal
     route = Route(request.source.type, request.target.type)
     if request.source.type != request.target.type and route not in rules.routes:
-        return _refuse(Code.INVALID_ACCOUNT, "to_account.account_type", f"cannot be reached from {request.source.type}")
+        return refuse_field(
+            "to_account.account_type", f"cannot be reached from {request.source.type}", Code.INVALID_ACCOUNT
+        )
     try:
         units = parse_amount(request.amount, scale=asset.scale, precision=asset.precision)
     except AmountPrecisionError:
-        return _refuse(Code.INVALID_PRECISION, "amount", f"has more than {asset.precision} decimal places")
+        return refuse_field("amount", f"has more than {asset.precision} decimal places", Code.INVALID_PRECISION)
     limit = rules.limits.get(request.tier, {}).get(asset.code)
     if limit is None:
-        return _refuse(Code.PERMISSION_DENIED, "tier", f"{request.tier!r} may not move {asset.code}")
+        return refuse_field("tier", f"{request.tier!r} may not move {asset.code}", Code.PERMISSION_DENIED)
     if units < limit.min_units:
         least = format_amount(limit.min_units, scale=asset.scale)
-        return _refuse(Code.AMOUNT_TOO_SMALL, "amount", f"is below the smallest amount, {least}")
+        return refuse_field("amount", f"is below the smallest amount, {least}", Code.AMOUNT_TOO_SMALL)
     most_units = min(limit.max_units, AMOUNT_UNITS_MAX)
     if units > most_units:
         most = format_amount(most_units, scale=asset.scale)
-        return _refuse(Code.AMOUNT_TOO_LARGE, "amount", f"is above the largest amount, {most}")
+        return refuse_field("amount", f"is above the largest amount, {most}", Code.AMOUNT_TOO_LARGE)
     return _check_policy(request, route, policy) or Admitted(units, limit)
 
 
 def _check_account_type(field: str, account: Account, rules: Rules) -> Refusal | None:
     kind = rules.account_types.get(account.type)
     if kind is None or kind.closed:
-        return _refuse(Code.INVALID_ACCOUNT, f"{field}.account_type", "is not an account type offered here")
+        return refuse_field(f"{field}.account_type", "is not an account type offered here", Code.INVALID_ACCOUNT)
     return None
 
 
 def _check_policy(request: TransferRequest, route: Route, policy: Policy) -> Refusal | None:
     if policy.stopped:
-        return _refuse(Code.ROUTE_PAUSED, "from_account", "all transfers are stopped by the operator")
+        return refuse_field("from_account", "all transfers are stopped by the operator", Code.ROUTE_PAUSED)
     for field, account in (("from_account", request.source), ("to_account", request.target)):
         if account.owner in policy.frozen_users or request.caller in policy.frozen_users:
-            return _refuse(Code.ACCOUNT_FROZEN, field, "belongs to a frozen user")
+            return refuse_field(field, "belongs to a frozen user", Code.ACCOUNT_FROZEN)
     if request.source.asset in policy.frozen_assets:
-        return _refuse(Code.ROUTE_PAUSED, "from_account.asset", "is paused by the operator")
+        return refuse_field("from_account.asset", "is paused by the operator", Code.ROUTE_PAUSED)
     if route in policy.paused_routes:
-        return _refuse(Code.ROUTE_PAUSED, "from_account.account_type", f"to {route.target} is paused by the operator")
+        return refuse_field(
+            "from_account.account_type", f"to {route.target} is paused by the operator", Code.ROUTE_PAUSED
+        )
     return None
 
 
 def daily_limit_exceeded(asset: Asset, remaining_units: int) -> Refusal:
     """The refusal of an amount that is more than what is left of the day's limit."""
     left = format_amount(max(0, remaining_units), scale=asset.scale)
-    return _refuse(Code.DAILY_LIMIT_EXCEEDED, "amount", f"only {left} {asset.code} are left of today's limit")
+    return refuse_field("amount", f"only {left} {asset.code} are left of today's limit", Code.DAILY_LIMIT_EXCEEDED)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from internal_transfer.domain.account import AccountType, Holder
+
 BATCH_MAX = 8189
 """The most accounts or transfers in one call."""
 
@@ -27,6 +29,11 @@ class AccountFlag:
     HISTORY = 8
     IMPORTED = 16
     CLOSED = 32
+
+
+def account_flags(kind: AccountType) -> int:
+    """The flags of the type's accounts in the ledger: only a ledger-held balance has a limit to keep."""
+    return AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS if kind.holder is Holder.LEDGER else 0
 
 
 class TransferFlag:

@@ -10,12 +10,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from internal_transfer.domain.account import Owner, is_owner
-from internal_transfer.domain.refusal import Refusal
+from internal_transfer.domain.refusal import Refusal, refuse_field
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.operations import ApiKey, Operations
-from internal_transfer.services.acts import AuditTrail, check_reason, refuse_field
+from internal_transfer.services.acts import AuditTrail, check_reason
 from internal_transfer.services.deadline import deadline
 
 KEY_BYTES = 16

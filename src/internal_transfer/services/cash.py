@@ -23,7 +23,7 @@ from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System
 from internal_transfer.ports.ledger import Ledger, LedgerTransfer, TransferOutcome, TransferResult
 from internal_transfer.services.acts import DECIDED, Act, AuditTrail, check_reason, refuse_field
-from internal_transfer.services.deadline import deadline
+from internal_transfer.services.deadline import after_effect, deadline
 from internal_transfer.services.driver import Driver
 from internal_transfer.telemetry import Telemetry
 
@@ -103,8 +103,9 @@ class CashDesk:
             [outcome] = await self._ledger.create_transfers([transfer])
         read = self._read(outcome, cash)
         said = read if isinstance(read, str) else f"refused: {read.code}"
-        await self._audit.append(replace(entry, outcome=said))
-        await self._durability.durable()
+        with after_effect():
+            await self._audit.append(replace(entry, outcome=said))
+            await self._durability.durable()
         if isinstance(read, Refusal):
             return read
         return Act(action=act, subject=cash.reference, outcome=read, reason=cash.reason, audit_id=audit_id)

@@ -19,7 +19,7 @@ from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.transfer_store import Change, TransferStore
 from internal_transfer.services.acts import DECIDED, Act, AuditTrail, check_reason
-from internal_transfer.services.deadline import deadline
+from internal_transfer.services.deadline import after_effect, deadline
 from internal_transfer.services.driver import Driver, Work
 from internal_transfer.services.evidence import Evidence, Examiner, confirmed
 
@@ -143,10 +143,11 @@ class Desk:
             await self._audit.append(replace(entry, at=self._clock.now_ms(), outcome="not carried out: facts changed"))
             await self._durability.durable()
             return recorded
-        transfer = await self._drive(recorded)
-        outcome = _outcome(action, transfer)
-        await self._audit.append(replace(entry, at=self._clock.now_ms(), outcome=f"{outcome}: {transfer.status}"))
-        await self._durability.durable()
+        with after_effect():
+            transfer = await self._drive(recorded)
+            outcome = _outcome(action, transfer)
+            await self._audit.append(replace(entry, at=self._clock.now_ms(), outcome=f"{outcome}: {transfer.status}"))
+            await self._durability.durable()
         return Act(
             action=action,
             subject=str(transfer_id),
@@ -219,7 +220,8 @@ def _decide_post(evidence: Evidence, *, break_glass: bool) -> Transfer | Refusal
     transfer, hold = evidence.transfer, evidence.hold
     if transfer.status is Status.REQUESTING:
         return _refuse("its hold is not on record, so there is nothing to post")
-    if transfer.decision is Decision.VOID:
+    if transfer.decision is Decision.VOID and not (break_glass and transfer.needs_person is not None):
+        # A void that a contradicting core lets nobody finish is the one decision that may be turned round.
         return _refuse("it was decided to void it")
     if any(leg.state in _UNWOUND for leg in transfer.legs):
         return _refuse("a trading core has refused or undone a leg, so the money goes back")

@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from internal_transfer.domain.account import Account, AccountType, Asset, Holder, ledger_account_id
+from internal_transfer.domain.account import Account, AccountType, Asset, ledger_account_id
 from internal_transfer.domain.cash import ACCOUNT_CODES, CASH_OWNER, CashAct
 from internal_transfer.domain.identifier import FENCE_HOLD_ID, hold_id, key_hash, post_id, void_id
 from internal_transfer.domain.leg import Verdict
@@ -40,7 +40,6 @@ from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
 from internal_transfer.ports.ledger import (
-    AccountFlag,
     AccountResult,
     Ledger,
     LedgerAccount,
@@ -48,6 +47,7 @@ from internal_transfer.ports.ledger import (
     TransferFlag,
     TransferOutcome,
     TransferResult,
+    account_flags,
 )
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import Change, Event, TransferStore
@@ -489,8 +489,7 @@ class Driver:
     def _flags_of(self, account: Account) -> int:
         if account.owner == CASH_OWNER:
             return 0
-        held_by_ledger = self._account_types[account.type].holder is Holder.LEDGER
-        return AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS if held_by_ledger else 0
+        return account_flags(self._account_types[account.type])
 
     async def open_accounts(self, accounts: list[Account]) -> None:
         """Registers accounts and creates them in the ledger; raises `OutcomeUnknown` where the ledger disagrees."""

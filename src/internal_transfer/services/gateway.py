@@ -31,7 +31,7 @@ from internal_transfer.ports.transfer_store import (
 )
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.completions import Completions
-from internal_transfer.services.deadline import deadline
+from internal_transfer.services.deadline import deadline, leave_failed_turn
 from internal_transfer.services.driver import Driver, Work
 from internal_transfer.services.intake import Intake
 from internal_transfer.services.policy_board import PolicyBoard
@@ -155,6 +155,9 @@ class Gateway:
                 _log.exception("gateway_batch_failed", transfers=len(batch))
                 self._telemetry.failures.labels("gateway", type(error).__name__).inc()
                 _fail(batch, OutcomeUnknown(System.STORE, "the batch was not finished"))
+            else:
+                continue
+            await leave_failed_turn(self._durability)
 
     async def _process(self, batch: list[_Submission]) -> None:
         started = self._clock.monotonic()
@@ -361,5 +364,6 @@ def _fail(batch: list[_Submission], error: OperatingFailureError) -> None:
     """Tells everyone in a batch of its failure; what may be on record must not be called unrecorded."""
     for item in batch:
         if not item.waiting.done():
-            kind = type(error) if item.work is None else OutcomeUnknown
+            is_new = item.work is None and item.hit is None
+            kind = type(error) if is_new else OutcomeUnknown
             item.waiting.set_exception(kind(error.system, error.message))

@@ -5,7 +5,7 @@ import asyncio
 from internal_transfer.domain.account import Account, Holder, Owner, ledger_account_id
 from internal_transfer.domain.amount import format_amount
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY, TransferId
-from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Limit, Rules, check_permission, check_rules, daily_limit_exceeded
 from internal_transfer.ports.clock import Clock
@@ -120,7 +120,7 @@ class Inquiry:
             return Refusal(Code.CORE_UNAVAILABLE, "the trading core does not tell the balance")
         if units > available:
             rule = f"is more than the {format_amount(max(0, available), scale=asset.scale)} {asset.code} available"
-            return Refusal(Code.INSUFFICIENT_BALANCE, f"amount: {rule}", (Detail("amount", rule),))
+            return refuse_field("amount", rule, Code.INSUFFICIENT_BALANCE)
         return None
 
     async def _available(self, account: Account) -> int | None:

@@ -6,12 +6,12 @@ import msgspec
 from msgspec.structs import replace
 
 from internal_transfer.domain.account import Owner, is_owner
-from internal_transfer.domain.refusal import Code, Refusal
+from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.rules import Policy, Route, Rules
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System
 from internal_transfer.ports.operations import Operations
-from internal_transfer.services.acts import Act, AuditTrail, check_reason, refuse_field
+from internal_transfer.services.acts import Act, AuditTrail, check_reason
 from internal_transfer.services.deadline import deadline
 from internal_transfer.services.policy_board import PolicyBoard
 
@@ -77,13 +77,13 @@ class PolicyDesk:
     async def stop(self, *, reason: str, actor: str, version: int | None = None) -> Act | Refusal:
         """The kill switch: refuses all new transfers; those on their way are finished."""
         return await self._change(
-            "stop", "all", reason, actor, version=version, alter=lambda now: _stopped(now, yes=True)
+            "stop", "all", reason, actor, version=version, alter=lambda now: replace(now, stopped=True)
         )
 
     async def start(self, *, reason: str, actor: str, version: int | None = None) -> Act | Refusal:
         """Takes the kill switch back."""
         return await self._change(
-            "start", "all", reason, actor, version=version, alter=lambda now: _stopped(now, yes=False)
+            "start", "all", reason, actor, version=version, alter=lambda now: replace(now, stopped=False)
         )
 
     async def _freeze_asset(
@@ -159,7 +159,3 @@ class PolicyDesk:
                 await self._policies.refresh()
                 return Act(action=action, subject=subject, outcome=outcome, reason=reason, audit_id=number)
         return Refusal(Code.INVALID_STATE_TRANSITION, "another change of policy came first; look at it again")
-
-
-def _stopped(policy: Policy, *, yes: bool) -> Policy:
-    return replace(policy, stopped=yes)

@@ -5,9 +5,10 @@ from msgspec import Struct
 
 from internal_transfer.domain.transfer import OPEN, Facts, Transfer
 from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.transfer_store import TransferStore
-from internal_transfer.services.deadline import deadline
+from internal_transfer.services.deadline import deadline, leave_failed_turn
 from internal_transfer.services.driver import Driver, Work
 from internal_transfer.services.policy_board import PolicyBoard
 from internal_transfer.services.pressure import Pressure
@@ -41,6 +42,7 @@ class Scanner:
         driver: Driver,
         pressure: Pressure,
         policies: PolicyBoard,
+        durability: Durability,
         clock: Clock,
         telemetry: Telemetry,
         bounds: ScannerBounds,
@@ -49,6 +51,7 @@ class Scanner:
         self._driver = driver
         self._pressure = pressure
         self._policies = policies
+        self._durability = durability
         self._clock = clock
         self._telemetry = telemetry
         self._bounds = bounds
@@ -64,6 +67,7 @@ class Scanner:
                 _log.warning("scan_failed", error=str(error))
             except Exception as error:  # noqa: BLE001 - the role's outermost loop: a bug must neither end it nor hide.
                 self._report(error)
+            await leave_failed_turn(self._durability)
             await self._clock.sleep(self._bounds.interval_seconds)
 
     async def scan(self) -> int:
@@ -77,6 +81,8 @@ class Scanner:
                 raise
             except Exception as error:  # noqa: BLE001 - what shows a bug in one must not keep the others from going on.
                 self._report(error)
+                # What broke took back the turn that it was in; the others begin their own.
+                await leave_failed_turn(self._durability)
                 await self._recover_singly(due)
         await self._measure()
         self._telemetry.scanner_runs.inc()
@@ -88,11 +94,14 @@ class Scanner:
     async def _claim(self) -> list[Transfer]:
         # The time is fixed per claim, and what was worked on is due later, so the scan ends.
         async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "nothing was claimed in time")):
-            return await self._store.claim_due(
+            due = await self._store.claim_due(
                 now_ms=self._clock.now_ms(),
                 lease_ms=int(self._bounds.lease_seconds * 1000),
                 most=self._bounds.batch_most,
             )
+            # A claim that were taken back with the work on it would be made again, without end.
+            await self._durability.durable()
+            return due
 
     async def _recover_singly(self, transfers: list[Transfer]) -> None:
         for transfer in transfers:
@@ -102,6 +111,7 @@ class Scanner:
                 raise
             except Exception as error:  # noqa: BLE001 - as above; it is due again when its lease ends.
                 self._report(error, request_id=str(transfer.id))
+                await leave_failed_turn(self._durability)
 
     def _report(self, error: Exception, **about: str) -> None:
         self._telemetry.failures.labels("scanner", type(error).__name__).inc()

@@ -9,10 +9,11 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.domain.transfer import OPEN, Facts, Hold, Status
 from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.event_bus import Delivery, EventBus
 from internal_transfer.ports.transfer_store import TransferStore
-from internal_transfer.services.deadline import deadline
+from internal_transfer.services.deadline import deadline, leave_failed_turn
 from internal_transfer.services.driver import Driver, Work
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.telemetry import Telemetry
@@ -38,6 +39,7 @@ class Settler:
         store: TransferStore,
         driver: Driver,
         pressure: Pressure,
+        durability: Durability,
         clock: Clock,
         telemetry: Telemetry,
         bounds: SettlerBounds,
@@ -46,6 +48,7 @@ class Settler:
         self._store = store
         self._driver = driver
         self._pressure = pressure
+        self._durability = durability
         self._clock = clock
         self._telemetry = telemetry
         self._bounds = bounds
@@ -65,6 +68,7 @@ class Settler:
     async def _put_off(self, error: OperatingFailureError) -> None:
         self._telemetry.failures.labels(error.system, type(error).__name__).inc()
         _log.warning("settling_failed", error=str(error))
+        await leave_failed_turn(self._durability)
         await self._clock.sleep(self._bounds.failure_seconds)
 
     async def _acknowledge(self, delivery: Delivery) -> OperatingFailureError | None:
@@ -85,6 +89,7 @@ class Settler:
             self._report(error)
         else:
             return None
+        await leave_failed_turn(self._durability)
         for verdict in delivery.verdicts:
             try:
                 await self.settle([verdict])
@@ -92,6 +97,7 @@ class Settler:
                 return error
             except Exception as error:  # noqa: BLE001 - the same; the scanner asks about this transfer again.
                 self._report(error, request_id=str(verdict.transfer_id))
+                await leave_failed_turn(self._durability)
         return None
 
     def _report(self, error: Exception, **about: str) -> None:
@@ -115,8 +121,10 @@ class Settler:
                 self._telemetry.unexpected.labels(System.CORE, "verdict_without_order").inc()
                 _log.error("verdict_without_order", request_id=str(transfer_id))
                 continue
+            sides = {verdict.side for verdict in by_id[transfer_id]}
             for leg in transfer.legs:
-                self._pressure.heard(leg.core)
+                if leg.side in sides:
+                    self._pressure.heard(leg.core)
             if transfer.status not in OPEN:
                 continue
             work = Work(transfer, Facts(Hold.HELD))

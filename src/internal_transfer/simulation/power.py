@@ -146,10 +146,10 @@ class PowerVfs(apsw.VFS):
     power cut makes a difference. `counts` tells how many writes and syncs there were.
     """
 
-    def __init__(self, name: str, *, before_operation: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(name, "")
         self.name = name
-        self.before_operation = before_operation
+        self.before_operation: Callable[[], None] = lambda: None
         self.fault: Fault | None = None
         self.counts = {Operation.WRITE: 0, Operation.SYNC: 0}
         self._files: dict[str, _File] = {}

@@ -106,34 +106,18 @@ _SELECT_ACCOUNT = """
         debits_pending, debits_posted, credits_pending, credits_posted
     FROM ledger_account WHERE id = ?
 """
-_INSERT_TRANSFER = """
-    INSERT INTO ledger_transfer(timestamp, id, debit_account_id, credit_account_id, amount, pending_id,
-        user_data_128, user_data_64, user_data_32, ledger, code, flags)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_COLUMNS = """timestamp, id, debit_account_id, credit_account_id, amount, pending_id,
+    user_data_128, user_data_64, user_data_32, ledger, code, flags"""
+_INSERT_TRANSFER = f"INSERT INTO ledger_transfer({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _INSERT_BURNT_ID = "INSERT INTO ledger_burnt_id(id) VALUES (?)"
-_SELECT_TRANSFER = """
-    SELECT timestamp, id, debit_account_id, credit_account_id, amount, pending_id,
-        user_data_128, user_data_64, user_data_32, ledger, code, flags
-    FROM ledger_transfer WHERE id = ?
-"""
-_SELECT_TRANSFER_OR_BURNT = """
-    SELECT timestamp, id, debit_account_id, credit_account_id, amount, pending_id,
-        user_data_128, user_data_64, user_data_32, ledger, code, flags
-    FROM ledger_transfer WHERE id = ?1
+_SELECT_TRANSFER = f"SELECT {_COLUMNS} FROM ledger_transfer WHERE id = ?"  # noqa: S608
+_SELECT_TRANSFER_OR_BURNT = f"""
+    SELECT {_COLUMNS} FROM ledger_transfer WHERE id = ?1
     UNION ALL
     SELECT 0, id, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0 FROM ledger_burnt_id WHERE id = ?1
-"""
-_SELECT_AFTER = """
-    SELECT timestamp, id, debit_account_id, credit_account_id, amount, pending_id,
-        user_data_128, user_data_64, user_data_32, ledger, code, flags
-    FROM ledger_transfer WHERE timestamp > ? ORDER BY timestamp LIMIT ?
-"""
-_SELECT_NEWEST = """
-    SELECT timestamp, id, debit_account_id, credit_account_id, amount, pending_id,
-        user_data_128, user_data_64, user_data_32, ledger, code, flags
-    FROM ledger_transfer ORDER BY timestamp DESC LIMIT ?
-"""
+"""  # noqa: S608
+_SELECT_AFTER = f"SELECT {_COLUMNS} FROM ledger_transfer WHERE timestamp > ? ORDER BY timestamp LIMIT ?"  # noqa: S608
+_SELECT_NEWEST = f"SELECT {_COLUMNS} FROM ledger_transfer ORDER BY timestamp DESC LIMIT ?"  # noqa: S608
 _SELECT_RESOLVED_BY = "SELECT flags FROM ledger_transfer WHERE pending_id = ?"
 _SELECT_CLOCK = "SELECT timestamp FROM ledger_clock"
 _UPDATE_CLOCK = "UPDATE ledger_clock SET timestamp = ?"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 
 from internal_transfer.api.demo_issuer import DemoIssuer
+from internal_transfer.api.paths import ADMIN
 from internal_transfer.domain.account import Owner
 from internal_transfer.simulation.failpoints import Failpoint
 from internal_transfer.simulation.scenarios.expectation import (
@@ -158,7 +159,7 @@ class ServerProcess:
         # Proxies of the environment are for other addresses than this one.
         self.http = httpx.AsyncClient(base_url=address, timeout=DEADLINE_SECONDS, limits=limits, trust_env=False)
         self.operators = httpx.AsyncClient(
-            base_url="http://operators/api/v1/admin",
+            base_url=f"http://operators{ADMIN}",
             timeout=DEADLINE_SECONDS,
             transport=httpx.AsyncHTTPTransport(uds=str(self.data / "admin.sock")),
         )

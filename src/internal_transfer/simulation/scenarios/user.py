@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 
+from internal_transfer.api.paths import BALANCES, TRANSFERS
 from internal_transfer.simulation.scenarios.expectation import expect, expect_status
 
-TRANSFERS = "/api/v1/user/internal_transfer"
 WAIT_SECONDS = 15
 """How long an answer may be waited for until the transfer is final, unless a scenario says otherwise."""
 
@@ -83,7 +83,7 @@ class User:
 
     async def balances(self, asset: str = "USDT") -> dict[str, Decimal | None]:
         """What is posted by account type; None while the core that holds it is away."""
-        response = await self._http().get("/api/v1/user/balances", headers=self.headers)
+        response = await self._http().get(BALANCES, headers=self.headers)
         return {
             entry["account_type"]: None if entry["posted"] is None else Decimal(entry["posted"])
             for entry in expect_status(response, 200)["balances"]
@@ -92,7 +92,7 @@ class User:
 
     async def expect_balances(self, *, held: str = "0", **posted: str) -> None:
         """Raises `ScenarioFailedError` unless exactly this is posted, and this much held, in all accounts in USDT."""
-        response = await self._http().get("/api/v1/user/balances", headers=self.headers)
+        response = await self._http().get(BALANCES, headers=self.headers)
         entries = [entry for entry in expect_status(response, 200)["balances"] if entry["asset"] == "USDT"]
         seen = {entry["account_type"]: entry["posted"] for entry in entries if Decimal(entry["posted"] or 0)}
         wanted = {name: amount for name, amount in posted.items() if Decimal(amount)}
