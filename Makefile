@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ./data
+# Not taken from the environment, where a PORT is often meant for something else.
+PORT := 8080
+ADMIN_PORT := 9464
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev run demo test check format bench lock clean
@@ -29,8 +32,8 @@ install: $(VENV)/.installed ## Make .venv with the package and its locked depend
 
 install-dev: $(VENV)/.installed-dev ## The same, with what tests and checks need.
 
-run: install ## Run the service with demo users, balances and tokens.
-	$(BIN)/internal-transfer serve --demo --data $(DATA)
+run: install ## Run the service with demo users, balances and tokens (DATA=./data PORT=8080 ADMIN_PORT=9464).
+	$(BIN)/internal-transfer serve --demo --data $(DATA) --port $(PORT) --admin-port $(ADMIN_PORT)
 
 demo: install ## Run every scenario against real server processes, and print how each ends.
 	$(BIN)/python -m internal_transfer.simulation.demo

@@ -5,14 +5,13 @@ import gc
 import signal
 
 import msgspec
-import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.api.server import HttpServer, listen
+from internal_transfer.api.server import HttpServer, listen, run_on_uvloop
 
 
 async def empty(request: Request) -> Response:
@@ -33,4 +32,4 @@ async def main() -> None:
     await server.run_until_stopped()
 
 
-uvloop.run(main())
+run_on_uvloop(main())

@@ -69,6 +69,11 @@ CASES = [
 ]
 
 
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
 class Server:
     """A server process on a free port, ready to be asked."""
 
@@ -83,10 +88,11 @@ class Server:
         self._errors.seek(0)
         sys.exit(f"{command} did not start:\n{self._errors.read()[-3000:]}")
 
-    def cpu_seconds(self) -> float:
-        """Processor time, user and system, of the process so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Processor time, user and system, so far: of the process, and of the HTTP workers that it started."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return _cpu_seconds(pid), sum(_cpu_seconds(int(child)) for child in children)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -129,8 +135,10 @@ class Bench:
         cash |= {"reference": f"{user}-{asset}", "reason": "bench"}
         self.admin.post("/api/v1/admin/deposits", json=cash).raise_for_status()
 
-    def run(self, case: Case, seconds: float, name: str) -> tuple[Report, float, dict[str, float]]:
-        """One round: the report, processor microseconds of the server per transfer, and microseconds by stage."""
+    def run(self, case: Case, seconds: float, name: str) -> tuple[Report, list[float], dict[str, float]]:
+        """One round: the report; per transfer the microseconds of processor of the service and of its HTTP workers, and
+        the microseconds that passed in each stage.
+        """
         tokens = {user: self.tokens[user] for user in case.users}
         requests = transfers(tokens, prefix=name, assets=case.assets, amount=AMOUNT)
         before, stages = self.server.cpu_seconds(), self._stages()
@@ -139,7 +147,8 @@ class Bench:
         self.acknowledged += report.acknowledged
         self.answers += report.statuses
         used = {stage: (total - stages.get(stage, 0.0)) / count * 1e6 for stage, total in self._stages().items()}
-        return report, (self.server.cpu_seconds() - before) / count * 1e6, used
+        now = self.server.cpu_seconds()
+        return report, [(b - a) / count * 1e6 for a, b in zip(before, now, strict=True)], used
 
     def _stages(self) -> dict[str, float]:
         text = httpx.get(f"http://127.0.0.1:{self.health_port}/metrics").text
@@ -179,8 +188,8 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="internal-transfer-bench-") as directory:
         bench = Bench(Path(directory))
         yield (
-            f"{'case':13} {'conn':>4} {'per s':>7} {'p50 ms':>7} {'p99 ms':>7} {'p99.9':>7} {'CPU us':>7}"
-            f" {'empty/s':>8} {'share':>6}  target"
+            f"{'case':13} {'conn':>4} {'per s':>7} {'p50 ms':>7} {'p99 ms':>7} {'p99.9':>7}"
+            f" {'service':>8} {'workers':>8} {'empty/s':>8} {'share':>6}  target"
         )
         for case in CASES:
             if case.name.split()[0] not in options.only.split(","):
@@ -200,17 +209,17 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
                         report.quantile_ms(0.5),
                         report.quantile_ms(0.99),
                         report.quantile_ms(0.999),
-                        cpu,
+                        *cpu,
                         empty.per_second(),
                         report.per_second() / empty.per_second() * 100,
                     )
                 )
-            rate, p50, p99, p999, cpu, empty_rate, share = (
+            rate, p50, p99, p999, service, workers, empty_rate, share = (
                 statistics.median(column) for column in zip(*rounds, strict=True)
             )
             yield (
-                f"{case.name:13} {case.connections:4} {rate:7.0f} {p50:7.2f} {p99:7.2f} {p999:7.2f} {cpu:7.0f}"
-                f" {empty_rate:8.0f} {share:5.0f}%  {case.target}"
+                f"{case.name:13} {case.connections:4} {rate:7.0f} {p50:7.2f} {p99:7.2f} {p999:7.2f}"
+                f" {service:8.0f} {workers:8.0f} {empty_rate:8.0f} {share:5.0f}%  {case.target}"
             )
             by_stage = sorted(stages.items(), key=lambda item: -item[1])
             yield "              us by stage: " + ", ".join(

@@ -3,6 +3,8 @@ import json
 import logging
 import os
 import socket
+import threading
+from importlib.metadata import version
 from pathlib import Path
 
 import apsw
@@ -62,7 +64,7 @@ async def furnish(path):
     directory = DataDirectory(path)
     directory.acquire()
     service = build(load(None), directory)
-    await service.prepare()
+    await service.prepare(demo=False)
     account = Account(Owner("alice"), "funding", "USDT")
     await service.cash.deposit(Cash(account=account, amount="500", reference="first", reason="wire"), actor="test")
     service.core.mode = CoreMode.WITHHOLD
@@ -152,8 +154,17 @@ def test_show_has_all_that_is_known(data):
     assert code == 0
     assert {"transfer", "ledger", "core", "known", "unknown"} <= set(shown)
     text = run("admin", "show", request_id, "--data", data).stdout
+    assert "nothing" not in text
     for words in ("record", "ledger", "core", "known", "unknown", "hold: held", "1.5 USDT", "target leg with core"):
         assert words in text
+
+
+def test_show_of_a_transfer_without_riddles(data):
+    """Where nothing is unknown, `show` says so instead of leaving an empty line."""
+    request_id = pending_id(data)
+    assert run("admin", "void", request_id, "--reason", "core lost", "--data", data).exit_code == 0
+    shown = run("admin", "show", request_id, "--data", data).stdout
+    assert [line.strip("│ \n") for line in shown.splitlines()].count("nothing") == 1
 
 
 def test_a_stuck_transfer_is_voided(data):
@@ -185,6 +196,11 @@ def test_break_glass_is_found_by_reconciliation(data):
     assert (code, result["clean"]) == (1, False)
     assert [(item["kind"], item["request_id"]) for item in result["items"]] == [("break_glass_post", request_id)]
     assert "break_glass_post" in run("admin", "reconcile", "--data", data).stdout
+    words = ["admin", "acknowledge", request_id, "--data", data]
+    assert run(*words).exit_code == 2
+    act, code = answer_of(*words, "--reason", "booked in the core by hand")
+    assert (code, act["action"], act["outcome"], act["request_id"]) == (0, "acknowledge", "completed", request_id)
+    assert "clean: 1 transfers" in run("admin", "reconcile", "--data", data).stdout
 
 
 def test_lists_that_are_empty_say_so(data):
@@ -357,6 +373,7 @@ def test_doctor_of_a_healthy_directory(data):
         "settings",
         "directory",
         "lock",
+        "server",
         "database",
         "pins",
         "port",
@@ -382,7 +399,7 @@ def test_doctor_finds_what_is_wrong(data, tmp_path):
     assert code == 1
     assert set(found) == {"directory", "pins", "port"}
     assert "chmod 700" in found["directory"]
-    assert "assets.USDT.scale is '7', pinned as '6'" in found["pins"]
+    assert "assets.USDT.scale: is '7' in the settings, but '6' since it was first used" in found["pins"]
     DataDirectory(data).database.write_bytes(b"no database at all" * 100)
     checks, _ = answer_of("doctor", "--data", data, "--config", tmp_path / "none.toml", "--port", "0")
     assert {"settings", "database", "pins"} <= set(failing(checks))
@@ -394,12 +411,83 @@ def test_doctor_of_a_server_that_hangs(data):
     directory.acquire()
     try:
         checks, _ = answer_of("doctor", "--data", data, "--port", "1", "--admin-port", "0")
-        assert set(failing(checks)) == {"lock", "port"}
+        assert set(failing(checks)) == {"lock", "server", "port"}
         directory.admin_socket.touch()
         checks, _ = answer_of("doctor", "--data", data, "--port", "0", "--admin-port", "0")
-        assert failing(checks) == {}
+        assert set(failing(checks)) == {"server"}
+        assert "the server does not answer on" in failing(checks)["server"]
+        directory.admin_socket.unlink()
     finally:
         directory.release()
+
+
+@pytest.mark.parametrize("body", [b"no JSON", b"[]"])
+def test_doctor_of_something_else_on_the_socket(data, body):
+    """What answers on the socket and is not the service fails the check of the server."""
+    directory = DataDirectory(data)
+    directory.acquire()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(directory.admin_socket))
+    listener.listen(1)
+
+    def answer():
+        connection, _ = listener.accept()
+        connection.recv(10_000)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        connection.close()
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    try:
+        checks, code = answer_of("doctor", "--data", data, "--port", "0", "--admin-port", "0")
+    finally:
+        answering.join()
+        listener.close()
+        directory.release()
+    assert (code, set(failing(checks))) == (1, {"server"})
+
+
+def test_doctor_of_an_asset_that_is_missing(data, tmp_path):
+    """An asset that was pinned and is in the settings no more fails the check of the pins."""
+    config = tmp_path / "settings.toml"
+    config.write_text("shipped_assets = false\n[assets.USDT]\nnumber = 1\nscale = 6\nprecision = 6\n")
+    checks, code = answer_of("doctor", "--data", data, "--config", config, "--port", "0", "--admin-port", "0")
+    assert code == 1
+    assert "assets.BTC" in failing(checks)["pins"]
+    assert "missing from the settings" in failing(checks)["pins"]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("[assets.USDT]\nscale = 7\n", "assets.USDT.scale: is '7' in the settings"),
+        ("[assets.NEW]\nnumber = 99\nscale = 2\nprecision = 2\n", "assets.NEW.number"),
+    ],
+)
+def test_commands_without_a_server_need_its_settings(data, tmp_path, text, rule):
+    """Other settings than the server's are refused before anything is pinned or done, with the option to give."""
+    config = tmp_path / "settings.toml"
+    config.write_text(text)
+    result = run("admin", "stuck", "--data", data, "--config", config)
+    assert result.exit_code == 3
+    assert rule in result.stderr
+    assert "give --config FILE of the server" in result.stderr
+    assert run("admin", "stuck", "--data", data).exit_code == 0
+
+
+def test_a_directory_without_a_first_start_is_3(tmp_path):
+    """A database on which no server was ever ready to start has nothing to operate on, and stays unmarked."""
+    directory = DataDirectory(tmp_path)
+    directory.acquire()
+    build(load(None), directory).close()
+    result = run("admin", "stuck", "--data", tmp_path)
+    assert (result.exit_code, "no server has started on it yet" in result.stderr) == (3, True)
+
+
+def test_the_version_is_printed():
+    """`--version` prints the release and ends."""
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"internal-transfer {version('internal-transfer')}\n")
 
 
 def test_doctor_of_a_clock_that_went_back(data):

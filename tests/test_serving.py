@@ -34,7 +34,7 @@ async def test_a_port_that_becomes_free():
     holder = listen("127.0.0.1", 0)
     port = holder.getsockname()[1]
     asyncio.get_running_loop().call_later(0.1, holder.close)
-    with await _listen_when_free("127.0.0.1", port, SystemClock()) as listener:
+    with await _listen_when_free("127.0.0.1", port, SystemClock(), option="--port") as listener:
         assert listener.getsockname()[1] == port
 
 
@@ -46,4 +46,4 @@ async def test_an_address_that_is_none():
             raise AssertionError
 
     with pytest.raises(StartRefusedError, match=r"cannot listen on 192\.0\.2\.1"):
-        await _listen_when_free("192.0.2.1", 8080, NoTime())
+        await _listen_when_free("192.0.2.1", 8080, NoTime(), option="--port")

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.rules import Limit, Route
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.ports.ledger import account_flags
-from internal_transfer.settings import SECRETS, check_pins, load, pins
+from internal_transfer.settings import SECRETS, check_pins, fingerprint, load, pins
 
 
 @pytest.fixture
@@ -140,7 +142,16 @@ LIMIT = "[tiers.standard.limits.USDT]\n"
 
 WRONG = [
     ("colour = 1", "colour: is not a setting"),
-    ("[server]\ncolour = 1", "server.colour: is not a setting"),
+    ("[server]\ncolour = 1", "server.colour: is not a setting; see the shipped defaults.toml for all of them"),
+    ("[sever]\nhttp_workers = 1", "sever: is not a setting; did you mean 'server'?"),
+    ("[assets.USDT]\nsclae = 1", "assets.USDT.sclae: is not a setting; did you mean 'scale'?"),
+    ('[[routes]]\nform = "spot"\nto = "earn"', "routes[0].form: is not a setting; did you mean 'from'?"),
+    ("[rate_limit]\nshipped_assets = false", "rate_limit.shipped_assets: belongs at the top of the file"),
+    ("[assets]\nshipped_assets = false", "assets.shipped_assets: belongs at the top of the file"),
+    (
+        '[[routes]]\nfrom = "spot"\nto = "earn"\nshipped_assets = false',
+        "routes[0].shipped_assets: belongs at the top of the file, above the first table",
+    ),
     ("[assets.USDT]\ncolour = 1", "assets.USDT.colour: is not a setting"),
     ("[assets.NEW]\nnumber = 100\nscale = 6", "assets.NEW.precision: must be given"),
     ("[assets.USDT]\nscale = 31", "assets.USDT.scale: must be a whole number <= 30"),
@@ -291,10 +302,65 @@ def test_a_value_pinned_otherwise_stops_the_start():
     """The refusal names every key with the value of the settings and the one of its first use."""
     wanted = pins(load(None, {}))
     check_pins(wanted, {})
+    check_pins(wanted, wanted | {"directory.kind": "real"})
     with pytest.raises(StartRefusedError) as refused:
-        check_pins(wanted, {"assets.USDT.scale": "8", "account_types.spot.holder": "ledger"})
-    assert "assets.USDT.scale: is '6' in the settings, but '8' since it was first used" in str(refused.value)
-    assert "account_types.spot.holder: is 'core' in the settings, but 'ledger'" in str(refused.value)
+        check_pins(wanted, wanted | {"assets.USDT.scale": "8", "numbers.4": "ETC"})
+    assert str(refused.value) == (
+        "assets.USDT.scale: is '6' in the settings, but '8' since it was first used: put the old value back; "
+        "numbers.4: is 'ETH' in the settings, but 'ETC' since it was first used: put the old value back"
+    )
+
+
+def test_another_holder_is_named_alone(settings_of):
+    """What follows from the holder of an account type, its core and flags, is not named beside it."""
+    wanted = pins(settings_of('[account_types.spot]\nholder = "ledger"\n'))
+    with pytest.raises(StartRefusedError) as refused:
+        check_pins(wanted, pins(load(None, {})))
+    assert str(refused.value) == (
+        "account_types.spot.holder: is 'ledger' in the settings, but 'core' since it was first used: "
+        "put the old value back"
+    )
+
+
+def test_what_was_pinned_and_is_missing_stops_the_start(settings_of):
+    """An asset or account type that was used and is missing by now is named, with the way to retire it."""
+    wanted = pins(load(None, {}))
+    with pytest.raises(StartRefusedError) as refused:
+        check_pins(wanted, wanted | pins(settings_of('[assets."X.Y"]\nnumber = 99\nscale = 2\nprecision = 2\n')))
+    assert str(refused.value) == (
+        "assets.X.Y: missing from the settings, though pinned when first used: restore it, "
+        "with `closed = true` where retired"
+    )
+    with pytest.raises(StartRefusedError, match=r"account_types\.vault, assets\.OLD: .* restore them"):
+        check_pins(
+            wanted, wanted | {"assets.OLD.number": "9", "assets.OLD.scale": "2", "account_types.vault.code": "7"}
+        )
+
+
+def test_what_is_retired_is_not_missing(settings_of):
+    """`closed = true` is no other value of anything that is pinned."""
+    check_pins(pins(settings_of("[assets.ADA]\nclosed = true\n")), pins(load(None, {})))
+
+
+def test_the_fingerprint_tells_settings_apart(settings_of, tmp_path, monkeypatch):
+    """The same settings have one fingerprint, wherever they were read from and whatever the secrets; others another."""
+    (tmp_path / "keys.json").touch()
+    text = '[[issuers]]\nissuer = "x"\nkeys_file = "keys.json"\n'
+    first = fingerprint(settings_of(text, {"INTERNAL_TRANSFER_REDIS_URL": "secret"}))
+    assert first == fingerprint(settings_of(text))
+    monkeypatch.chdir(tmp_path)
+    assert first == fingerprint(load(Path("settings.toml"), {}))
+    assert first != fingerprint(settings_of(text + "[rate_limit]\nburst = 7\n"))
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_the_fingerprint_is_the_same_in_every_process(seed):
+    """The order of sets, which differs from process to process, does not change the fingerprint."""
+    program = "from internal_transfer.settings import *; print(fingerprint(load(None, {})))"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == fingerprint(load(None, {}))
 
 
 def test_the_shipped_file_tells_every_section():

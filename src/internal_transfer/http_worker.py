@@ -15,7 +15,6 @@ from typing import cast
 
 import msgspec
 import structlog
-import uvloop
 from msgspec import Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -25,7 +24,7 @@ from internal_transfer.api.paths import TRANSFERS
 from internal_transfer.api.problems import Problems
 from internal_transfer.api.relay import WorkerEnd
 from internal_transfer.api.routes import create_app
-from internal_transfer.api.server import Bounds, HttpServer
+from internal_transfer.api.server import Bounds, HttpServer, run_on_uvloop
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.settings import Settings
@@ -54,7 +53,7 @@ def run(listener_fd: int, pair_fd: int) -> int:
     structlog.contextvars.bind_contextvars(process="http_worker", pid=os.getpid())
     try:
         inheritance = msgspec.json.decode(sys.stdin.buffer.read(), type=Inheritance)
-        uvloop.run(_work(inheritance, socket.socket(fileno=listener_fd), socket.socket(fileno=pair_fd)))
+        run_on_uvloop(_work(inheritance, socket.socket(fileno=listener_fd), socket.socket(fileno=pair_fd)))
     except Exception:  # noqa: BLE001 - the process's outermost level; the log says who it was.
         _log.exception("http_worker_failed")
         return 1

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
-from internal_transfer.api.admin import create_admin_app
+from internal_transfer.api.admin import DescribeServer, create_admin_app
+from internal_transfer.api.admin_views import ServerState
 from internal_transfer.api.authentication import Authenticator, TrustedIssuer
 from internal_transfer.api.demo_issuer import DemoIssuer
 from internal_transfer.api.health import create_health_app
@@ -32,7 +34,7 @@ from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.services.cash import Cash
-from internal_transfer.settings import Settings, load
+from internal_transfer.settings import Settings, fingerprint, load
 from internal_transfer.trust import trusted_issuers
 from internal_transfer.wiring import Interposed, Service, build
 from internal_transfer.workers import Workers
@@ -88,29 +90,48 @@ async def serve(options: ServeOptions) -> None:
 
 
 async def _serve(options: ServeOptions, settings: Settings, service: Service) -> None:
-    await service.prepare()
+    if not options.demo:
+        # A start that is refused for lack of an issuer shall not decide what the directory is for.
+        trusted_issuers(settings, options.data, demo=False)
+    await service.prepare(demo=options.demo)
     issuers = trusted_issuers(settings, options.data, demo=options.demo)
     if options.demo:
         await _give_demo_balances(service)
     bounds = Bounds(
         request_seconds=settings.server.receive_deadline_seconds, connections_most=settings.server.connections_max
     )
-    app = _public_app(service, settings, issuers, demo=options.demo)
-    listener = await _listen_when_free(options.host, options.port, service.clock)
-    workers = Workers(listener, service, app, issuers)
+    listener = await _listen_when_free(options.host, options.port, service.clock, option="--port")
+    health_listener = await _listen_when_free("127.0.0.1", options.admin_port, service.clock, option="--admin-port")
+    port, admin_port = listener.getsockname()[1], health_listener.getsockname()[1]
 
     async def unready() -> str | None:
         return workers.unready() or await service.unready()
 
+    async def state() -> ServerState:
+        reason = await unready()
+        return ServerState(
+            host=options.host,
+            port=port,
+            admin_port=admin_port,
+            ready=reason is None,
+            reason=reason,
+            config=None if options.config is None else str(options.config.resolve()),
+            settings=fingerprint(settings),
+            demo=options.demo,
+            version=version("internal-transfer"),
+        )
+
+    app = _public_app(service, settings, issuers, demo=options.demo, state=state)
+    workers = Workers(listener, service, app, issuers)
     doors = [
         HttpServer(
             create_health_app(readiness=unready, registry=service.telemetry.registry),
-            listen("127.0.0.1", options.admin_port),
+            health_listener,
             clock=service.clock,
             bounds=bounds,
         ),
         HttpServer(
-            _admin_app(service, demo=options.demo),
+            _admin_app(service, demo=options.demo, state=state),
             _listen_owner_only(service.directory),
             clock=service.clock,
             bounds=bounds,
@@ -136,7 +157,7 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
         stopping = tasks.create_task(stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
-            _announce(options, service, listener.getsockname()[1], admin_port=doors[0].port, workers=workers.count)
+            _announce(options, service, port, admin_port=admin_port, workers=workers.count)
         await stopping
         starting.cancel()
         _log.info("stopping")
@@ -179,16 +200,23 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
             yield error
 
 
-async def _listen_when_free(host: str, port: int, clock: Clock) -> socket.socket:
-    """Listens as soon as the port is free, which it has to be within `PORT_SECONDS`; raises `StartRefusedError`."""
+async def _listen_when_free(host: str, port: int, clock: Clock, *, option: str) -> socket.socket:
+    """Listens as soon as the port is free, which it has to be within `PORT_SECONDS`; raises `StartRefusedError`,
+    naming the command line's option for another port.
+    """
     ends = clock.monotonic() + PORT_SECONDS
     while True:
         try:
             return listen(host, port)
         except StartRefusedError as error:
             in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
-            if not in_use or clock.monotonic() >= ends:
+            if not in_use:
                 raise
+            if clock.monotonic() >= ends:
+                variable = option.removeprefix("--").replace("-", "_").upper()
+                raise StartRefusedError(
+                    f"{error}, or give another port: {option} N, or make run {variable}=N (0 picks a free one)"
+                ) from error
         await clock.sleep(0.02)
 
 
@@ -205,15 +233,17 @@ async def open_offline(data: Path, config: Path | None) -> AsyncIterator[ASGIApp
     try:
         service = build(load(config), directory)
         try:
-            await service.prepare()
-            yield _admin_app(service, demo=False)
+            await service.prepare(demo=None)
+            yield _admin_app(service, demo=False, state=None)
         finally:
             service.close()
     finally:
         directory.release()
 
 
-def _public_app(service: Service, settings: Settings, issuers: list[TrustedIssuer], *, demo: bool) -> ASGIApp:
+def _public_app(
+    service: Service, settings: Settings, issuers: list[TrustedIssuer], *, demo: bool, state: DescribeServer
+) -> ASGIApp:
     """The users' application, with the operators' routes for tokens that carry their role."""
     authenticator = Authenticator(issuers, service.clock)
     users = create_app(
@@ -246,7 +276,7 @@ def _public_app(service: Service, settings: Settings, issuers: list[TrustedIssue
             return Refusal(Code.PERMISSION_DENIED, "the token does not carry the role operator")
         return caller.owner
 
-    operators = _admin_app(service, demo=demo, actor_of=actor_of)
+    operators = _admin_app(service, demo=demo, state=state, actor_of=actor_of)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         is_operators = scope["path"].startswith(ADMIN_PREFIX)
@@ -255,8 +285,17 @@ def _public_app(service: Service, settings: Settings, issuers: list[TrustedIssue
     return app
 
 
-def _admin_app(service: Service, *, demo: bool, actor_of: Callable[[Request], str | Refusal] | None = None) -> ASGIApp:
-    """The operators' application; without `actor_of` for whoever can open the socket, or the directory."""
+def _admin_app(
+    service: Service,
+    *,
+    demo: bool,
+    state: DescribeServer | None,
+    actor_of: Callable[[Request], str | Refusal] | None = None,
+) -> ASGIApp:
+    """The operators' application; without `actor_of` for whoever can open the socket, or the directory.
+
+    `state` tells of the server, where there is one.
+    """
     local = f"local:{os.getuid()}"
 
     def set_core_mode(mode: str) -> None:
@@ -275,6 +314,7 @@ def _admin_app(service: Service, *, demo: bool, actor_of: Callable[[Request], st
         rules=service.settings.rules,
         actor_of=actor_of or (lambda _: local),
         set_core_mode=set_core_mode if demo else None,
+        describe_server=state,
     )
 
 

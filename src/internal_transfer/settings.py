@@ -12,13 +12,15 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, fields, replace
 
 from internal_transfer.domain.account import AccountType, Asset, Holder, Owner, is_account_type, is_asset, is_owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX, AmountPrecisionError, is_amount, parse_amount
@@ -206,6 +208,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         given = tomllib.loads(path.read_bytes().decode())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StartRefusedError(f"{path}: cannot be read as TOML: {error}") from error
+    _check_top_keys(given, "")
     if given.get("shipped_assets") is False:
         shipped = shipped | {"assets": {}, "tiers": {}}
     return parse(_merge(shipped, given, ""), directory=path.parent, environment=environment)
@@ -266,13 +269,37 @@ def pins(settings: Settings) -> dict[str, str]:
 
 
 def check_pins(wanted: Mapping[str, str], pinned: Mapping[str, str]) -> None:
-    """Raises `StartRefusedError` for values that `Operations.pin` found pinned otherwise, naming all of them."""
-    if pinned:
-        differing = "; ".join(
-            f"{key}: is {wanted[key]!r} in the settings, but {value!r} since it was first used"
-            for key, value in sorted(pinned.items())
+    """Raises `StartRefusedError`, naming the keys, for values that were pinned otherwise, and for assets and account
+    types that were pinned and are wanted no more.
+    """
+    differing = {key for key, value in pinned.items() if wanted.get(key, value) != value}
+    # Which core a type has, and its flags in the ledger, follow from who holds it.
+    for key in [key for key in differing if key.endswith(".holder")]:
+        differing -= {key.replace(".holder", f".{follows}") for follows in ("core", "flags")}
+    faults = [
+        f"{key}: is {wanted[key]!r} in the settings, but {pinned[key]!r} since it was first used: "
+        "put the old value back"
+        for key in sorted(differing)
+    ]
+    missing = sorted(
+        match[1] or match[2]
+        for key in pinned.keys() - wanted.keys()
+        if (match := _PINNED_TABLE.fullmatch(key)) is not None
+    )
+    if missing:
+        faults.append(
+            f"{', '.join(missing)}: missing from the settings, though pinned when first used: restore "
+            f"{'it' if len(missing) == 1 else 'them'}, with `closed = true` where retired"
         )
-        raise StartRefusedError(f"{differing}: put the old value back; retire with `closed = true`, not by deletion")
+    if faults:
+        raise StartRefusedError("; ".join(faults))
+
+
+def fingerprint(settings: Settings) -> str:
+    """A hash of everything that is configured but secrets: two processes that have the same are configured alike."""
+    issuers = tuple(replace(issuer, keys_file=str(Path(issuer.keys_file).resolve())) for issuer in settings.issuers)
+    shown = replace(settings, issuers=issuers, secrets=Secrets())
+    return sha256(msgspec.json.encode(shown, order="deterministic")).hexdigest()
 
 
 def _merge(shipped: dict[str, Any], given: dict[str, Any], path: str) -> dict[str, Any]:
@@ -285,6 +312,18 @@ def _merge(shipped: dict[str, Any], given: dict[str, Any], path: str) -> dict[st
         else:
             merged[key] = value
     return merged
+
+
+def _check_top_keys(tables: Any, path: str) -> None:
+    """Finds what was meant for the whole file, and in TOML belongs to the table that it stands below."""
+    entries = tables.items() if isinstance(tables, dict) else enumerate(tables)
+    for key, value in entries:
+        where = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}" if path else str(key)
+        _require(
+            key != _SHIPPED_ASSETS or not path, where, "belongs at the top of the file, above the first table ([...])"
+        )
+        if isinstance(value, dict | list):
+            _check_top_keys(value, where)
 
 
 def _assets(tables: dict[str, Any]) -> dict[str, Asset]:
@@ -410,6 +449,8 @@ def _require(holds: bool, path: str, rule: str) -> None:  # noqa: FBT001 - reads
         raise StartRefusedError(f"{path}: {rule}")
 
 
+_SHIPPED_ASSETS = "shipped_assets"
+_PINNED_TABLE = re.compile(r"(assets\..+)\.number|(account_types\..+)\.code")
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -428,15 +469,18 @@ def _read(table: Any, kind: type[T], path: str) -> T:
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        raise StartRefusedError(_in_words(str(error), path)) from error
+        names = [field.encode_name for field in fields(kind)]
+        raise StartRefusedError(_in_words(str(error), path, names)) from error
 
 
-def _in_words(message: str, path: str) -> str:
+def _in_words(message: str, path: str, names: list[str]) -> str:
     where = _WHERE.search(message)
     keys = [key for key in (path, where.group(1) if where else "") if key]
     message = message[: where.start()] if where else message
     if unknown := _UNKNOWN.fullmatch(message):
-        return f"{'.'.join([*keys, unknown.group(1)])}: is not a setting; see the shipped defaults.toml for all of them"
+        close = get_close_matches(unknown.group(1), names, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else "see the shipped defaults.toml for all of them"
+        return f"{'.'.join([*keys, unknown.group(1)])}: is not a setting; {advice}"
     if missing := _MISSING.fullmatch(message):
         return f"{'.'.join([*keys, missing.group(1)])}: must be given"
     for name, word in _KINDS.items():

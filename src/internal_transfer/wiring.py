@@ -17,7 +17,7 @@ from internal_transfer.adapters.trading_core.sqlite import ReferenceCore
 from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
 from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
-from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
 from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
@@ -39,6 +39,14 @@ from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.settings import Settings, check_pins, pins
 from internal_transfer.telemetry import Telemetry
 
+DIRECTORY_KIND = "directory.kind"
+"""The name under which it is pinned what a data directory is for."""
+DEMO, REAL = "demo", "real"
+_OTHER_KIND = {
+    DEMO: "was first used without --demo, and made-up money must not come to real money: "
+    "start without --demo, or give --data another directory",
+    REAL: "was first used with --demo, and its money is made up: start with --demo, or give --data another directory",
+}
 WORKER_LEASE_SECONDS = 60.0
 WORKER_LEASE_MARGIN_SECONDS = 10.0
 CHECKPOINT_SECONDS = 1.0
@@ -75,13 +83,17 @@ class Service:
     reconciliation: Reconciliation
     api_keys: ApiKeys
 
-    async def prepare(self) -> None:
+    async def prepare(self, *, demo: bool | None) -> None:
         """Checks what is pinned, leases a worker id, burns the fence's hold, and makes what was left open due.
 
-        Raises `StartRefusedError` where the settings are not those that the data was made with.
+        A server's first start, with `demo` or without, decides for good what the directory is for. None is for work
+        without a server, which needs one that was started before, and pins nothing. Raises `StartRefusedError` where
+        the directory is for the other, or the settings are not those that the data was made with.
         """
-        wanted = pins(self.settings)
-        check_pins(wanted, await self.operations.pin(wanted))
+        if demo is None:
+            await self._check_pins()
+        else:
+            await self._pin(DEMO if demo else REAL)
         await self._lease()
         await self.driver.prepare()
         await self.policies.refresh()
@@ -122,6 +134,28 @@ class Service:
         """Commits what is open and lets the directory go."""
         self.database.close()
         self.directory.release()
+
+    async def _pin(self, kind: str) -> None:
+        pinned = await self.operations.pins()
+        if pinned.get(DIRECTORY_KIND, kind) != kind:
+            raise StartRefusedError(f"the data directory {self.directory.path} {_OTHER_KIND[kind]}")
+        wanted = pins(self.settings) | {DIRECTORY_KIND: kind}
+        check_pins(wanted, pinned)
+        check_pins(wanted, await self.operations.pin(wanted))
+
+    async def _check_pins(self) -> None:
+        pinned = await self.operations.pins()
+        if not pinned:
+            raise StartRefusedError(f"{self.directory.path}: no server has started on it yet")
+        wanted = pins(self.settings)
+        advice = "without a server a command needs its settings: give --config FILE of the server"
+        try:
+            check_pins(wanted, pinned)
+        except StartRefusedError as error:
+            raise StartRefusedError(f"{error}; {advice}") from error
+        new = sorted(wanted.keys() - pinned.keys())
+        if new:
+            raise StartRefusedError(f"{', '.join(new)}: no server has started with this yet; {advice}")
 
     async def _lease(self) -> None:
         """Leases the worker id under which transfer ids are drawn; counted from before the store was asked."""

@@ -2,6 +2,7 @@ import httpx
 import pytest
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.api.admin_views import ServerState
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import System
 from internal_transfer.simulation.faults import FailBefore
@@ -107,6 +108,20 @@ async def test_post_and_retry(stack, client):
     assert posted.json()["status"] == "SUCCESS"
 
 
+async def test_acknowledge(stack, client):
+    """What was posted by breaking the glass is acknowledged once, with a reason, and then leaves the report."""
+    transfer = await waiting(stack)
+    path = f"/transfers/{transfer.id}/acknowledge"
+    assert (await client.post(path, json=REASON)).status_code == 409
+    await client.post(f"/transfers/{transfer.id}/post", json=REASON | {"break_glass": True})
+    assert (await client.post("/reconciliation")).json()["clean"] is False
+    act = (await client.post(path, json=REASON)).json()
+    assert (act["action"], act["outcome"], act["status"]) == ("acknowledge", "completed", "SUCCESS")
+    assert (await client.post("/reconciliation")).json()["clean"] is True
+    assert (await client.post("/transfers/x/acknowledge", json=REASON)).status_code == 404
+    assert (await client.post(path, json={})).status_code == 400
+
+
 async def test_lists(stack, client):
     """Lists are by status and pages, and stuck transfers have their own."""
     first, second = await stack.accepted("a"), await stack.accepted("b")
@@ -192,6 +207,38 @@ async def test_the_core_is_steered_in_demonstrations_only(stack, desks, client):
     async with client_of(desks.admin_app()) as other:
         assert (await other.post("/core/pause")).status_code == 403
     assert stack.core.mode is CoreMode.NORMAL
+
+
+async def test_the_server_tells_of_itself(desks, client):
+    """Where a server runs it says where it listens, whether it is ready and what it was started with."""
+    state = ServerState(
+        host="127.0.0.1",
+        port=8080,
+        admin_port=9464,
+        ready=False,
+        reason="the trading core 'core' does not answer",
+        config="/etc/settings.toml",
+        settings="abc",
+        demo=False,
+        version="1.2.3",
+    )
+
+    async def describe_server():
+        return state
+
+    async with client_of(desks.admin_app(describe_server=describe_server)) as other:
+        assert (await other.get("/server")).json() == {
+            "host": "127.0.0.1",
+            "port": 8080,
+            "admin_port": 9464,
+            "ready": False,
+            "reason": "the trading core 'core' does not answer",
+            "config": "/etc/settings.toml",
+            "settings": "abc",
+            "demo": False,
+            "version": "1.2.3",
+        }
+    assert (await client.get("/server")).status_code == 404
 
 
 async def test_who_is_not_let_in_does_nothing(desks):

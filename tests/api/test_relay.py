@@ -6,12 +6,12 @@ from functools import wraps
 
 import msgspec
 import pytest
-import uvloop
 from structlog.testing import capture_logs
 
 from api.scripted import RULES, StillClock, events, transfer
 from internal_transfer.api.problems import Problems
 from internal_transfer.api.relay import BODY_BYTES_MAX, ServiceEnd, WorkerEnd
+from internal_transfer.api.server import run_on_uvloop
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.refusal import Code, Detail, Refusal
@@ -34,7 +34,7 @@ def on_uvloop(test):
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await test(*arguments, **named)
 
-        uvloop.run(in_time())
+        run_on_uvloop(in_time())
 
     return run
 

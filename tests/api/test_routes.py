@@ -407,7 +407,9 @@ async def test_posts_take_no_parameters(stand):
 )
 async def test_unknown_paths(stand, path):
     """Paths that are not served are problems too."""
-    assert problem_in(await stand.ask("GET", path), 404, "INVALID_REQUEST")["retry"] == "never"
+    problem = problem_in(await stand.ask("GET", path), 404, "INVALID_REQUEST")
+    assert problem["retry"] == "never"
+    assert problem["detail"] == "path: is not one that is served; /docs describes those that are"
 
 
 async def test_pages(tmp_path):

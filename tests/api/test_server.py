@@ -4,10 +4,9 @@ from contextlib import asynccontextmanager
 from functools import wraps
 
 import pytest
-import uvloop
 
 from api.scripted import StillClock
-from internal_transfer.api.server import Bounds, HttpServer, listen
+from internal_transfer.api.server import Bounds, HttpServer, listen, run_on_uvloop
 from internal_transfer.ports.errors import StartRefusedError
 
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -18,7 +17,7 @@ def on_uvloop(test):
 
     @wraps(test)
     def run(*arguments, **named):
-        uvloop.run(test(*arguments, **named))
+        run_on_uvloop(test(*arguments, **named))
 
     return run
 

@@ -58,6 +58,15 @@ async def test_a_conflict_pins_nothing_new(operations):
     await operations.pin({"a": "1", "b": "2"})
     assert await operations.pin({"a": "1", "b": "3", "c": "4"}) == {"b": "2"}
     assert await operations.pin({"c": "5"}) == {}
+    assert await operations.pins() == {"a": "1", "b": "2", "c": "5"}
+
+
+async def test_pinned_values_can_be_read(operations):
+    """All pinned values are answered with their names, so that one which nobody asks about any more is seen too."""
+    assert await operations.pins() == {}
+    await operations.pin({"a": "1"})
+    await operations.pin({"b": "2"})
+    assert await operations.pins() == {"a": "1", "b": "2"}
 
 
 async def test_a_policy_comes_into_force(operations):
@@ -110,6 +119,20 @@ async def test_a_change_taken_back_is_not_in_force(tmp_path):
     assert await operations.append_audit(act(3)) == 2
     assert await operations.verify_audit() is None
     database.close()
+
+
+async def test_entries_about_subjects(operations):
+    """The entries of one action about some subjects are found, and no other action's or subject's."""
+    for number, (action, subject) in enumerate([("void", "7"), ("post", "7"), ("void", "8"), ("void", "9")], 1):
+        await operations.append_audit(act(number, action=action, subject=subject))
+    links = await operations.audit_about("void", ["9", "7", "7", "none"])
+    assert [(link.number, link.entry.action, link.entry.subject) for link in links] == [
+        (1, "void", "7"),
+        (4, "void", "9"),
+    ]
+    assert links == [link for link in await operations.audit(after=0, most=9) if link.number in {1, 4}]
+    assert await operations.audit_about("retry", ["7"]) == []
+    assert await operations.audit_about("void", []) == []
 
 
 async def test_the_chain_links_each_entry_to_the_one_before(operations):

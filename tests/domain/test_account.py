@@ -2,7 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internal_transfer.domain.account import Account, Holder, is_account_type, is_asset, is_owner, ledger_account_id
+from internal_transfer.domain.account import (
+    Account,
+    Holder,
+    asset_fault,
+    is_account_type,
+    is_asset,
+    is_owner,
+    ledger_account_id,
+)
 
 PARTS = st.text(max_size=6)
 
@@ -20,6 +28,21 @@ def test_names_are_checked_to_the_letter(check, good, bad):
     """Names are ASCII, bounded, and match from the first to the last character."""
     assert [name for name in good if not check(name)] == []
     assert [name for name in bad if check(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("usdt", "must be upper case"),
+        ("1inCh", "must be upper case"),
+        ("u sdt", "is not an asset code"),
+        ("ß", "is not an asset code"),
+        ("", "is not an asset code"),
+    ],
+)
+def test_what_is_wrong_with_an_asset_code(text, fault):
+    """A code that is only in lower case is told so; anything else is no code."""
+    assert asset_fault(text) == fault
 
 
 def test_two_kinds_of_holders():

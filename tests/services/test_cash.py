@@ -122,6 +122,7 @@ async def test_nothing_moves_without_an_audit_entry(stack, desks):
         ({"reference": "ü"}, Code.INVALID_REQUEST, "reference"),
         ({"owner": "#cash"}, Code.INVALID_REQUEST, "user"),
         ({"asset": "XXX"}, Code.INVALID_ASSET, "asset"),
+        ({"asset": "usdt"}, Code.INVALID_ASSET, "asset"),
         ({"asset": "OLD"}, Code.INVALID_ASSET, "asset"),
         ({"account_type": "none"}, Code.INVALID_ACCOUNT, "account"),
         ({"account_type": "spot"}, Code.INVALID_ACCOUNT, "account"),
@@ -139,6 +140,13 @@ async def test_what_is_wrong_is_refused_before_anything_is_recorded(desks, chang
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.details[0].field) == (code, field)
     assert await desks.entries() == []
+
+
+async def test_money_with_a_core_is_out_of_reach(desks):
+    """Where a core holds the balance, the refusal names the transfer that has to come first, or after."""
+    spot = cash("alice", "1", reference="r", account_type="spot")
+    assert "move it out with a transfer first" in (await desks.cash.withdraw(spot, actor=ACTOR)).message
+    assert "move money there with a transfer" in (await desks.cash.deposit(spot, actor=ACTOR)).message
 
 
 async def test_what_is_retired_can_still_be_emptied(tmp_path):

@@ -416,3 +416,48 @@ async def test_every_act_needs_a_reason(desks, reason, rule):
 async def test_an_unknown_transfer(desks):
     """There is nothing to decide about an id that nobody has."""
     assert is_refused(await desks.desk.retry(TransferId(1), reason="r", actor=ACTOR), Code.TRANSFER_NOT_FOUND)
+
+
+async def posted_by_breaking_the_glass(stack, desks):
+    transfer = await waiting_for_core(stack)
+    await desks.desk.post(transfer.id, reason="core restored by hand", actor=ACTOR, break_glass=True)
+    return transfer
+
+
+async def test_acknowledging_what_was_put_right_by_hand(stack, desks):
+    """An acknowledgement is one entry of the audit chain, which names the legs; a second one is refused."""
+    transfer = await posted_by_breaking_the_glass(stack, desks)
+    act = await desks.desk.acknowledge(transfer.id, reason="booked in the core", actor=ACTOR)
+    assert (act.action, act.outcome, act.status, act.request_id) == (
+        "acknowledge",
+        "completed",
+        Status.SUCCESS,
+        transfer.id,
+    )
+    [link] = [link for link in await stack.operations.audit(after=0, most=100) if link.entry.action == "acknowledge"]
+    assert (link.number, link.entry.actor, link.entry.reason) == (act.audit_id, ACTOR, "booked in the core")
+    assert json.loads(link.entry.evidence) == {"sides": ["target"]}
+    assert is_refused(await desks.desk.acknowledge(transfer.id, reason="again", actor=ACTOR))
+    assert await stack.operations.verify_audit() is None
+
+
+async def test_only_a_post_by_breaking_the_glass_is_acknowledged(stack, desks):
+    """Where nothing was posted by persons, or the core has applied it by now, there is nothing to acknowledge."""
+    done = await stack.accepted("done")
+    stack.scripts[System.CORE].add("tell", LoseAnswer())
+    confirmed = await stack.accepted("confirmed")
+    await desks.desk.post(confirmed.id, reason="core confirmed by phone", actor=ACTOR)
+    waiting = await waiting_for_core(stack)
+    for transfer in (done, confirmed, waiting):
+        assert is_refused(await desks.desk.acknowledge(transfer.id, reason="r", actor=ACTOR))
+    assert "acknowledge" not in {action for action, _, _ in await desks.entries()}
+
+
+async def test_acknowledging_needs_core_reason_and_transfer(stack, desks):
+    """A core that does not answer, a reason that says nothing and an id that nobody has are refused."""
+    transfer = await posted_by_breaking_the_glass(stack, desks)
+    stack.scripts[System.CORE].add("verdicts", FailBefore())
+    answer = await desks.desk.acknowledge(transfer.id, reason="r", actor=ACTOR)
+    assert is_refused(answer, Code.CORE_UNAVAILABLE)
+    assert is_refused(await desks.desk.acknowledge(transfer.id, reason=" ", actor=ACTOR), Code.INVALID_REQUEST)
+    assert is_refused(await desks.desk.acknowledge(TransferId(1), reason="r", actor=ACTOR), Code.TRANSFER_NOT_FOUND)

@@ -13,6 +13,7 @@ from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Change
 from internal_transfer.services import reconciliation as module
+from internal_transfer.services.acts import Act
 from internal_transfer.services.consistency import differences
 from internal_transfer.simulation.faults import FailBefore
 from services.desks import ACTOR, Desks, cash
@@ -274,6 +275,32 @@ async def test_break_glass_is_reported_until_the_core_confirms(stack, desks):
     assert await found(desks) == []
 
 
+async def test_an_acknowledged_transfer_is_left_out(stack, desks):
+    """What was put right in the core by hand is no news; the core applying it after all is."""
+    stack.core.mode = CoreMode.WITHHOLD
+    transfer, other = await stack.accepted("k"), await stack.accepted("other")
+    for each in (transfer, other):
+        await desks.desk.post(each.id, reason="core restored by hand", actor=ACTOR, break_glass=True)
+    assert isinstance(await desks.desk.acknowledge(transfer.id, reason="booked by hand", actor=ACTOR), Act)
+    result = await desks.reconciliation.run()
+    assert [(item.kind, item.request_id) for item in result.items] == [("break_glass_post", str(other.id))]
+    stack.core.mode = CoreMode.NORMAL
+    for each in (transfer, other):
+        await stack.core.tell([Command(each.id, "alpha", Side.TARGET, Action.APPLY, "USDT", 100, None, SPOT)])
+    result = await desks.reconciliation.run()
+    assert [(item.kind, item.request_id) for item in result.items] == [("applied_twice", str(transfer.id))]
+
+
+async def test_without_the_audit_chain_there_is_no_report(stack, desks):
+    """Whether a transfer was acknowledged has to be known, so a chain that does not answer fails the run."""
+    stack.core.mode = CoreMode.WITHHOLD
+    transfer = await stack.accepted("k")
+    await desks.desk.post(transfer.id, reason="core restored by hand", actor=ACTOR, break_glass=True)
+    stack.scripts[System.OPERATIONS].add("audit_about", FailBefore())
+    with pytest.raises(Unavailable):
+        await desks.reconciliation.run()
+
+
 async def test_a_transfer_in_flight_is_no_drift(stack, desks):
     """A transfer that finishes while ledger and core are asked is looked at again, and found in order."""
     stack.core.mode = CoreMode.WITHHOLD
@@ -456,6 +483,13 @@ DECIDED_POST = {"decision": Decision.POST}
 def test_what_must_agree(transfer, hold, verdicts, kinds):
     """For each status: which hold and which core's effects agree with it, and what a difference is called."""
     assert [difference.kind for difference in differences(transfer, hold, verdicts)] == kinds
+
+
+@pytest.mark.parametrize(("verdicts", "kinds"), [([], []), ([APPLIED], ["applied_twice"]), ([APPLIED, REVERSED], [])])
+def test_a_leg_put_right_by_hand(verdicts, kinds):
+    """A leg that persons put right must not stand as applied in the core as well."""
+    found = differences(transfer_of(Status.SUCCESS, **DECIDED_POST), Hold.POSTED, verdicts, by_hand={Side.TARGET})
+    assert [difference.kind for difference in found] == kinds
 
 
 def test_both_sides_of_one_core_have_one_leg():

@@ -1,11 +1,13 @@
 """Starts that must be refused: the server ends with 1 and says on standard error what is wrong and what to do."""
 
+import json
 import shutil
 import sqlite3
 
 import pytest
 
-from internal_transfer.simulation.scenarios.server_process import PROGRAM, run_command, run_program
+from internal_transfer.api.demo_issuer import DemoIssuer
+from internal_transfer.simulation.scenarios.server_process import PROGRAM, ServerProcess, run_command, run_program
 
 
 async def refused(place, *words):
@@ -27,14 +29,42 @@ async def test_held_directory(server, place):
 
 
 async def test_port_in_use(server, place):
-    """A port that another program uses is named, and so is what to do."""
+    """A port that another program uses is named, and so is what to do, on the command line and with make."""
     await server.start()
     port = server.address.rpartition(":")[2]
-    ran = await run_program("serve", "--data", str(place / "other"), "--admin-port", "0", "--port", port, "--demo")
-    assert ran.exit_code == 1
-    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in ran.errors
-    assert "give another port" in ran.errors
-    assert "Traceback" not in ran.errors
+    for taken, free in (("--port", "--admin-port"), ("--admin-port", "--port")):
+        ran = await run_program("serve", "--data", str(place / "other"), free, "0", taken, port, "--demo")
+        assert ran.exit_code == 1
+        assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in ran.errors
+        variable = {"--port": "PORT", "--admin-port": "ADMIN_PORT"}[taken]
+        assert f"or give another port: {taken} N, or make run {variable}=N" in ran.errors
+        assert "Traceback" not in ran.errors
+
+
+async def test_a_directory_is_for_a_demonstration_or_for_real(server, place):
+    """What a directory was first used for it stays for: made-up money never comes to real money, nor the reverse."""
+    (place / "keys.json").write_text(json.dumps(DemoIssuer.create(place).public_keys()))
+    real = place / "real.toml"
+    issuers = '[[issuers]]\nissuer = "x"\nkeys_file = "keys.json"\n'
+    await server.start()
+    assert await server.stop() == 0
+    real.write_text(server.config.read_text() + issuers)
+    said = await refused(place, "--config", str(real))
+    assert "was first used with --demo, and its money is made up" in said
+    assert "give --data another directory" in said
+    async with ServerProcess(place / "other", real, options=()) as other:
+        # A start that fails for lack of an issuer decides nothing.
+        ran = await run_program("serve", "--data", str(other.data), "--port", "0", "--admin-port", "0")
+        assert "issuers" in ran.errors
+        await other.start()
+        assert await other.stop() == 0
+        words = ["serve", "--data", str(other.data), "--port", "0", "--admin-port", "0", "--demo"]
+        ran = await run_program(*words, "--config", str(server.config))
+        assert (ran.exit_code, ran.output) == (1, "")
+        assert "was first used without --demo" in ran.errors
+        assert not (other.data / "demo-issuer.json").exists()
+        assert (await other.admin("audit", "list")).object() == {"entries": []}
+        assert await other.launch()
 
 
 async def test_demo_on_every_address(place):
@@ -74,6 +104,21 @@ async def test_pinned_setting(server, place):
     said = await refused(place, "--demo", "--config", str(server.config))
     assert "assets.USDT.scale: is '8' in the settings, but '6' since it was first used" in said
     assert "put the old value back" in said
+
+
+async def test_pinned_asset_that_is_missing(server, place):
+    """An asset that was used and is not in the settings any more stops the start, until it is back, if only closed."""
+    new = "[assets.NEW]\nnumber = 99\nscale = 2\nprecision = 2\n"
+    before = server.config.read_text()
+    server.config.write_text(before + new)
+    await server.start()
+    assert await server.stop() == 0
+    server.config.write_text(before)
+    said = await refused(place, "--demo", "--config", str(server.config))
+    assert "assets.NEW: missing from the settings" in said
+    assert "`closed = true`" in said
+    server.config.write_text(before + new + "closed = true\n")
+    await server.start()
 
 
 @pytest.mark.parametrize("damage", [(0, b"this is no database file, but a letter."), (100, b"\xff" * 3000)])

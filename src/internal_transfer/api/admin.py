@@ -18,6 +18,7 @@ from starlette.routing import Route as Path
 
 from internal_transfer.api.admin_views import (
     AdminViews,
+    ServerState,
     View,
     act_view,
     audit_view,
@@ -38,6 +39,7 @@ from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.ports.operations import Operations
+from internal_transfer.services.acknowledgements import ACKNOWLEDGE
 from internal_transfer.services.acts import Act, AuditTrail, check_reason
 from internal_transfer.services.api_keys import ApiKeys
 from internal_transfer.services.cash import Cash, CashDesk
@@ -61,6 +63,7 @@ CORE_MODES = {
 """What the demonstration core can be told, and the mode that it then has."""
 
 ActorOf = Callable[[Request], str | Refusal]
+DescribeServer = Callable[[], Awaitable[ServerState]]
 
 T = TypeVar("T", bound=Struct)
 _log = structlog.get_logger(__name__)
@@ -70,6 +73,10 @@ class _Decision(Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
     evidence: str | None = None
     break_glass: bool = False
+
+
+class _Acknowledgement(Struct, frozen=True, forbid_unknown_fields=True):
+    reason: str
 
 
 class _Cash(Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,6 +126,7 @@ class AdminApi:
         rules: Rules,
         actor_of: ActorOf,
         set_core_mode: Callable[[str], None] | None,
+        describe_server: DescribeServer | None,
     ) -> None:
         self._desk = desk
         self._cash = cash
@@ -132,6 +140,7 @@ class AdminApi:
         self._views = AdminViews(rules)
         self._actor_of = actor_of
         self._set_core_mode = set_core_mode
+        self._describe_server = describe_server
 
     def app(self) -> Starlette:
         """The endpoints as an application."""
@@ -157,6 +166,7 @@ class AdminApi:
                 Path(f"{ADMIN}/api-keys", answer(self._create_key), methods=post),
                 Path(f"{ADMIN}/api-keys/{{key}}/revoke", answer(self._revoke_key), methods=post),
                 Path(f"{ADMIN}/core/{{mode}}", answer(self._core), methods=post),
+                Path(f"{ADMIN}/server", answer(self._server), methods=get),
             ],
             exception_handlers={HTTPException: self._http_problem},
         )
@@ -220,7 +230,9 @@ class AdminApi:
         return _no_transfer() if evidence is None else self._views.evidence(evidence)
 
     async def _decide(self, request: Request, actor: str) -> Act | Refusal:
-        action = _one_of(request.path_params["action"], tuple(DeskAction))
+        action = _one_of(request.path_params["action"], (*DeskAction, ACKNOWLEDGE))
+        if action == ACKNOWLEDGE:
+            return await self._acknowledge(request, actor)
         body = await _body(request, _Decision)
         if body.break_glass and action != DeskAction.POST:
             raise _InputError("break_glass", "is only for a post")
@@ -233,6 +245,13 @@ class AdminApi:
             )
         decide = self._desk.retry if action == DeskAction.RETRY else self._desk.void
         return await decide(transfer_id, reason=body.reason, actor=actor, shown=body.evidence)
+
+    async def _acknowledge(self, request: Request, actor: str) -> Act | Refusal:
+        body = await _body(request, _Acknowledgement)
+        transfer_id = read_transfer_id(request.path_params["id"])
+        if transfer_id is None:
+            return _no_transfer()
+        return await self._desk.acknowledge(transfer_id, reason=body.reason, actor=actor)
 
     async def _deposit(self, request: Request, actor: str) -> View | Refusal:
         return await self._move_cash(self._cash.deposit, request, actor)
@@ -338,6 +357,13 @@ class AdminApi:
         self._set_core_mode(CORE_MODES[word])
         return Act(action=action, subject="core", outcome="completed", reason=body.reason, audit_id=number)
 
+    async def _server(self, request: Request, _: str) -> View | Refusal:
+        _query(request, set())
+        if self._describe_server is None:
+            raise _InputError("path", "is answered by a running server only", 404)
+        view: View = msgspec.to_builtins(await self._describe_server())
+        return view
+
 
 class _Nothing(Struct, frozen=True, forbid_unknown_fields=True):
     """A body that says nothing."""
@@ -357,11 +383,12 @@ def create_admin_app(
     rules: Rules,
     actor_of: ActorOf,
     set_core_mode: Callable[[str], None] | None = None,
+    describe_server: DescribeServer | None = None,
 ) -> Starlette:
     """The operators' routes as an application.
 
     `actor_of` answers who the caller is, or a refusal. `set_core_mode` takes one of the values of `CORE_MODES`, and is
-    given only in demonstrations.
+    given only in demonstrations; `describe_server` only where a server runs.
     """
     return AdminApi(
         desk=desk,
@@ -376,6 +403,7 @@ def create_admin_app(
         rules=rules,
         actor_of=actor_of,
         set_core_mode=set_core_mode,
+        describe_server=describe_server,
     ).app()
 
 

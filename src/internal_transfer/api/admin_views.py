@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from internal_transfer.api.render import Renderer, format_time
 from internal_transfer.domain.account import Account
@@ -20,6 +21,23 @@ from internal_transfer.services.evidence import Evidence
 from internal_transfer.services.reconciliation import Reconciled
 
 View = dict[str, Any]
+
+
+class ServerState(Struct, frozen=True, kw_only=True):
+    """A running server: where it listens, whether requests should come to it, and what it was started with.
+
+    `config` is the path of its settings file, and `settings` the fingerprint of all of its settings.
+    """
+
+    host: str
+    port: int
+    admin_port: int
+    ready: bool
+    reason: str | None
+    config: str | None
+    settings: str
+    demo: bool
+    version: str
 
 
 class AdminViews:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from internal_transfer.domain.account import Account, Owner, is_account_type, is_asset, is_owner
+from internal_transfer.domain.account import Account, Owner, asset_fault, is_account_type, is_asset, is_owner
 from internal_transfer.domain.amount import AmountSyntaxError, normal_amount
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.request import TransferRequest
@@ -66,6 +66,8 @@ def decode(body: bytes, *, caller: Owner, tier: str, key: str) -> TransferReques
     except UnicodeDecodeError:
         return refuse_field("body", "is not valid UTF-8")
     except msgspec.DecodeError as error:
+        if not body.strip():
+            return refuse_field("body", "is empty")
         return refuse_field("body", f"is not valid JSON: {str(error)[:200]}")
     if b"\\" in body or body.count(b'"') != 2 * _strings_of(parsed):
         repeated = _repeated_key(body)
@@ -103,7 +105,7 @@ def _account(field: str, body: _AccountBody, caller: Owner) -> Account | Refusal
     if not is_account_type(body.account_type):
         return refuse_field(f"{field}.account_type", "is not the name of an account type", Code.INVALID_ACCOUNT)
     if not is_asset(body.asset):
-        return refuse_field(f"{field}.asset", "is not an asset code", Code.INVALID_ASSET)
+        return refuse_field(f"{field}.asset", asset_fault(body.asset), Code.INVALID_ASSET)
     user_id = body.user_id
     if user_id is UNSET:
         return Account(caller, body.account_type, body.asset)

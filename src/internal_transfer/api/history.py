@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from msgspec.structs import replace
 
-from internal_transfer.domain.account import Owner, is_account_type, is_asset
+from internal_transfer.domain.account import Owner, asset_fault, is_account_type, is_asset
 from internal_transfer.domain.refusal import Refusal, refuse_field
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery
@@ -71,10 +71,10 @@ def parse_history(query_string: bytes, owner: Owner) -> HistoryQuery | Refusal:
         return refuse_field("limit", f"must be a whole number from 1 to {PAGE_MOST}")
     statuses = {value for name, value in pairs if name == "status"}
     if not statuses <= set(Status):
-        return refuse_field("status", f"must be one of {', '.join(Status)}")
+        return refuse_field("status", f"must be one of {', '.join(Status)}; repeat the parameter for more than one")
     asset, account_type, direction = given.get("asset"), given.get("account_type"), given.get("direction")
     if asset is not None and not is_asset(asset):
-        return refuse_field("asset", "is not an asset code")
+        return refuse_field("asset", asset_fault(asset))
     if account_type is not None and not is_account_type(account_type):
         return refuse_field("account_type", "is not the name of an account type")
     if direction is not None and direction not in {"in", "out"}:

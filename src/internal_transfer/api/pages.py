@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from internal_transfer.api.paths import DOCUMENTATION
 from internal_transfer.api.problems import Problems, Reply
 
 
@@ -24,10 +25,13 @@ def create_pages(routes: Sequence[BaseRoute], problems: Problems) -> Starlette:
 def _no_such_path(problems: Problems) -> Callable[[Request, Exception], Response]:
     def reply(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        rule = error.detail
+        if error.status_code == 404:
+            rule = f"is not one that is served; {DOCUMENTATION} describes those that are"
         headers = tuple(
             (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
         )
-        return response_of(problems.request(error.status_code, "path", error.detail, *headers))
+        return response_of(problems.request(error.status_code, "path", rule, *headers))
 
     return reply
 

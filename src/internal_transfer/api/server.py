@@ -5,14 +5,17 @@ connections. The protocol here does: every request has to be complete within a d
 byte, whatever trickles in.
 """
 
+import asyncio
 import contextlib
+import errno
 import socket
 from asyncio import BaseTransport, TimerHandle
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
+import uvloop
 from msgspec import Struct
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -23,6 +26,8 @@ from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError
 
 _BACKLOG = 2048
+
+Returned = TypeVar("Returned")
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
@@ -174,6 +179,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+def run_on_uvloop(main: Coroutine[Any, Any, Returned]) -> Returned:
+    """Runs a coroutine on a new loop, which is left open until the process ends.
+
+    uvloop's `close()` runs until libuv has closed every handle, and under load it was seen to wait for one for ever,
+    after a connection had been cut off whose peer was still sending. A server that has finished must not hang in that.
+    """
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(main)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 picks a free one. Raises `StartRefusedError` naming the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -184,10 +198,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise StartRefusedError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; "
-            "stop the program that uses it, or give another port (0 picks a free one)"
-        ) from error
+        advice = "; stop the program that uses it" if error.errno == errno.EADDRINUSE else ""
+        raise StartRefusedError(f"cannot listen on {host} port {port}: {error.strerror or error}{advice}") from error
     listener.setblocking(False)  # noqa: FBT003 - the standard library takes it by position only.
     return listener
 

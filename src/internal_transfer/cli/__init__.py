@@ -1,6 +1,8 @@
 """The command line: runs the server, makes credentials, and gives operators their desk."""
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -12,7 +14,6 @@ from internal_transfer.cli.serve import serve as serve_command
 
 app = typer.Typer(
     name="internal-transfer",
-    help="Users move their own money between their own accounts: a two-phase, double-entry transfer service.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -22,6 +23,22 @@ app.command()(token_command)
 app.command()(doctor_command)
 app.add_typer(api_key_commands, name="api-key")
 app.add_typer(admin_commands, name="admin")
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - an option's callback is called so.
+    if wanted:
+        typer.echo(f"internal-transfer {version('internal-transfer')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Users move their own money between their own accounts: a two-phase, double-entry transfer service."""
 
 
 def main() -> None:

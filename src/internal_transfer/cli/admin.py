@@ -102,6 +102,16 @@ def post(
 
 @admin.command()
 @takes_access
+def acknowledge(access: Access, *, request_id: _Id, reason: _Reason) -> None:
+    """Records that the core's side of a transfer posted with --break-glass was put right by hand.
+
+    The reconciliation then leaves it out.
+    """
+    _act(access, f"/transfers/{part(request_id)}/acknowledge", {"reason": reason})
+
+
+@admin.command()
+@takes_access
 def deposit(
     access: Access,
     *,

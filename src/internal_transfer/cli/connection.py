@@ -105,6 +105,26 @@ def call(
     return answer
 
 
+def ask_holder(directory: DataDirectory, path: str) -> dict[str, Any]:
+    """What the server that holds a directory answers on its socket; raises `StartRefusedError` where it does not."""
+
+    async def ask() -> httpx.Response:
+        with _short(directory.admin_socket) as socket:
+            transport = httpx.AsyncHTTPTransport(uds=socket)
+            async with httpx.AsyncClient(
+                base_url="http://admin", transport=transport, timeout=_CONNECT_SECONDS
+            ) as client:
+                return await client.get(ADMIN + path)
+
+    try:
+        answer = asyncio.run(ask()).raise_for_status().json()
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        raise StartRefusedError(f"the server does not answer on {directory.admin_socket}: {error}") from error
+    if not isinstance(answer, dict):
+        raise StartRefusedError(f"what answers on {directory.admin_socket} is not this service")
+    return answer
+
+
 def part(text: str) -> str:
     """A text as one part of a path; `.` and `..` would be taken for directories."""
     return quote(text, safe=":") if text.strip(".") else "%2E" * len(text)

@@ -8,17 +8,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import apsw
 import typer
 from msgspec import Struct
+from msgspec.structs import replace
 
+from internal_transfer.cli.connection import ask_holder
 from internal_transfer.cli.output import print_checks, print_json
 from internal_transfer.domain.identifier import EPOCH_MS
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.settings import Settings, load, pins
+from internal_transfer.settings import Settings, check_pins, fingerprint, load, pins
 
 PYTHON_LEAST = (3, 11)
 SQLITE_LEAST = (3, 51, 3)
@@ -50,6 +52,10 @@ class Patient(Struct, frozen=True):
     host: str
     port: int
     admin_port: int
+    server: dict[str, Any] | None = None
+    """What the server that holds the directory says of itself."""
+    silence: str | None = None
+    """Why it says nothing, where there is one that should."""
 
     @property
     def directory(self) -> DataDirectory:
@@ -66,7 +72,10 @@ def doctor(
     admin_port: Annotated[int, typer.Option(help="The port for health and metrics.", min=0, max=65_535)] = 9464,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
-    """Checks the machine, the settings and the data directory. Ends with 1 where something is wrong."""
+    """Checks the machine, the settings and the data directory. Ends with 1 where something is wrong.
+
+    Where a server holds the directory, it is asked for its ports, its settings and whether it is ready.
+    """
     checks = examine(Patient(data, config, host, port, admin_port))
     ok = all(check.ok for check in checks)
     if as_json:
@@ -80,12 +89,14 @@ def doctor(
 
 def examine(patient: Patient) -> list[Check]:
     """All checks, in the order in which a start would stumble over them."""
+    patient = _ask_server(patient)
     looks: dict[str, Callable[[Patient], str]] = {
         "python": _python,
         "sqlite": _sqlite,
         "settings": _settings,
         "directory": _directory,
         "lock": _lock,
+        "server": _server,
         "database": _database,
         "pins": _pins,
         "port": lambda patient: _port(patient, patient.host, patient.port),
@@ -125,6 +136,13 @@ def _settings(patient: Patient) -> str:
     settings = _load(patient)
     rules = settings.rules
     source = "the shipped ones" if patient.config is None else str(patient.config)
+    server = patient.server
+    if server is not None and server["settings"] != fingerprint(settings):
+        started_with = f"--config {server['config']}" if server["config"] else "no --config"
+        raise StartRefusedError(
+            f"{source}: not what the server runs with; it was started with {started_with}: give the same here, "
+            "or restart it where the file was changed since"
+        )
     return f"{source}: {len(rules.assets)} assets, {len(rules.account_types)} account types, {len(rules.routes)} routes"
 
 
@@ -153,6 +171,29 @@ def _lock(patient: Patient) -> str:
     if not directory.admin_socket.exists():
         raise StartRefusedError(f"held by process {holder}, which has no admin socket: it starts or stops, or hangs")
     return f"held by a server (process {holder})"
+
+
+def _ask_server(patient: Patient) -> Patient:
+    """The patient with what its server tells of itself, in place of what was assumed."""
+    try:
+        if not patient.directory.is_held:
+            return patient
+        told = ask_holder(patient.directory, "/server")
+    except StartRefusedError as error:
+        return replace(patient, silence=str(error))
+    return replace(patient, host=told["host"], port=told["port"], admin_port=told["admin_port"], server=told)
+
+
+def _server(patient: Patient) -> str:
+    server = patient.server
+    if patient.silence is not None:
+        raise StartRefusedError(patient.silence)
+    if server is None:
+        return "none runs on the directory"
+    what = f"release {server['version']}{', a demonstration' if server['demo'] else ''}"
+    if not server["ready"]:
+        raise StartRefusedError(f"{what}: runs and is not ready: {server['reason']}")
+    return f"{what}: ready on {server['host']}:{server['port']}"
 
 
 def _open(patient: Patient) -> apsw.Connection | None:
@@ -187,12 +228,8 @@ def _pins(patient: Patient) -> str:
         pinned = {str(name): str(value) for name, value in connection.execute(_PINS)} if has_pins else {}
     finally:
         connection.close()
-    wanted = pins(_load(patient))
-    others = sorted(name for name, value in wanted.items() if pinned.get(name, value) != value)
-    if others:
-        differing = "; ".join(f"{name} is {wanted[name]!r}, pinned as {pinned[name]!r}" for name in others)
-        raise StartRefusedError(f"{differing}: put the old value back")
-    return f"{len(pinned)} pinned values, none differs"
+    check_pins(pins(_load(patient)), pinned)
+    return f"{len(pinned)} pinned values, none differs and none is missing"
 
 
 def _port(patient: Patient, host: str, port: int) -> str:

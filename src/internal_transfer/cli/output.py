@@ -88,7 +88,11 @@ def print_evidence(evidence: Mapping[str, Any]) -> None:
     _console().print(
         grid,
         Panel(_bullets(evidence["known"]), title="known", border_style="green"),
-        Panel(_bullets(evidence["unknown"]), title="unknown", border_style="yellow" if evidence["unknown"] else "dim"),
+        Panel(
+            _bullets(evidence["unknown"]) if evidence["unknown"] else Text("nothing"),
+            title="unknown",
+            border_style="yellow" if evidence["unknown"] else "dim",
+        ),
     )
 
 

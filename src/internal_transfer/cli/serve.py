@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import uvloop
 
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import StartRefusedError
@@ -37,6 +36,7 @@ def serve(
     if failpoint is not None and not demo:
         raise typer.BadParameter("works only with --demo", param_hint="--failpoint")
     # The whole service takes long to import, and no other command needs it.
+    from internal_transfer.api.server import run_on_uvloop  # noqa: PLC0415
     from internal_transfer.serving import ServeOptions, ServiceFailedError  # noqa: PLC0415
     from internal_transfer.serving import serve as run  # noqa: PLC0415
 
@@ -51,7 +51,7 @@ def serve(
     )
     configure_logging()
     try:
-        uvloop.run(run(options))
+        run_on_uvloop(run(options))
     except (StartRefusedError, ServiceFailedError) as error:
         typer.echo(f"internal-transfer: {error}", err=True)
         raise typer.Exit(REFUSED) from error

@@ -30,6 +30,11 @@ def is_asset(text: str) -> bool:
     return _ASSET.fullmatch(text) is not None
 
 
+def asset_fault(text: str) -> str:
+    """What is wrong with a text that is no well-formed asset code."""
+    return "must be upper case" if is_asset(text.upper()) and text.isascii() else "is not an asset code"
+
+
 class Holder(StrEnum):
     """Who owns the balance of an account type."""
 

@@ -63,6 +63,10 @@ class Operations(Protocol):
         """
         ...
 
+    async def pins(self) -> dict[str, str]:
+        """All pinned values by name."""
+        ...
+
     async def policy(self) -> Policy:
         """The policy in force."""
         ...
@@ -80,6 +84,10 @@ class Operations(Protocol):
 
     async def audit(self, *, after: int, most: int) -> list[ChainedEntry]:
         """Entries by rising number above `after`."""
+        ...
+
+    async def audit_about(self, action: str, subjects: Sequence[str]) -> list[ChainedEntry]:
+        """All entries of one action about any of these subjects, by rising number."""
         ...
 
     async def verify_audit(self) -> int | None:

@@ -1,13 +1,15 @@
 """What privileged acts have in common: a reason, entries in the audit chain, and an answer."""
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.refusal import Code, Detail, Refusal
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import OutcomeUnknown, System
-from internal_transfer.ports.operations import AuditEntry, Operations
+from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
+from internal_transfer.ports.operations import AuditEntry, ChainedEntry, Operations
 from internal_transfer.services.deadline import deadline
 
 REASON_CHARACTERS_MAX = 500
@@ -48,7 +50,7 @@ def refuse_field(field: str, rule: str, code: Code = Code.INVALID_REQUEST) -> Re
 
 
 class AuditTrail:
-    """Writes entries of the audit chain; `call_seconds` bounds each."""
+    """Writes and finds entries of the audit chain; `call_seconds` bounds each call."""
 
     def __init__(self, *, operations: Operations, clock: Clock, call_seconds: float = 10.0) -> None:
         self._operations = operations
@@ -75,3 +77,8 @@ class AuditTrail:
         """
         async with deadline(self._call_seconds, OutcomeUnknown(System.OPERATIONS, "the audit chain does not answer")):
             return await self._operations.append_audit(entry)
+
+    async def about(self, action: str, subjects: Sequence[str]) -> list[ChainedEntry]:
+        """All entries of one action about any of these subjects; raises `Unavailable`."""
+        async with deadline(self._call_seconds, Unavailable(System.OPERATIONS, "the audit chain does not answer")):
+            return await self._operations.audit_about(action, subjects)

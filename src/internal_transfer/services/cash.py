@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from internal_transfer.domain.account import Account, Asset, Holder, is_owner, ledger_account_id
+from internal_transfer.domain.account import Account, Asset, Holder, asset_fault, is_asset, is_owner, ledger_account_id
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX, AmountPrecisionError, AmountSyntaxError, parse_amount
 from internal_transfer.domain.cash import (
     REFERENCE_CHARACTERS_MAX,
@@ -120,6 +120,8 @@ class CashDesk:
         account = cash.account
         if not is_owner(account.owner):
             return refuse_field("user", "does not match [A-Za-z0-9_.:-]{1,64}")
+        if not is_asset(account.asset):
+            return refuse_field("asset", asset_fault(account.asset), Code.INVALID_ASSET)
         asset = self._rules.assets.get(account.asset)
         if asset is None or (asset.closed and act is CashAct.DEPOSIT):
             return refuse_field("asset", "is not an asset offered here", Code.INVALID_ASSET)
@@ -127,8 +129,10 @@ class CashDesk:
         if kind is None or (kind.closed and act is CashAct.DEPOSIT):
             return refuse_field("account", "is not an account type offered here", Code.INVALID_ACCOUNT)
         if kind.holder is not Holder.LEDGER:
-            rule = "is held by a trading core; move money there with a transfer"
-            return refuse_field("account", rule, Code.INVALID_ACCOUNT)
+            way = "move money there with a transfer"
+            if act is CashAct.WITHDRAWAL:
+                way = "move it out with a transfer first"
+            return refuse_field("account", f"is held by a trading core; {way}", Code.INVALID_ACCOUNT)
         units = _units(cash.amount, asset)
         return units if isinstance(units, Refusal) else (asset, units)
 

@@ -1,5 +1,6 @@
 """What store, ledger and core must say about one transfer, and in what they differ."""
 
+from collections.abc import Collection
 from typing import assert_never
 
 from msgspec import Struct
@@ -16,8 +17,12 @@ class Difference(Struct, frozen=True):
     detail: str
 
 
-def differences(transfer: Transfer, hold: Hold, verdicts: list[Verdict]) -> list[Difference]:
+def differences(
+    transfer: Transfer, hold: Hold, verdicts: list[Verdict], *, by_hand: Collection[Side] = ()
+) -> list[Difference]:
     """In what a transfer's record, its hold and its cores' verdicts differ, as of one moment.
+
+    `by_hand`: the legs that persons put right in a core, so that it must not have applied them as well.
 
     A transfer that is open may be ahead of its record by what was done and not yet recorded; the scanner catches up
     with that, so it is no difference.
@@ -41,7 +46,9 @@ def differences(transfer: Transfer, hold: Hold, verdicts: list[Verdict]) -> list
                 if leg.state is LegState.APPLIED and not is_applied(leg.side, verdicts)
             ]
         case Status.SUCCESS:
-            found += [_not_applied(transfer, leg) for leg in transfer.legs if not is_applied(leg.side, verdicts)]
+            for leg in transfer.legs:
+                if is_applied(leg.side, verdicts) is (leg.side in by_hand):
+                    found.append(_applied_twice(leg) if leg.side in by_hand else _not_applied(transfer, leg))
         case Status.FAILED:
             sides = dict.fromkeys(verdict.side for verdict in verdicts)
             found += [
@@ -91,6 +98,11 @@ def _of_echo(transfer: Transfer, verdict: Verdict) -> Difference | None:
     ):
         return Difference("core_entry_differs", f"the core {leg.core!r} has other contents for the {leg.side} leg")
     return None
+
+
+def _applied_twice(leg: Leg) -> Difference:
+    detail = f"the {leg.side} leg was put right by hand, and the core {leg.core!r} has applied it as well"
+    return Difference("applied_twice", detail)
 
 
 def _not_applied(transfer: Transfer, leg: Leg) -> Difference:

@@ -11,17 +11,18 @@ import msgspec
 from msgspec.structs import replace
 
 from internal_transfer.domain.identifier import TransferId
-from internal_transfer.domain.leg import LegState
+from internal_transfer.domain.leg import LegState, Side
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.transfer import OPEN, Decision, Facts, Hold, Status, Transfer
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.transfer_store import Change, TransferStore
+from internal_transfer.services.acknowledgements import ACKNOWLEDGE, Acknowledged, acknowledged_sides
 from internal_transfer.services.acts import DECIDED, Act, AuditTrail, check_reason
 from internal_transfer.services.deadline import after_effect, deadline
 from internal_transfer.services.driver import Driver, Work
-from internal_transfer.services.evidence import Evidence, Examiner, confirmed
+from internal_transfer.services.evidence import Evidence, Examiner, confirmed, is_applied
 
 ALONE = "not yet approved by a second person"
 """What is said of every decision while proposals have no second approver."""
@@ -107,6 +108,42 @@ class Desk:
         """
         return await self._act(DeskAction.POST, transfer_id, reason, actor, shown=shown, break_glass=break_glass)
 
+    async def acknowledge(self, transfer_id: TransferId, *, reason: str, actor: str) -> Act | Refusal:
+        """Records that persons put right, in the core itself, what a post by breaking the glass left undone there.
+
+        Reconciliation then leaves those legs out, and reports one that the core applies after all. Nothing is moved.
+        """
+        refusal = check_reason(reason)
+        if refusal is not None:
+            return refusal
+        evidence = await self._examiner.examine(transfer_id)
+        if evidence is None:
+            return _no_transfer(transfer_id)
+        links = await self._audit.about(ACKNOWLEDGE, [str(transfer_id)])
+        sides = _sides_to_acknowledge(evidence, acknowledged_sides(links).get(transfer_id, frozenset()))
+        if isinstance(sides, Refusal):
+            return sides
+        entry = self._audit.entry(
+            actor=actor,
+            action=ACKNOWLEDGE,
+            subject=str(transfer_id),
+            reason=reason,
+            outcome="completed",
+            evidence=msgspec.json.encode(Acknowledged(sides)).decode(),
+        )
+        audit_id = await self._audit.append(entry)
+        with after_effect():
+            await self._durability.durable()
+        return Act(
+            action=ACKNOWLEDGE,
+            subject=str(transfer_id),
+            outcome="completed",
+            reason=reason,
+            audit_id=audit_id,
+            request_id=transfer_id,
+            status=evidence.transfer.status,
+        )
+
     async def _act(
         self,
         action: DeskAction,
@@ -122,7 +159,7 @@ class Desk:
             return refusal
         evidence = await self._examiner.examine(transfer_id)
         if evidence is None:
-            return Refusal(Code.TRANSFER_NOT_FOUND, f"there is no transfer {transfer_id}")
+            return _no_transfer(transfer_id)
         digest = evidence.digest(action)
         if shown is not None and shown != digest:
             return _refuse("the facts are not those that were shown; look at it again")
@@ -236,6 +273,20 @@ def _decide_post(evidence: Evidence, *, break_glass: bool) -> Transfer | Refusal
     return replace(transfer, decision=Decision.POST, needs_person=None)
 
 
+def _sides_to_acknowledge(evidence: Evidence, already: frozenset[Side]) -> tuple[Side, ...] | Refusal:
+    """The legs that the cores have not applied and that nobody has acknowledged yet."""
+    transfer, verdicts = evidence.transfer, evidence.verdicts
+    if transfer.status is not Status.SUCCESS or transfer.decision is not Decision.POST:
+        return _refuse("it was not posted by breaking the glass, so there is nothing to acknowledge")
+    if verdicts is None:
+        return Refusal(Code.CORE_UNAVAILABLE, "the core does not answer, and nothing is acknowledged without it")
+    missing = [leg.side for leg in transfer.legs if not is_applied(leg.side, verdicts)]
+    if not missing:
+        return _refuse("the cores have applied every leg, so there is nothing to acknowledge")
+    sides = tuple(side for side in missing if side not in already)
+    return sides or _refuse("it was acknowledged already")
+
+
 def _check_hold(hold: Hold, allowed: frozenset[Hold], act: str) -> Refusal | None:
     if hold is Hold.UNKNOWN:
         return Refusal(Code.LEDGER_UNAVAILABLE, "the ledger does not answer, and nothing is decided without it")
@@ -272,6 +323,10 @@ def _evidence_text(evidence: Evidence, digest: str, *, break_glass: bool) -> str
             "break_glass": break_glass,
         }
     ).decode()
+
+
+def _no_transfer(transfer_id: TransferId) -> Refusal:
+    return Refusal(Code.TRANSFER_NOT_FOUND, f"there is no transfer {transfer_id}")
 
 
 def _refuse(message: str) -> Refusal:

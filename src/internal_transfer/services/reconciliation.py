@@ -15,9 +15,9 @@ from internal_transfer.domain.account import Holder, ledger_account_id
 from internal_transfer.domain.amount import format_amount
 from internal_transfer.domain.cash import ACCOUNT_CODES, TRANSFER_CODES, CashAct, cash_account
 from internal_transfer.domain.identifier import TransferId, hold_id, post_id, transfer_of, void_id
-from internal_transfer.domain.leg import Verdict
+from internal_transfer.domain.leg import Side, Verdict
 from internal_transfer.domain.rules import Rules
-from internal_transfer.domain.transfer import Status, Transfer
+from internal_transfer.domain.transfer import Decision, Status, Transfer
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
@@ -25,6 +25,7 @@ from internal_transfer.ports.ledger import AccountFlag, Ledger, LedgerAccount, L
 from internal_transfer.ports.operations import Operations, Report
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
+from internal_transfer.services.acknowledgements import ACKNOWLEDGE, acknowledged_sides
 from internal_transfer.services.consistency import differences
 from internal_transfer.services.deadline import deadline
 from internal_transfer.services.driver import HOLD_CODE, Driver
@@ -171,9 +172,10 @@ class Reconciliation:
                 looked = await self._driver.look(transfers)
             async with deadline(self._call_seconds, Unavailable(System.CORE, "no answer in time")):
                 verdicts = await self._core.verdicts([transfer.id for transfer in transfers])
+            by_hand = await self._by_hand(transfers)
             suspects = {}
             for transfer, (hold, _), said in zip(transfers, looked, verdicts, strict=True):
-                found = differences(transfer, hold, said)
+                found = differences(transfer, hold, said, by_hand=by_hand.get(transfer.id, ()))
                 if found:
                     suspects[transfer.id] = (transfer, found)
             if not suspects:
@@ -192,6 +194,14 @@ class Reconciliation:
                 return
             transfers = moved
             await self._breathe()
+
+    async def _by_hand(self, transfers: Sequence[Transfer]) -> dict[TransferId, frozenset[Side]]:
+        """The legs that operators acknowledged as put right by hand, of transfers that they had posted."""
+        posted = [str(transfer.id) for transfer in transfers if transfer.decision is Decision.POST]
+        if not posted:
+            return {}
+        async with deadline(self._call_seconds, Unavailable(System.OPERATIONS, "no answer in time")):
+            return acknowledged_sides(await self._operations.audit_about(ACKNOWLEDGE, posted))
 
     async def _walk_ledger(self, run: _Run) -> None:
         while page := await self._next_page(run):

@@ -40,8 +40,10 @@ _SCHEMA = (
     CREATE TABLE operations_report(
         number INTEGER PRIMARY KEY, at INTEGER NOT NULL, clean INTEGER NOT NULL, items TEXT NOT NULL) STRICT;
     """,
+    "CREATE INDEX operations_audit_subject ON operations_audit(subject, action)",
 )
 _PINNED = "SELECT value FROM operations_pin WHERE name = ?"
+_PINS = "SELECT name, value FROM operations_pin"
 _PIN = "INSERT INTO operations_pin VALUES (?, ?)"
 _NEWEST_POLICY = "SELECT body FROM operations_policy ORDER BY version DESC LIMIT 1"
 _PUT_POLICY = "INSERT INTO operations_policy VALUES (?, ?, ?)"
@@ -51,6 +53,9 @@ _APPEND = "INSERT INTO operations_audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AUDIT = """
     SELECT number, at, actor, action, subject, reason, outcome, evidence, previous, digest
     FROM operations_audit WHERE number > ? ORDER BY number LIMIT ?"""
+_AUDIT_ABOUT = """
+    SELECT number, at, actor, action, subject, reason, outcome, evidence, previous, digest
+    FROM operations_audit WHERE subject = ? AND action = ?"""
 _PUT_API_KEY = """
     INSERT INTO operations_api_key VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET secret = excluded.secret, passphrase_hash = excluded.passphrase_hash,
@@ -82,6 +87,11 @@ class SqliteOperations:
                 connection.executemany(_PIN, [(name, values[name]) for name, row in pinned.items() if row is None])
             return others
 
+    async def pins(self) -> dict[str, str]:
+        """All pinned values by name."""
+        with self._database.call() as connection:
+            return dict(connection.execute(_PINS))
+
     async def policy(self) -> Policy:
         """The policy in force, from memory where it was read before."""
         with self._database.call() as connection:
@@ -108,6 +118,12 @@ class SqliteOperations:
         """Entries by rising number above `after`."""
         with self._database.call() as connection:
             return [_chained(row) for row in connection.execute(_AUDIT, (after, most))]
+
+    async def audit_about(self, action: str, subjects: Sequence[str]) -> list[ChainedEntry]:
+        """All entries of one action about any of these subjects, by rising number."""
+        with self._database.call() as connection:
+            rows = [row for subject in set(subjects) for row in connection.execute(_AUDIT_ABOUT, (subject, action))]
+        return [_chained(row) for row in sorted(rows)]
 
     async def verify_audit(self) -> int | None:
         """Walks the whole chain on a thread, as of the last commit; see the port."""

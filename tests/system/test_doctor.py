@@ -1,0 +1,53 @@
+"""What `doctor` says of a server that runs."""
+
+from internal_transfer.simulation.scenarios.catalogue import ONE_PROCESS, new_server
+from internal_transfer.simulation.scenarios.expectation import until
+from internal_transfer.simulation.scenarios.server_process import run_program
+
+
+async def examined(server, *words):
+    """The checks of `doctor` by name, and its exit code."""
+    ran = await run_program("doctor", "--data", str(server.data), "--json", *words)
+    return {check["name"]: (check["ok"], check["message"]) for check in ran.object()["checks"]}, ran.exit_code
+
+
+async def test_a_server_that_runs(server):
+    """The server is asked for its ports, so that the command needs nothing but its directory and settings."""
+    await server.start()
+    checks, code = await examined(server, "--config", str(server.config))
+    assert [name for name, (ok, _) in checks.items() if not ok] == []
+    assert code == 0
+    assert checks["server"][1].endswith(f"a demonstration: ready on {server.address.removeprefix('http://')}")
+    assert checks["port"][1] == f"{server.address.removeprefix('http://')} answers"
+    assert checks["admin_port"][1] == f"127.0.0.1:{server.admin_port} answers"
+
+
+async def test_other_settings_than_the_servers(server):
+    """Settings that the running server does not have fail, and it says with which it was started."""
+    await server.start()
+    checks, code = await examined(server)
+    assert code == 1
+    assert not checks["settings"][0]
+    assert f"it was started with --config {server.config.resolve()}" in checks["settings"][1]
+    server.config.write_text(server.config.read_text() + "[assets.ADA]\nclosed = true\n")
+    checks, code = await examined(server, "--config", str(server.config))
+    assert (code, checks["settings"][0]) == (1, False)
+    assert "restart it where the file was changed since" in checks["settings"][1]
+
+
+async def test_a_server_that_is_not_ready(place):
+    """A server whose core is silent runs and is not ready: the check fails with the reason that /readyz gives."""
+    async with new_server(place, ONE_PROCESS._replace(core_silence_seconds=0.3)) as server:
+        await server.start()
+        alice = await server.fund("alice", "10")
+        await server.operate("core/withhold")
+        await alice.move("funding", "spot", "1", key="k", wait_seconds=0)
+
+        async def is_unready():
+            return None if (await server.operators.get("/server")).json()["ready"] else True
+
+        await until("the core is found silent", is_unready)
+        checks, code = await examined(server, "--config", str(server.config))
+    assert code == 1
+    assert [name for name, (ok, _) in checks.items() if not ok] == ["server"]
+    assert "runs and is not ready: the trading core 'core' does not answer" in checks["server"][1]
