@@ -2,6 +2,7 @@
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.domain.leg import Action, Outcome
@@ -154,3 +155,15 @@ async def test_a_void_that_the_core_contradicts_can_be_posted_by_breaking_the_gl
     assert "decided to void" in refused.message
     done = await desks.desk.post(transfer.id, reason="r", actor=ACTOR, break_glass=True)
     assert (done.status, await stack.held()) == (Status.SUCCESS, 0)
+
+
+async def test_the_end_of_every_transfer_is_logged_with_its_request_id(start):
+    """Failures at info, success at debug: the log of a quiet day is short."""
+    stack = await start()
+    with capture_logs() as logged:
+        done = await stack.accepted("key")
+        failed = (await stack.submit("much", "5000")).transfer
+    ends = [
+        (line["log_level"], line["request_id"], line["code"]) for line in logged if line["event"] == "transfer_final"
+    ]
+    assert ends == [("debug", str(done.id), None), ("info", str(failed.id), "INSUFFICIENT_BALANCE")]

@@ -1,5 +1,6 @@
 """`serve`: runs the service until it is told to stop."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from internal_transfer.wiring import Interposed
 
 REFUSED = 1
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 def serve(
@@ -31,6 +41,7 @@ def serve(
     failpoint: Annotated[
         Failpoint | None, typer.Option(help="Kill this process at the named step of a transfer; only with --demo.")
     ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="The least severe kind of event that is logged.")] = LogLevel.INFO,
 ) -> None:
     """Runs the service. Prints one line when it is ready; logs go to standard error."""
     if failpoint is not None and not demo:
@@ -49,7 +60,7 @@ def serve(
         demo=demo,
         interpose=None if failpoint is None else lambda database: _interposed(failpoint, database),
     )
-    configure_logging()
+    configure_logging(level=log_level)
     try:
         run_on_uvloop(run(options))
     except (StartRefusedError, ServiceFailedError) as error:

@@ -177,6 +177,9 @@ class Driver:
         if finished:
             self._pressure.finished(len(finished))
             self._completions.announce(transfer.id for transfer in finished)
+            for transfer in finished:
+                tell = _log.debug if transfer.failure is None else _log.info
+                tell("transfer_final", request_id=str(transfer.id), status=transfer.status, code=transfer.failure)
 
     def _remember_accounts(self, works: Sequence[Work]) -> None:
         known = self._known
