@@ -167,3 +167,16 @@ async def test_the_end_of_every_transfer_is_logged_with_its_request_id(start):
         (line["log_level"], line["request_id"], line["code"]) for line in logged if line["event"] == "transfer_final"
     ]
     assert ends == [("debug", str(done.id), None), ("info", str(failed.id), "INSUFFICIENT_BALANCE")]
+
+
+async def test_g10_a_clock_that_is_set_back_an_hour_keeps_nothing_waiting_for_an_hour(start):
+    """What was put off lies in the new time's future, and is taken up all the same."""
+    stack = await start()
+    await stack.scanner.scan()
+    stack.core.mode = CoreMode.PAUSED
+    transfer = await stack.accepted("key")
+    stack.clock.step_wall(-3_600_000)
+    stack.core.mode = CoreMode.NORMAL
+    await stack.pass_time(5)
+    await stack.scanner.scan()
+    assert (await stack.transfer(transfer.id)).status is Status.SUCCESS

@@ -14,6 +14,9 @@ from internal_transfer.services.policy_board import PolicyBoard
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.telemetry import Telemetry
 
+SET_BACK_MS = 5_000
+"""Smaller steps are waited out; so are they when ids are drawn."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -55,7 +58,7 @@ class Scanner:
         self._clock = clock
         self._telemetry = telemetry
         self._bounds = bounds
-        self.last_run: float | None = None
+        self._scanned_at: tuple[int, float] | None = None
 
     async def run(self) -> None:
         """Scans until cancelled; a scan that fails is counted, and the next one comes."""
@@ -73,6 +76,7 @@ class Scanner:
     async def scan(self) -> int:
         """Works on everything that is due, and answers how many transfers that were."""
         worked_on = 0
+        await self._follow_the_clock()
         while due := await self._claim():
             worked_on += len(due)
             try:
@@ -86,10 +90,21 @@ class Scanner:
                 await self._recover_singly(due)
         await self._measure()
         self._telemetry.scanner_runs.inc()
-        self.last_run = self._clock.monotonic()
         async with deadline(self._bounds.call_seconds, Unavailable(System.OPERATIONS, "the policy cannot be read")):
             await self._policies.refresh()
         return worked_on
+
+    async def _follow_the_clock(self) -> None:
+        """Makes everything due when the wall clock was set back: what was put off before lies too far in its future."""
+        wall_ms, monotonic = self._clock.now_ms(), self._clock.monotonic()
+        if self._scanned_at is not None:
+            before_ms, before = self._scanned_at
+            set_back_ms = int((monotonic - before) * 1000) - (wall_ms - before_ms)
+            if set_back_ms > SET_BACK_MS:
+                async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "not made due in time")):
+                    made_due = await self._store.make_due(now_ms=wall_ms)
+                _log.warning("clock_set_back", milliseconds=set_back_ms, made_due=made_due)
+        self._scanned_at = (wall_ms, monotonic)
 
     async def _claim(self) -> list[Transfer]:
         # The time is fixed per claim, and what was worked on is due later, so the scan ends.
