@@ -31,6 +31,9 @@ class LegState(StrEnum):
 LEG_CLEAR = frozenset({LegState.NOT_ASKED, LegState.REFUSED, LegState.REVERSED, LegState.CANCELLED})
 """States in which the leg has no effect in the core and, without a new order, never will."""
 
+LEG_UNDONE = frozenset({LegState.REFUSED, LegState.REVERSING, LegState.REVERSED, LegState.CANCELLED})
+"""States after which the transfer only goes back: a leg was refused, or is being undone, or has been."""
+
 
 class Leg(Struct, frozen=True):
     """One side's part in a trading core, with the core's reason when it refused."""

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
-from internal_transfer.domain.leg import LEG_CLEAR, Action, Command, Leg, LegState, Outcome, Side, Verdict
+from internal_transfer.domain.leg import LEG_CLEAR, LEG_UNDONE, Action, Command, Leg, LegState, Outcome, Side, Verdict
 from internal_transfer.domain.refusal import Code
 
 
@@ -344,8 +344,7 @@ def _unwind(transfer: Transfer, facts: Facts) -> Step:
 
 
 def _is_unwinding(transfer: Transfer) -> bool:
-    undone = {LegState.REFUSED, LegState.REVERSING, LegState.REVERSED, LegState.CANCELLED}
-    return transfer.decision is Decision.VOID or any(leg.state in undone for leg in transfer.legs)
+    return transfer.decision is Decision.VOID or any(leg.state in LEG_UNDONE for leg in transfer.legs)
 
 
 def _failure_of_burnt(transfer: Transfer) -> Code:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from internal_transfer.domain.identifier import TransferId
-from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.refusal import Refusal, refuse_field
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
@@ -42,11 +42,6 @@ def check_reason(reason: str) -> Refusal | None:
     if not reason.isprintable():
         return refuse_field("reason", "contains control characters")
     return None
-
-
-def refuse_field(field: str, rule: str, code: Code = Code.INVALID_REQUEST) -> Refusal:
-    """The refusal of one field."""
-    return Refusal(code, f"{field}: {rule}", (Detail(field, rule),))
 
 
 class AuditTrail:

@@ -17,12 +17,12 @@ from internal_transfer.domain.cash import (
     is_reference,
 )
 from internal_transfer.domain.identifier import cash_id
-from internal_transfer.domain.refusal import Code, Detail, Refusal
+from internal_transfer.domain.refusal import Code, Detail, Refusal, refuse_field
 from internal_transfer.domain.rules import Rules
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System
 from internal_transfer.ports.ledger import Ledger, LedgerTransfer, TransferOutcome, TransferResult
-from internal_transfer.services.acts import DECIDED, Act, AuditTrail, check_reason, refuse_field
+from internal_transfer.services.acts import DECIDED, Act, AuditTrail, check_reason
 from internal_transfer.services.deadline import after_effect, deadline
 from internal_transfer.services.driver import Driver
 from internal_transfer.telemetry import Telemetry

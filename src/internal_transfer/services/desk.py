@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from internal_transfer.domain.identifier import TransferId
-from internal_transfer.domain.leg import LegState, Side
+from internal_transfer.domain.leg import LEG_UNDONE, Side
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.transfer import OPEN, Decision, Facts, Hold, Status, Transfer
 from internal_transfer.ports.clock import Clock
@@ -31,7 +31,6 @@ RECORDS_MAX = 5
 """How often a decision is recorded anew when somebody else wrote the record in between without changing the facts."""
 
 _DUE_AGAIN_MS = 3_000
-_UNWOUND = frozenset({LegState.REFUSED, LegState.REVERSING, LegState.REVERSED, LegState.CANCELLED})
 
 
 class DeskAction(StrEnum):
@@ -260,7 +259,7 @@ def _decide_post(evidence: Evidence, *, break_glass: bool) -> Transfer | Refusal
     if transfer.decision is Decision.VOID and not (break_glass and transfer.needs_person is not None):
         # A void that a contradicting core lets nobody finish is the one decision that may be turned round.
         return _refuse("it was decided to void it")
-    if any(leg.state in _UNWOUND for leg in transfer.legs):
+    if any(leg.state in LEG_UNDONE for leg in transfer.legs):
         return _refuse("a trading core has refused or undone a leg, so the money goes back")
     refusal = _check_hold(hold, frozenset({Hold.HELD, Hold.POSTED}), "posted")
     if refusal is not None:
