@@ -1,10 +1,18 @@
-"""An empty POST on the same HTTP server: what the framework alone can answer, and the ruler of every report."""
+"""An empty POST with the same framework, the ruler of every report: what HTTP alone costs.
+
+    python bench/baseline.py {ours,h11}
+
+`ours` is the HTTP server of the service; `h11` is uvicorn with its pure Python parser, which costs what the empty POST
+cost that the targets were set with (`docs/decisions/0008-two-rulers.md`).
+"""
 
 import asyncio
 import gc
 import signal
+import sys
 
 import msgspec
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,16 +28,20 @@ async def empty(request: Request) -> Response:
     return Response(b'{"ok":true}', media_type="application/json")
 
 
-async def main() -> None:
+async def main(server_name: str) -> None:
     """Serves on a free port until SIGTERM, with the collector set as in the service."""
     app = Starlette(routes=[Route("/empty", empty, methods=["POST"])])
-    server = HttpServer(app, listen("127.0.0.1", 0), clock=SystemClock())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+    listener = listen("127.0.0.1", 0)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    print(f"the baseline is ready on http://127.0.0.1:{server.port}", flush=True)
-    await server.run_until_stopped()
+    print(f"the baseline is ready on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    if server_name == "h11":
+        await uvicorn.Server(uvicorn.Config(app, access_log=False, lifespan="off", http="h11")).serve([listener])
+    else:
+        server = HttpServer(app, listener, clock=SystemClock())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+        await server.run_until_stopped()
 
 
-run_on_uvloop(main())
+run_on_uvloop(main(sys.argv[1]))

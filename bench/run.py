@@ -4,8 +4,8 @@
 
 A complete transfer is one POST with a valid token and a new key, accepted, held, confirmed by the trading core, posted
 and recorded, with everything synced before the answer, which carries SUCCESS. The method and the targets are those of
-docs/guides/performance.md: closed loop, an empty POST on the same HTTP server as the ruler in the same round, medians
-of rounds, processor time of each process from /proc, of each stage from the service's own metrics. Exit code 1 if the
+docs/guides/performance.md: closed loop, an empty POST in the same round as the ruler (on uvicorn with h11, and on
+the service's own HTTP server), medians of rounds, processor time of each process from /proc, of each stage from the service's own metrics. Exit code 1 if the
 verification fails; missed targets only show.
 """
 
@@ -116,7 +116,7 @@ class Bench:
                 *("--admin-port", str(self.health_port), "--config", str(config), "--data", str(self.data)),
             ]
         )
-        self.baseline = Server([sys.executable, str(HERE / "baseline.py")])
+        self.rulers = [Server([sys.executable, str(HERE / "baseline.py"), name]) for name in ("h11", "ours")]
         self.admin = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self.data / "admin.sock")), base_url="http://local", timeout=600
         )
@@ -173,7 +173,8 @@ class Bench:
         if not report["clean"]:
             wrong.append(f"reconciliation: {report['items'][:3]}")
         self.server.stop()
-        self.baseline.stop()
+        for ruler in self.rulers:
+            ruler.process.kill()
         with sqlite3.connect(f"file:{self.data / 'internal-transfer.db'}?mode=ro", uri=True) as database:
             recorded = dict(database.execute("SELECT status, count(*) FROM transfer GROUP BY status"))
         if recorded != {"SUCCESS": sum(done.values())}:
@@ -189,19 +190,23 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
         bench = Bench(Path(directory))
         yield (
             f"{'case':13} {'conn':>4} {'per s':>7} {'p50 ms':>7} {'p99 ms':>7} {'p99.9':>7}"
-            f" {'service':>8} {'workers':>8} {'empty/s':>8} {'share':>6}  target"
+            f" {'service':>8} {'workers':>8} {'h11/s':>8} {'share':>6} {'ours/s':>8} {'share':>6}  target"
         )
         for case in CASES:
             if case.name.split()[0] not in options.only.split(","):
                 continue
             rounds, stages = [], {}
             for number in range(options.rounds):
-                empty = load(
-                    bench.baseline.port,
-                    connections=case.connections,
-                    seconds=options.seconds / 4,
-                    requests=posts("/empty"),
-                )
+                empty = [
+                    load(
+                        ruler.port,
+                        connections=case.connections,
+                        seconds=options.seconds / 5,
+                        requests=posts("/empty"),
+                        warm_up=1.0,
+                    ).per_second()
+                    for ruler in bench.rulers
+                ]
                 report, cpu, stages = bench.run(case, options.seconds, f"{case.name.replace(' ', '-')}-{number}")
                 rounds.append(
                     (
@@ -210,16 +215,16 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
                         report.quantile_ms(0.99),
                         report.quantile_ms(0.999),
                         *cpu,
-                        empty.per_second(),
-                        report.per_second() / empty.per_second() * 100,
+                        *(value for rate in empty for value in (rate, report.per_second() / rate * 100)),
                     )
                 )
-            rate, p50, p99, p999, service, workers, empty_rate, share = (
+            rate, p50, p99, p999, service, workers, h11, of_h11, ours, of_ours = (
                 statistics.median(column) for column in zip(*rounds, strict=True)
             )
             yield (
                 f"{case.name:13} {case.connections:4} {rate:7.0f} {p50:7.2f} {p99:7.2f} {p999:7.2f}"
-                f" {service:8.0f} {workers:8.0f} {empty_rate:8.0f} {share:5.0f}%  {case.target}"
+                f" {service:8.0f} {workers:8.0f} {h11:8.0f} {of_h11:5.0f}% {ours:8.0f} {of_ours:5.0f}%"
+                f"  {case.target}"
             )
             by_stage = sorted(stages.items(), key=lambda item: -item[1])
             yield "              us by stage: " + ", ".join(

@@ -12,7 +12,7 @@ from internal_transfer.ports.operations import AuditEntry
 from internal_transfer.ports.transfer_store import OpenSummary
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.deadline import deadline
-from internal_transfer.services.intake import Intake
+from internal_transfer.services.intake import FEW, Intake
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.simulation.clock import SimulatedClock
 from internal_transfer.simulation.faults import FailBefore
@@ -26,6 +26,16 @@ async def test_an_intake_hands_out_all_that_waits_up_to_the_most():
     assert len(intake) == 5
     assert await intake.take(3) == [0, 1, 2]
     assert await intake.take(3) == [3, 4]
+
+
+async def test_of_many_that_wait_an_intake_hands_out_half():
+    """The other half is work while the first one's answers are on their way."""
+    intake = Intake(100)
+    for number in range(2 * FEW + 3):
+        intake.offer(number)
+    assert len(await intake.take(100)) == FEW + 2
+    assert len(await intake.take(100)) == FEW
+    assert len(await intake.take(100)) == 1
 
 
 async def test_an_intake_wakes_who_waits_and_ends_when_closed_and_empty():

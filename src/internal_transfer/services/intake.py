@@ -1,10 +1,13 @@
-"""A bounded queue that hands out natural batches: all that is waiting, and the next batch forms meanwhile."""
+"""A bounded queue that hands out natural batches: as much as waits allows, and the next batch forms meanwhile."""
 
 import asyncio
 from collections import deque
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+
+FEW = 16
+"""So many are taken together always; of more, half."""
 
 
 class Intake(Generic[Item]):
@@ -33,15 +36,17 @@ class Intake(Generic[Item]):
         self._wake.set()
 
     async def take(self, most: int) -> list[Item]:
-        """Waits for items and hands out at most this many; an empty list when closed and empty."""
+        """Waits for items and hands out at most this many; an empty list when closed and empty.
+
+        Of many that wait it hands out half. Callers that wait for their answers would otherwise all move in step:
+        while one stage works, the others have nothing to do. The second half keeps this one busy while the first
+        half's answers go out and their callers' next requests come in (`docs/guides/performance.md`).
+        """
         while not self._items:
             if self._closed:
                 return []
             self._wake.clear()
             await self._wake.wait()
         items = self._items
-        if len(items) <= most:
-            batch = list(items)
-            items.clear()
-            return batch
-        return [items.popleft() for _ in range(most)]
+        number = min(most, len(items), max(FEW, (len(items) + 1) // 2))
+        return [items.popleft() for _ in range(number)]
