@@ -4,9 +4,9 @@
 
 A complete transfer is one POST with a valid token and a new key, accepted, held, confirmed by the trading core, posted
 and recorded, with everything synced before the answer, which carries SUCCESS. The method and the targets are those of
-docs/guides/performance.md: closed loop, an empty POST in the same round as the ruler (on uvicorn with h11, and on
-the service's own HTTP server), medians of rounds, processor time of each process from /proc, of each stage from the service's own metrics. Exit code 1 if the
-verification fails; missed targets only show.
+docs/guides/performance.md: closed loop, empty POSTs in the same round as the rulers (on uvicorn with h11, and on the
+service's own HTTP server), medians of rounds, processor time of each process from /proc, of each stage from the
+service's own metrics. Exit code 1 if the verification fails; missed targets only show.
 """
 
 import argparse
