@@ -481,12 +481,34 @@ class TestLog:
         await database.durable()
         assert seen(database.reader) == [1, 2, 3]
 
-    async def test_the_log_is_not_restarted_inside_a_turn(self, database):
-        """Between turns only: an open turn stays as it is."""
-        insert(database, 1)
-        database.restart_log()
+    async def test_the_log_begins_anew_when_the_open_turn_has_ended(self, database):
+        """Under load a turn is always open, and the log must not grow for ever because of that."""
+        insert(database, 1, bytes(2_000_000))
         await database.durable()
-        assert seen(database.reader) == [1]
+        grown = database.log_bytes
+        for number in range(2, 6):
+            database.checkpoint()
+            insert(database, number, bytes(1_500_000))
+            database.restart_log()
+            await database.durable()
+        assert database.log_bytes <= 2 * grown
+        assert seen(database.reader) == [1, 2, 3, 4, 5]
+
+    async def test_a_disk_that_fails_when_the_log_begins_anew_after_a_turn_is_told_as_a_failure(self, tmp_path):
+        """Nobody waits for it, so it is counted; the turn itself is durable."""
+        disk = PowerVfs(f"log-{next(NUMBERS)}")
+        failures = []
+        database = opened(tmp_path / "x.db", vfs=disk.name, on_failure=failures.append)
+        insert(database, 1)
+        await database.durable()
+        insert(database, 2)
+        database.restart_log()
+        disk.fault = Fault(Operation.SYNC, disk.counts[Operation.SYNC] + 2, Failure.IO_ERROR)
+        await database.durable()
+        assert [type(failure) for failure in failures] == [Unavailable]
+        assert seen(database.reader) == [1, 2]
+        database.close()
+        disk.unregister()
 
     async def test_a_disk_that_fails_while_the_log_is_kept_short_loses_nothing(self, tmp_path):
         """Checkpoint and restart raise `Unavailable`; what is committed stays readable, and later both work."""

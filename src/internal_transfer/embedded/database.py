@@ -69,6 +69,7 @@ class Database:
         self._on_failure = on_failure
         self._turn: _Turn | None = None
         self._is_broken = False
+        self._restart_is_due = False
         self._call = _Call(self)
         # The turn that a task has read or written in, kept when it failed, until the task asks `durable()`.
         self._touched: ContextVar[_Turn | None] = ContextVar("turn", default=None)
@@ -186,19 +187,25 @@ class Database:
             connection = apsw.Connection(str(self._path), vfs=self._vfs)
             try:
                 connection.execute("PRAGMA synchronous=FULL; PRAGMA checkpoint_fullfsync=1").fetchall()
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                # Twice: the second time moves what came during the first, so that little is left for `restart_log`.
+                for _ in range(2):
+                    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             finally:
                 connection.close()
         except apsw.Error as error:
             raise Unavailable(System.STORE, f"the checkpoint failed: {_describe(error)}") from error
 
     def restart_log(self) -> None:
-        """Lets the log begin anew, after a checkpoint in a thread has left little to move; between turns.
+        """Lets the log begin anew, after a checkpoint in a thread has left little to move; at once, or when the open
+        turn has ended (under load there is always one).
 
-        Does nothing while a reader still uses the log. Raises `Unavailable` when the disk fails.
+        Does nothing while a reader still uses the log. Raises `Unavailable` when the disk fails; after a turn, tells
+        it as a failure.
         """
         if self._turn is not None:
+            self._restart_is_due = True
             return
+        self._restart_is_due = False
         # The loop must not stand still for a long report that reads the log; the next round tries again.
         self.connection.set_busy_timeout(0)
         try:
@@ -274,6 +281,11 @@ class Database:
                 self._commit(turn)
         finally:
             turn.end()
+        if self._restart_is_due:
+            try:
+                self.restart_log()
+            except Unavailable as error:
+                self._on_failure(error)
 
     def _commit(self, turn: _Turn) -> None:
         try:
