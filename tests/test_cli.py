@@ -21,8 +21,8 @@ from internal_transfer.domain.request import TransferRequest
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.services.cash import Cash
+from internal_transfer.serving import open_service
 from internal_transfer.settings import load
-from internal_transfer.wiring import build
 
 runner = CliRunner()
 MONEY = ["--user", "alice", "--account", "funding", "--asset", "USDT", "--amount", "100"]
@@ -61,22 +61,23 @@ def data(tmp_path):
 
 
 async def furnish(path):
-    directory = DataDirectory(path)
-    directory.acquire()
-    service = build(load(None), directory)
-    await service.prepare(demo=False)
-    account = Account(Owner("alice"), "funding", "USDT")
-    await service.cash.deposit(Cash(account=account, amount="500", reference="first", reason="wire"), actor="test")
-    service.core.mode = CoreMode.WITHHOLD
-    spot = Account(Owner("alice"), "spot", "USDT")
-    request = TransferRequest(Owner("alice"), "standard", "k", account, spot, "1.5")
-    async with asyncio.TaskGroup() as tasks:
-        gateway = tasks.create_task(service.gateway.run())
-        await service.gateway.submit(request, wait_seconds=0)
-        service.gateway.close()
-        await gateway
-    service.close()
-    directory.release()
+    async with open_service(load(None), path) as service:
+        await service.prepare(demo=False)
+        account = Account(Owner("alice"), "funding", "USDT")
+        await service.cash.deposit(Cash(account=account, amount="500", reference="first", reason="wire"), actor="test")
+        await service.stack.set_core_mode(CoreMode.WITHHOLD)
+        spot = Account(Owner("alice"), "spot", "USDT")
+        request = TransferRequest(Owner("alice"), "standard", "k", account, spot, "1.5")
+        async with asyncio.TaskGroup() as tasks:
+            gateway = tasks.create_task(service.gateway.run())
+            await service.gateway.submit(request, wait_seconds=0)
+            service.gateway.close()
+            await gateway
+
+
+async def open_and_close(path):
+    async with open_service(load(None), path):
+        pass
 
 
 def pending_id(data):
@@ -477,9 +478,7 @@ def test_commands_without_a_server_need_its_settings(data, tmp_path, text, rule)
 
 def test_a_directory_without_a_first_start_is_3(tmp_path):
     """A database on which no server was ever ready to start has nothing to operate on, and stays unmarked."""
-    directory = DataDirectory(tmp_path)
-    directory.acquire()
-    build(load(None), directory).close()
+    asyncio.run(open_and_close(tmp_path))
     result = run("admin", "stuck", "--data", tmp_path)
     assert (result.exit_code, "no server has started on it yet" in result.stderr) == (3, True)
 

@@ -17,7 +17,7 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.api.admin import DescribeServer, create_admin_app
 from internal_transfer.api.admin_views import ServerState
 from internal_transfer.api.authentication import Authenticator, TrustedIssuer
@@ -29,12 +29,14 @@ from internal_transfer.api.routes import create_app
 from internal_transfer.api.server import Bounds, HttpServer, listen
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.refusal import Code, Refusal
-from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.services.cash import Cash
 from internal_transfer.settings import Settings, fingerprint, load
+from internal_transfer.stack import open_stack
+from internal_transfer.telemetry import Telemetry
 from internal_transfer.trust import trusted_issuers
 from internal_transfer.wiring import Interposed, Service, build
 from internal_transfer.workers import Workers
@@ -59,7 +61,7 @@ class ServeOptions:
     port: int = 8080
     admin_port: int = 9464
     demo: bool = False
-    interpose: Callable[[Database], Interposed] | None = None
+    interpose: Callable[[Durability], Interposed] | None = None
 
 
 class ServiceFailedError(Exception):
@@ -75,16 +77,24 @@ async def serve(options: ServeOptions) -> None:
     if options.demo and not _is_loopback(options.host):
         raise StartRefusedError(f"--demo gives everybody tokens, so it binds loopback only, not {options.host}")
     settings = load(options.config)
-    directory = DataDirectory(options.data)
+    try:
+        async with open_service(settings, options.data, interpose=options.interpose) as service:
+            await _serve(options, settings, service)
+    except ExceptionGroup as failed:
+        raise _reason(failed) from None
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings, data: Path, *, interpose: Callable[[Durability], Interposed] | None = None
+) -> AsyncIterator[Service]:
+    """The service on a data directory that nobody else holds; raises `StartRefusedError`."""
+    directory = DataDirectory(data)
     directory.acquire()
     try:
-        service = build(settings, directory, interpose=options.interpose)
-        try:
-            await _serve(options, settings, service)
-        except ExceptionGroup as failed:
-            raise _reason(failed) from None
-        finally:
-            service.close()
+        clock, telemetry = SystemClock(), Telemetry()
+        async with open_stack(settings, directory, clock=clock, telemetry=telemetry) as stack:
+            yield build(settings, directory, stack, clock=clock, telemetry=telemetry, interpose=interpose)
     finally:
         directory.release()
 
@@ -228,17 +238,9 @@ async def open_offline(data: Path, config: Path | None) -> AsyncIterator[ASGIApp
     """
     if not DataDirectory(data).database.exists():
         raise StartRefusedError(f"{data}: holds no data yet; give --data the directory of a server")
-    directory = DataDirectory(data)
-    directory.acquire()
-    try:
-        service = build(load(config), directory)
-        try:
-            await service.prepare(demo=None)
-            yield _admin_app(service, demo=False, state=None)
-        finally:
-            service.close()
-    finally:
-        directory.release()
+    async with open_service(load(config), data) as service:
+        await service.prepare(demo=None)
+        yield _admin_app(service, demo=False, state=None)
 
 
 def _public_app(
@@ -298,22 +300,19 @@ def _admin_app(
     """
     local = f"local:{os.getuid()}"
 
-    def set_core_mode(mode: str) -> None:
-        service.core.mode = CoreMode(mode)
-
     return create_admin_app(
         desk=service.desk,
         cash=service.cash,
         reconciliation=service.reconciliation,
         policies=service.policy_desk,
         keys=service.api_keys,
-        operations=service.operations,
+        operations=service.stack.operations,
         audit=service.audit,
-        durability=service.database,
+        durability=service.stack.durability,
         clock=service.clock,
         rules=service.settings.rules,
         actor_of=actor_of or (lambda _: local),
-        set_core_mode=set_core_mode if demo else None,
+        set_core_mode=service.stack.set_core_mode if demo else None,
         describe_server=state,
     )
 

@@ -27,6 +27,16 @@ from internal_transfer.domain.amount import AMOUNT_UNITS_MAX, AmountPrecisionErr
 from internal_transfer.domain.rules import Limit, Route, Rules
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.ports.ledger import account_flags
+from internal_transfer.systems import (
+    AeronSystem,
+    CassandraSystem,
+    KafkaSystem,
+    LedgerSocket,
+    PostgresqlSystem,
+    Systems,
+    TigerBeetleSystem,
+    ValkeySystem,
+)
 
 SECRETS = {
     "INTERNAL_TRANSFER_POSTGRES_URL": "where PostgreSQL is, with user and password",
@@ -138,6 +148,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     alerts: Alerts
     rate_limit: RateLimit
     issuers: tuple[Issuer, ...]
+    systems: Systems
+    postgresql: PostgresqlSystem
+    cassandra: CassandraSystem
+    tigerbeetle: TigerBeetleSystem
+    ledger_socket: LedgerSocket
+    kafka: KafkaSystem
+    aeron: AeronSystem
+    valkey: ValkeySystem
     secrets: Secrets
 
 
@@ -187,6 +205,14 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     retries: Any
     alerts: Any
     rate_limit: Any
+    systems: Any
+    postgresql: Any
+    cassandra: Any
+    tigerbeetle: Any
+    ledger_socket: Any
+    kafka: Any
+    aeron: Any
+    valkey: Any
     routes: list[Any]
     issuers: list[Any] = []
     sub_accounts: list[Any] = []
@@ -235,8 +261,17 @@ def parse(document: dict[str, Any], *, directory: Path, environment: Mapping[str
         alerts=_read(file.alerts, Alerts, "alerts"),
         rate_limit=_read(file.rate_limit, RateLimit, "rate_limit"),
         issuers=_issuers(file.issuers, directory),
+        systems=_read(file.systems, Systems, "systems"),
+        postgresql=_read(file.postgresql, PostgresqlSystem, "postgresql"),
+        cassandra=_read(file.cassandra, CassandraSystem, "cassandra"),
+        tigerbeetle=_read(file.tigerbeetle, TigerBeetleSystem, "tigerbeetle"),
+        ledger_socket=_read(file.ledger_socket, LedgerSocket, "ledger_socket"),
+        kafka=_read(file.kafka, KafkaSystem, "kafka"),
+        aeron=_read(file.aeron, AeronSystem, "aeron"),
+        valkey=_read(file.valkey, ValkeySystem, "valkey"),
         secrets=_secrets(environment),
     )
+    settings.systems.check()
     for section, smaller, larger in (
         ("retries", "first_seconds", "longest_seconds"),
         ("alerts", "stuck_seconds", "alert_seconds"),

@@ -1,22 +1,17 @@
-"""The composition root: chooses the adapters, builds the roles, and runs them."""
+"""The composition root: builds the roles of a process on a stack of adapters, and runs them."""
 
 import asyncio
 import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import structlog
 
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.event_bus.memory import MemoryEventBus
-from internal_transfer.adapters.ledger.sqlite import SqliteLedger
-from internal_transfer.adapters.operations.sqlite import SqliteOperations
-from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
-from internal_transfer.adapters.trading_core.sqlite import ReferenceCore
-from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
-from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
 from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.trading_core import TradingCore
@@ -28,6 +23,7 @@ from internal_transfer.services.completions import Completions
 from internal_transfer.services.desk import Desk
 from internal_transfer.services.driver import Driver, Timing
 from internal_transfer.services.evidence import Examiner
+from internal_transfer.services.follower import Follower, FollowerBounds
 from internal_transfer.services.gateway import Gateway, GatewayBounds
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.services.policy_board import PolicyBoard
@@ -37,6 +33,7 @@ from internal_transfer.services.reconciliation import Reconciliation
 from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.settings import Settings, check_pins, pins
+from internal_transfer.stack import Stack
 from internal_transfer.telemetry import Telemetry
 
 DIRECTORY_KIND = "directory.kind"
@@ -49,32 +46,39 @@ _OTHER_KIND = {
 }
 WORKER_LEASE_SECONDS = 60.0
 WORKER_LEASE_MARGIN_SECONDS = 10.0
-CHECKPOINT_SECONDS = 1.0
-LOG_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Role(StrEnum):
+    """What a process does. Any process may do several, and any number of processes each."""
+
+    GATEWAY = "gateway"
+    SETTLER = "settler"
+    SCANNER = "scanner"
+
+
+ROLES = frozenset(Role)
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class Service:
-    """The embedded service: every part of it, and the loops that keep it going."""
+    """One process of the service: every part of it, and the loops of its roles."""
 
     settings: Settings
     directory: DataDirectory
-    database: Database
+    stack: Stack
+    roles: frozenset[Role]
     telemetry: Telemetry
     clock: SystemClock
-    ledger: Ledger
     store: TransferStore
-    core: ReferenceCore
-    operations: SqliteOperations
-    bus: MemoryEventBus
     policies: PolicyBoard
     pressure: Pressure
     driver: Driver
     gateway: Gateway
     settler: Settler
     scanner: Scanner
+    follower: Follower
     inquiry: Inquiry
     audit: AuditTrail
     desk: Desk
@@ -97,23 +101,28 @@ class Service:
         await self._lease()
         await self.driver.prepare()
         await self.policies.refresh()
-        reopened = await self.store.make_due(now_ms=self.clock.now_ms())
-        await self.database.durable()
-        if reopened:
-            _log.info("open_transfers_found", count=reopened)
+        if self.settings.systems.is_alone:
+            reopened = await self.store.make_due(now_ms=self.clock.now_ms())
+            if reopened:
+                _log.info("open_transfers_found", count=reopened)
+        await self.stack.durability.durable()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set, then finishes what was accepted."""
         async with asyncio.TaskGroup() as tasks:
+            loops = [self._renew(), *(tend() for tend in self.stack.tending)]
+            if Role.SETTLER in self.roles:
+                loops.append(self.settler.run())
+            if Role.SCANNER in self.roles:
+                loops.append(self.scanner.run())
+            if not self.settings.systems.is_alone:
+                loops.append(self.follower.run())
+            running = [tasks.create_task(loop) for loop in loops]
             gateway = tasks.create_task(self.gateway.run())
-            loops = [
-                tasks.create_task(loop)
-                for loop in (self.settler.run(), self.scanner.run(), self._renew(), self._checkpoint())
-            ]
             await stop.wait()
             self.gateway.close()
             await gateway
-            for task in loops:
+            for task in running:
                 task.cancel()
 
     async def unready(self) -> str | None:
@@ -130,21 +139,16 @@ class Service:
     def _cores(self) -> set[str]:
         return {kind.core for kind in self.settings.rules.account_types.values() if kind.core}
 
-    def close(self) -> None:
-        """Commits what is open and lets the directory go."""
-        self.database.close()
-        self.directory.release()
-
     async def _pin(self, kind: str) -> None:
-        pinned = await self.operations.pins()
+        pinned = await self.stack.operations.pins()
         if pinned.get(DIRECTORY_KIND, kind) != kind:
             raise StartRefusedError(f"the data directory {self.directory.path} {_OTHER_KIND[kind]}")
         wanted = pins(self.settings) | {DIRECTORY_KIND: kind}
         check_pins(wanted, pinned)
-        check_pins(wanted, await self.operations.pin(wanted))
+        check_pins(wanted, await self.stack.operations.pin(wanted))
 
     async def _check_pins(self) -> None:
-        pinned = await self.operations.pins()
+        pinned = await self.stack.operations.pins()
         if not pinned:
             raise StartRefusedError(f"{self.directory.path}: no server has started on it yet")
         wanted = pins(self.settings)
@@ -170,20 +174,9 @@ class Service:
             await self.clock.sleep(WORKER_LEASE_SECONDS / 4)
             try:
                 await self._lease()
-                await self.database.durable()
+                await self.stack.durability.durable()
             except OperatingFailureError as error:
                 _log.warning("worker_lease_not_renewed", error=str(error))
-
-    async def _checkpoint(self) -> None:
-        """Keeps the database's log short without stopping the loop for the bulk of the work."""
-        while True:
-            await self.clock.sleep(CHECKPOINT_SECONDS)
-            try:
-                await asyncio.to_thread(self.database.checkpoint)
-                if self.database.log_bytes > LOG_BYTES_MAX:
-                    self.database.restart_log()
-            except OperatingFailureError as error:
-                _log.warning("checkpoint_failed", error=str(error))
 
 
 _HOLDER = uuid.uuid4().hex
@@ -200,30 +193,24 @@ class Interposed:
 
 
 def build(
-    settings: Settings, directory: DataDirectory, *, interpose: Callable[[Database], Interposed] | None = None
+    settings: Settings,
+    directory: DataDirectory,
+    stack: Stack,
+    *,
+    clock: SystemClock,
+    telemetry: Telemetry,
+    roles: frozenset[Role] = ROLES,
+    interpose: Callable[[Durability], Interposed] | None = None,
 ) -> Service:
-    """Builds the embedded service on a directory that the caller has acquired; raises `StartRefusedError`.
+    """Builds the roles on an open stack.
 
-    `interpose` makes what stands in front of the ports; it is given the database, to make durable what was done.
+    `interpose` makes what stands in front of the ports; it is given what makes durable what was done.
     """
-    telemetry = Telemetry()
-
-    def count_failure(error: OperatingFailureError) -> None:
-        telemetry.failures.labels(error.system, type(error).__name__).inc()
-        _log.error("database_failed", error=str(error))
-
-    clock = SystemClock()
-    database = Database(directory.database, on_failure=count_failure)
-    ledger: Ledger = SqliteLedger(database, clock)
-    store: TransferStore = SqliteTransferStore(database)
-    reference_core = ReferenceCore(database)
-    core: TradingCore = reference_core
+    store, ledger, core = stack.store, stack.ledger, stack.core
     if interpose is not None:
-        front = interpose(database)
+        front = interpose(stack.durability)
         store, ledger, core = front.store(store), front.ledger(ledger), front.core(core)
-    operations = SqliteOperations(database)
-    bus = MemoryEventBus()
-    limiter = MemoryRateLimiter(clock, per_minute=settings.rate_limit.per_minute, burst=settings.rate_limit.burst)
+    durability, operations = stack.durability, stack.operations
     completions = Completions()
     policies = PolicyBoard(operations)
     times = settings.transfers
@@ -237,7 +224,7 @@ def build(
         ledger=ledger,
         store=store,
         core=core,
-        durability=database,
+        durability=durability,
         clock=clock,
         completions=completions,
         pressure=pressure,
@@ -254,9 +241,9 @@ def build(
     )
     gateway = Gateway(
         store=store,
-        limiter=limiter,
+        limiter=stack.limiter,
         driver=driver,
-        durability=database,
+        durability=durability,
         clock=clock,
         rules=settings.rules,
         policies=policies,
@@ -271,11 +258,11 @@ def build(
         ),
     )
     settler = Settler(
-        bus=bus,
+        bus=stack.bus,
         store=store,
         driver=driver,
         pressure=pressure,
-        durability=database,
+        durability=durability,
         clock=clock,
         telemetry=telemetry,
         bounds=SettlerBounds(batch_most=times.batch_max),
@@ -285,7 +272,7 @@ def build(
         driver=driver,
         pressure=pressure,
         policies=policies,
-        durability=database,
+        durability=durability,
         clock=clock,
         telemetry=telemetry,
         bounds=ScannerBounds(
@@ -297,11 +284,20 @@ def build(
             critical_seconds=settings.alerts.critical_seconds,
         ),
     )
+    follower = Follower(
+        store=store,
+        completions=completions,
+        policies=policies,
+        pressure=pressure,
+        clock=clock,
+        telemetry=telemetry,
+        bounds=FollowerBounds(open_seconds=settings.scanner.interval_seconds),
+    )
     inquiry = Inquiry(
         store=store,
         ledger=ledger,
         core=core,
-        durability=database,
+        durability=durability,
         clock=clock,
         rules=settings.rules,
         policies=policies,
@@ -309,11 +305,11 @@ def build(
     )
     audit = AuditTrail(operations=operations, clock=clock)
     desk = Desk(
-        examiner=Examiner(store=store, ledger=ledger, core=core, driver=driver, durability=database),
+        examiner=Examiner(store=store, ledger=ledger, core=core, driver=driver, durability=durability),
         store=store,
         driver=driver,
         audit=audit,
-        durability=database,
+        durability=durability,
         clock=clock,
         stuck_seconds=settings.alerts.stuck_seconds,
     )
@@ -321,7 +317,7 @@ def build(
         ledger=ledger,
         driver=driver,
         audit=audit,
-        durability=database,
+        durability=durability,
         rules=settings.rules,
         telemetry=telemetry,
     )
@@ -329,7 +325,7 @@ def build(
         operations=operations,
         policies=policies,
         audit=audit,
-        durability=database,
+        durability=durability,
         rules=settings.rules,
     )
     reconciliation = Reconciliation(
@@ -338,7 +334,7 @@ def build(
         core=core,
         operations=operations,
         driver=driver,
-        durability=database,
+        durability=durability,
         clock=clock,
         rules=settings.rules,
         telemetry=telemetry,
@@ -346,7 +342,7 @@ def build(
     api_keys = ApiKeys(
         operations=operations,
         audit=audit,
-        durability=database,
+        durability=durability,
         clock=clock,
         tiers=settings.tiers,
         draw=secrets.token_bytes,
@@ -354,20 +350,18 @@ def build(
     return Service(
         settings=settings,
         directory=directory,
-        database=database,
+        stack=stack,
+        roles=roles,
         telemetry=telemetry,
         clock=clock,
-        ledger=ledger,
         store=store,
-        core=reference_core,
-        operations=operations,
-        bus=bus,
         policies=policies,
         pressure=pressure,
         driver=driver,
         gateway=gateway,
         settler=settler,
         scanner=scanner,
+        follower=follower,
         inquiry=inquiry,
         audit=audit,
         desk=desk,

@@ -35,7 +35,7 @@ def client_of(app):
 
 @pytest.fixture
 async def client(stack, desks):
-    def set_core_mode(mode):
+    async def set_core_mode(mode):
         stack.core.mode = CoreMode(mode)
 
     async with client_of(desks.admin_app(set_core_mode=set_core_mode)) as client:

@@ -125,7 +125,7 @@ class AdminApi:
         clock: Clock,
         rules: Rules,
         actor_of: ActorOf,
-        set_core_mode: Callable[[str], None] | None,
+        set_core_mode: Callable[[str], Awaitable[None]] | None,
         describe_server: DescribeServer | None,
     ) -> None:
         self._desk = desk
@@ -354,7 +354,7 @@ class AdminApi:
         entry = self._audit.entry(actor=actor, action=action, subject="core", reason=body.reason, outcome="completed")
         number = await self._audit.append(entry)
         await self._durability.durable()
-        self._set_core_mode(CORE_MODES[word])
+        await self._set_core_mode(CORE_MODES[word])
         return Act(action=action, subject="core", outcome="completed", reason=body.reason, audit_id=number)
 
     async def _server(self, request: Request, _: str) -> View | Refusal:
@@ -382,7 +382,7 @@ def create_admin_app(
     clock: Clock,
     rules: Rules,
     actor_of: ActorOf,
-    set_core_mode: Callable[[str], None] | None = None,
+    set_core_mode: Callable[[str], Awaitable[None]] | None = None,
     describe_server: DescribeServer | None = None,
 ) -> Starlette:
     """The operators' routes as an application.

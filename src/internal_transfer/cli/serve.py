@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from internal_transfer.embedded.database import Database
+from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.simulation.failpoints import Failpoint, Failpoints
 from internal_transfer.telemetry import configure_logging
@@ -58,7 +58,7 @@ def serve(
         port=port,
         admin_port=admin_port,
         demo=demo,
-        interpose=None if failpoint is None else lambda database: _interposed(failpoint, database),
+        interpose=None if failpoint is None else lambda durability: _interposed(failpoint, durability),
     )
     configure_logging(level=log_level)
     try:
@@ -68,8 +68,8 @@ def serve(
         raise typer.Exit(REFUSED) from error
 
 
-def _interposed(failpoint: Failpoint, database: Database) -> "Interposed":
+def _interposed(failpoint: Failpoint, durability: Durability) -> "Interposed":
     from internal_transfer.wiring import Interposed  # noqa: PLC0415 - as above.
 
-    points = Failpoints(failpoint, database)
+    points = Failpoints(failpoint, durability)
     return Interposed(store=points.wrap_store, ledger=points.wrap_ledger, core=points.wrap_core)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from itertools import islice
 
 from internal_transfer.domain.identifier import TransferId
 
@@ -11,12 +12,24 @@ class Completions:
 
     def __init__(self) -> None:
         self._waiting: dict[TransferId, list[asyncio.Future[None]]] = {}
+        self._some_wait = asyncio.Event()
 
     def expect(self, transfer_id: TransferId) -> asyncio.Future[None]:
         """A future that is done when the transfer is final; hand it to `forget` in any case."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(transfer_id, []).append(future)
+        self._some_wait.set()
         return future
+
+    async def awaited(self) -> None:
+        """Returns as soon as anybody waits."""
+        if not self._waiting:
+            self._some_wait.clear()
+            await self._some_wait.wait()
+
+    def waiting(self, most: int) -> list[TransferId]:
+        """Transfers that are waited for, at most so many."""
+        return list(islice(self._waiting, most))
 
     def forget(self, transfer_id: TransferId, future: asyncio.Future[None]) -> None:
         """Stops waiting."""

@@ -36,6 +36,7 @@ from internal_transfer.services.driver import Driver, Work
 from internal_transfer.services.intake import Intake
 from internal_transfer.services.policy_board import PolicyBoard
 from internal_transfer.services.pressure import Pressure
+from internal_transfer.services.reading import RecordReader
 from internal_transfer.telemetry import Telemetry
 
 ID_DRAWS_MAX = 5
@@ -110,6 +111,9 @@ class Gateway:
         self._telemetry = telemetry
         self._bounds = bounds
         self._intake: Intake[_Submission] = Intake(bounds.queue_most)
+        self._reader = RecordReader(
+            store=store, durability=durability, call_seconds=bounds.call_seconds, most=bounds.queue_most
+        )
         self._depth = telemetry.queue_depth.labels("gateway")
         self._accept_duration = telemetry.stage_duration.labels("accept")
         self._accept_size = telemetry.batch_size.labels("accept")
@@ -135,9 +139,13 @@ class Gateway:
 
     async def run(self) -> None:
         """Works until `close()`, and then until the queue is empty."""
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(self._bounds.workers):
-                workers.create_task(self._work())
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(self._reader.run())
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(self._bounds.workers):
+                    workers.create_task(self._work())
+            self._reader.close()
+            await reader
 
     def close(self) -> None:
         """Takes no more requests; `run` returns when those taken are answered."""
@@ -353,10 +361,7 @@ class Gateway:
             return  # Whoever waited is told how far it is.
 
     async def _current(self, answer: Answer, transfer: Transfer) -> Answer:
-        async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "the record does not answer")):
-            [now] = await self._store.get([transfer.id])
-            [events] = await self._store.events([transfer.id])
-            await self._durability.durable()
+        now, events = await self._reader.read(transfer.id)
         return Answer(now or transfer, replayed=answer.replayed, events=tuple(events))
 
 

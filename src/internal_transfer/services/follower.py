@@ -1,0 +1,103 @@
+"""Keeps a process abreast of what others do: the policy, the pressure, and how awaited transfers end."""
+
+import asyncio
+
+import structlog
+from msgspec import Struct
+
+from internal_transfer.domain.transfer import OPEN
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import OperatingFailureError, System, Unavailable
+from internal_transfer.ports.transfer_store import TransferStore
+from internal_transfer.services.completions import Completions
+from internal_transfer.services.deadline import deadline
+from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.pressure import Pressure
+from internal_transfer.telemetry import Telemetry
+
+LOOKED_AT_MAX = 1000
+
+_log = structlog.get_logger(__name__)
+
+
+class FollowerBounds(Struct, frozen=True, kw_only=True):
+    """How often it looks, in seconds: at awaited transfers, at the policy, and at what is open."""
+
+    look_seconds: float = 0.01
+    policy_seconds: float = 1.0
+    open_seconds: float = 5.0
+    call_seconds: float = 10.0
+
+
+class Follower:
+    """The role of every process that shares its record with others."""
+
+    def __init__(
+        self,
+        *,
+        store: TransferStore,
+        completions: Completions,
+        policies: PolicyBoard,
+        pressure: Pressure,
+        clock: Clock,
+        telemetry: Telemetry,
+        bounds: FollowerBounds,
+    ) -> None:
+        self._store = store
+        self._completions = completions
+        self._policies = policies
+        self._pressure = pressure
+        self._clock = clock
+        self._telemetry = telemetry
+        self._bounds = bounds
+
+    async def run(self) -> None:
+        """Looks until cancelled; a look that fails is counted, and the next one comes."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_transfers())
+            tasks.create_task(self._follow_policy())
+            tasks.create_task(self._follow_pressure())
+
+    async def _follow_transfers(self) -> None:
+        """Tells those who wait here for what another process finished: one look for all of them."""
+        while True:
+            await self._completions.awaited()
+            await self._clock.sleep(self._bounds.look_seconds)
+            try:
+                await self.look()
+            except OperatingFailureError as error:
+                self._report(error)
+                await self._clock.sleep(self._bounds.policy_seconds)
+
+    async def look(self) -> None:
+        """Looks once at what is awaited, and wakes those whose transfer is final."""
+        ids = self._completions.waiting(LOOKED_AT_MAX)
+        if not ids:
+            return
+        async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "the record does not answer")):
+            transfers = await self._store.get(ids)
+        self._completions.announce(
+            transfer.id for transfer in transfers if transfer is not None and transfer.status not in OPEN
+        )
+
+    async def _follow_policy(self) -> None:
+        while True:
+            try:
+                async with deadline(self._bounds.call_seconds, Unavailable(System.OPERATIONS, "no answer in time")):
+                    await self._policies.refresh()
+            except OperatingFailureError as error:
+                self._report(error)
+            await self._clock.sleep(self._bounds.policy_seconds)
+
+    async def _follow_pressure(self) -> None:
+        while True:
+            try:
+                async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer in time")):
+                    self._pressure.refresh(await self._store.open_summary())
+            except OperatingFailureError as error:
+                self._report(error)
+            await self._clock.sleep(self._bounds.open_seconds)
+
+    def _report(self, error: OperatingFailureError) -> None:
+        self._telemetry.failures.labels(error.system, type(error).__name__).inc()
+        _log.warning("following_failed", error=str(error))
