@@ -12,16 +12,23 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
+def tie(parent: int, number: signal.Signals) -> bool:
+    """Has the kernel send this process a signal when its parent dies; False where that has happened already.
+
+    Only on Linux: elsewhere the end of what connects the two has to do.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    return os.getppid() == parent
+
+
 def main() -> None:
     """Runs a worker, unless the service has died meanwhile."""
     service, listener, pair = map(int, sys.argv[1:])
     # A terminal's interrupt reaches every process; the service decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        # The service may die without a word; then the port has to be free at once for the next one. Elsewhere the
-        # end of the pair has to do, which a worker sees as soon as it runs.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != service:
+    # The service may die without a word; then the port has to be free at once for the next one.
+    if not tie(service, signal.SIGKILL):
         return
     from internal_transfer.http_worker import run  # noqa: PLC0415 - see the module's first line.
 

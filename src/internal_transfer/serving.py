@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -38,7 +39,7 @@ from internal_transfer.settings import Settings, fingerprint, load
 from internal_transfer.stack import open_stack
 from internal_transfer.telemetry import Telemetry
 from internal_transfer.trust import trusted_issuers
-from internal_transfer.wiring import Interposed, Service, build
+from internal_transfer.wiring import ROLES, Interposed, Role, Service, build
 from internal_transfer.workers import Workers
 
 OPERATOR = "operator"
@@ -53,7 +54,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What the command line says about a server; port 0 picks a free one."""
+    """What the command line says about a server; port 0 picks a free one, and a `listener` that is given is used."""
 
     data: Path = Path("data")
     config: Path | None = None
@@ -61,6 +62,9 @@ class ServeOptions:
     port: int = 8080
     admin_port: int = 9464
     demo: bool = False
+    roles: frozenset[Role] = ROLES
+    http_workers: int | None = None
+    listener: socket.socket | None = None
     interpose: Callable[[Durability], Interposed] | None = None
 
 
@@ -77,8 +81,15 @@ async def serve(options: ServeOptions) -> None:
     if options.demo and not _is_loopback(options.host):
         raise StartRefusedError(f"--demo gives everybody tokens, so it binds loopback only, not {options.host}")
     settings = load(options.config)
+    if options.http_workers is not None:
+        settings = replace(settings, server=replace(settings.server, http_workers=options.http_workers))
+    if settings.systems.is_alone and options.roles != ROLES:
+        raise StartRefusedError(
+            'systems.store: is "embedded", which keeps all roles in one process; '
+            "--roles needs a store that processes share"
+        )
     try:
-        async with open_service(settings, options.data, interpose=options.interpose) as service:
+        async with open_service(settings, options.data, options.roles, interpose=options.interpose) as service:
             await _serve(options, settings, service)
     except ExceptionGroup as failed:
         raise _reason(failed) from None
@@ -86,7 +97,11 @@ async def serve(options: ServeOptions) -> None:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, data: Path, *, interpose: Callable[[Durability], Interposed] | None = None
+    settings: Settings,
+    data: Path,
+    roles: frozenset[Role] = ROLES,
+    *,
+    interpose: Callable[[Durability], Interposed] | None = None,
 ) -> AsyncIterator[Service]:
     """The service on a data directory that nobody else holds; raises `StartRefusedError`."""
     directory = DataDirectory(data)
@@ -94,7 +109,7 @@ async def open_service(
     try:
         clock, telemetry = SystemClock(), Telemetry()
         async with open_stack(settings, directory, clock=clock, telemetry=telemetry) as stack:
-            yield build(settings, directory, stack, clock=clock, telemetry=telemetry, interpose=interpose)
+            yield build(settings, directory, stack, clock=clock, telemetry=telemetry, roles=roles, interpose=interpose)
     finally:
         directory.release()
 
@@ -110,9 +125,12 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
     bounds = Bounds(
         request_seconds=settings.server.receive_deadline_seconds, connections_most=settings.server.connections_max
     )
-    listener = await _listen_when_free(options.host, options.port, service.clock, option="--port")
+    listener = options.listener
+    if listener is None and Role.GATEWAY in options.roles:
+        listener = await _listen_when_free(options.host, options.port, service.clock, option="--port")
     health_listener = await _listen_when_free("127.0.0.1", options.admin_port, service.clock, option="--admin-port")
-    port, admin_port = listener.getsockname()[1], health_listener.getsockname()[1]
+    port = 0 if listener is None else listener.getsockname()[1]
+    admin_port = health_listener.getsockname()[1]
 
     async def unready() -> str | None:
         return workers.unready() or await service.unready()
@@ -133,21 +151,10 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
 
     app = _public_app(service, settings, issuers, demo=options.demo, state=state)
     workers = Workers(listener, service, app, issuers)
-    doors = [
-        HttpServer(
-            create_health_app(readiness=unready, registry=service.telemetry.registry),
-            health_listener,
-            clock=service.clock,
-            bounds=bounds,
-        ),
-        HttpServer(
-            _admin_app(service, demo=options.demo, state=state),
-            _listen_owner_only(service.directory),
-            clock=service.clock,
-            bounds=bounds,
-        ),
-    ]
-    own_door = None if workers.count else HttpServer(app, listener, clock=service.clock, bounds=bounds)
+    doors = _operators_doors(service, health_listener, unready, state, demo=options.demo, bounds=bounds)
+    own_door = None
+    if listener is not None and not workers.count:
+        own_door = HttpServer(app, listener, clock=service.clock, bounds=bounds)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -174,7 +181,8 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
         workers.stop()
         if own_door is not None:
             own_door.stop()
-        await asyncio.wait(for_users)
+        if for_users:
+            await asyncio.wait(for_users)
         # Health and metrics show the way to the end; so the operators' doors close after the users'.
         for door in doors:
             door.stop()
@@ -183,11 +191,31 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
     _log.info("stopped")
 
 
+def _operators_doors(
+    service: Service,
+    health_listener: socket.socket,
+    unready: Callable[[], Awaitable[str | None]],
+    state: DescribeServer,
+    *,
+    demo: bool,
+    bounds: Bounds,
+) -> list[HttpServer]:
+    health = create_health_app(readiness=unready, registry=service.telemetry.registry)
+    desk = _admin_app(service, demo=demo, state=state)
+    own = _listen_owner_only(service.directory)
+    return [
+        HttpServer(app, listener, clock=service.clock, bounds=bounds)
+        for app, listener in ((health, health_listener), (desk, own))
+    ]
+
+
 def _announce(options: ServeOptions, service: Service, port: int, *, admin_port: int, workers: int) -> None:
-    if options.demo:
+    if options.demo and port:
         print(_curl(service, options, port), flush=True)  # noqa: T201
-    print(f"internal-transfer is ready on http://{options.host}:{port}", flush=True)  # noqa: T201
-    _log.info("ready", port=port, admin_port=admin_port, data=str(options.data), workers=workers)
+    roles = ", ".join(sorted(options.roles))
+    where = f"http://{options.host}:{port}" if port else f"http://127.0.0.1:{admin_port} (health; roles: {roles})"
+    print(f"internal-transfer is ready on {where}", flush=True)  # noqa: T201
+    _log.info("ready", port=port, admin_port=admin_port, data=str(options.data), workers=workers, roles=roles)
 
 
 def _reason(failed: ExceptionGroup) -> Exception:

@@ -1,6 +1,5 @@
 """The adapters that the settings choose, opened together and closed together."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCo
 from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
 from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.embedded.log import keep_log_short
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError
@@ -28,9 +28,6 @@ from internal_transfer.ports.transfer_store import TransferStore
 from internal_transfer.settings import Settings
 from internal_transfer.systems import CoreSystem, LedgerSystem, LimiterSystem, StoreSystem
 from internal_transfer.telemetry import Telemetry
-
-CHECKPOINT_SECONDS = 1.0
-LOG_BYTES_MAX = 64 * 1024 * 1024
 
 Check = tuple[str, bool, str]
 """What was looked at, whether it is as it must be, and what was found."""
@@ -157,17 +154,5 @@ class _Opening:
                 self._directory.database, on_failure=count_failure, each_call=not self._systems.shares_a_commit
             )
             self._closing.callback(database.close)
-            self._tending.append(lambda: _keep_log_short(database, self._clock))
+            self._tending.append(lambda: keep_log_short(database, self._clock))
         return self._database
-
-
-async def _keep_log_short(database: Database, clock: Clock) -> None:
-    """Moves what is in the log to the database, without stopping the loop for the bulk of the work."""
-    while True:
-        await clock.sleep(CHECKPOINT_SECONDS)
-        try:
-            await asyncio.to_thread(database.checkpoint)
-            if database.log_bytes > LOG_BYTES_MAX:
-                database.restart_log()
-        except OperatingFailureError as error:
-            _log.warning("checkpoint_failed", error=str(error))

@@ -33,16 +33,20 @@ _log = structlog.get_logger(__name__)
 
 
 class Workers:
-    """Keeps as many workers on one listening socket as the settings say; none where they say 0.
+    """Keeps as many workers on one listening socket as the settings say; none where they say 0 or nobody listens.
+
+    Where processes share a store, each of them speaks HTTP itself unless the settings say otherwise.
 
     While a worker is replaced, new connections wait at the socket, which is open in this process too.
     """
 
     def __init__(
-        self, listener: socket.socket, service: Service, app: ASGIApp, issuers: Sequence[TrustedIssuer]
+        self, listener: socket.socket | None, service: Service, app: ASGIApp, issuers: Sequence[TrustedIssuer]
     ) -> None:
         wanted = service.settings.server.http_workers
-        self.count = min(_processors() - 1, BY_DEFAULT_MAX) if wanted is None else wanted
+        if wanted is None:
+            wanted = min(_processors() - 1, BY_DEFAULT_MAX) if service.settings.systems.is_alone else 0
+        self.count = 0 if listener is None else wanted
         self._listener = listener
         self._service = service
         self._app = app
@@ -78,7 +82,7 @@ class Workers:
     def stop(self) -> None:
         """Asks all to answer what they took, and to end; they are given up after `STOP_SECONDS`."""
         self._stopping.set()
-        if self.count:
+        if self.count and self._listener is not None:
             self._listener.close()
         for end in self._ends:
             end.stop()
@@ -114,6 +118,7 @@ class Workers:
 
     async def _run_one(self, end: ServiceEnd) -> int:
         """Runs a worker until it has ended, and answers its exit code; the system's error where it cannot start."""
+        assert self._listener is not None, "there are workers only where users are listened to"
         ours, theirs = socket.socketpair()
         listener_fd, pair_fd = self._listener.fileno(), theirs.fileno()
         # -P: what lies in the working directory is not the program's.
@@ -151,6 +156,8 @@ class Workers:
 
     async def _tell(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
+        if process.stdin.is_closing():
+            return  # As below; writing would be an error of its own.
         process.stdin.write(self._inheritance)
         try:
             await process.stdin.drain()

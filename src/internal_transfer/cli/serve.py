@@ -1,18 +1,22 @@
 """`serve`: runs the service until it is told to stop."""
 
+import signal
+import socket
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from internal_transfer.lifeline import tie
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.settings import load
 from internal_transfer.simulation.failpoints import Failpoint, Failpoints
 from internal_transfer.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from internal_transfer.wiring import Interposed
+    from internal_transfer.wiring import Interposed, Role
 
 REFUSED = 1
 
@@ -38,6 +42,13 @@ def serve(
         int, typer.Option(help="The port for health and metrics, on loopback; 0 picks one.", min=0, max=65_535)
     ] = 9464,
     demo: Annotated[bool, typer.Option("--demo", help="Demo data and tokens; loopback only.")] = False,
+    roles: Annotated[
+        str, typer.Option(help="What this process does, by commas: gateway, settler, scanner; all by default.")
+    ] = "",
+    workers: Annotated[
+        int | None, typer.Option(help="So many processes of this kind on one port, kept running.", min=1, max=64)
+    ] = None,
+    inherit: Annotated[str | None, typer.Option(hidden=True)] = None,
     failpoint: Annotated[
         Failpoint | None, typer.Option(help="Kill this process at the named step of a transfer; only with --demo.")
     ] = None,
@@ -48,24 +59,58 @@ def serve(
         raise typer.BadParameter("works only with --demo", param_hint="--failpoint")
     # The whole service takes long to import, and no other command needs it.
     from internal_transfer.api.server import run_on_uvloop  # noqa: PLC0415
+    from internal_transfer.fleet import FleetOptions, serve_fleet  # noqa: PLC0415
     from internal_transfer.serving import ServeOptions, ServiceFailedError  # noqa: PLC0415
     from internal_transfer.serving import serve as run  # noqa: PLC0415
 
-    options = ServeOptions(
-        config=config,
-        data=data,
-        host=host,
-        port=port,
-        admin_port=admin_port,
-        demo=demo,
-        interpose=None if failpoint is None else lambda durability: _interposed(failpoint, durability),
-    )
+    chosen = _roles(roles)
     configure_logging(level=log_level)
     try:
+        if workers is not None and not load(config).systems.is_alone:
+            passed_on = ["--log-level", log_level, "--roles", ",".join(sorted(chosen))]
+            passed_on += ["--config", str(config)] if config is not None else []
+            passed_on += ["--demo"] if demo else []
+            fleet = FleetOptions(workers, data, host, port, admin_port, demo, passed_on)
+            run_on_uvloop(serve_fleet(fleet))
+            return
+        options = ServeOptions(
+            config=config,
+            data=data,
+            host=host,
+            port=port,
+            admin_port=admin_port,
+            demo=demo,
+            roles=chosen,
+            http_workers=workers,
+            listener=None if inherit is None else _inherited(inherit),
+            interpose=None if failpoint is None else lambda durability: _interposed(failpoint, durability),
+        )
         run_on_uvloop(run(options))
     except (StartRefusedError, ServiceFailedError) as error:
         typer.echo(f"internal-transfer: {error}", err=True)
         raise typer.Exit(REFUSED) from error
+
+
+def _roles(words: str) -> "frozenset[Role]":
+    from internal_transfer.wiring import ROLES, Role  # noqa: PLC0415 - as above.
+
+    if not words:
+        return ROLES
+    try:
+        return frozenset(Role(word.strip()) for word in words.split(","))
+    except ValueError as error:
+        names = ", ".join(sorted(ROLES))
+        raise typer.BadParameter(f"must be made of {names}, by commas", param_hint="--roles") from error
+
+
+def _inherited(words: str) -> socket.socket | None:
+    """The listening socket of the process that started this one, whose death ends this one as well."""
+    parent, listener = map(int, words.split(":"))
+    if not tie(parent, signal.SIGTERM):
+        raise typer.Exit(REFUSED)
+    inherited = socket.socket(fileno=listener)
+    inherited.setblocking(False)  # noqa: FBT003 - the standard library takes it by position only.
+    return inherited
 
 
 def _interposed(failpoint: Failpoint, durability: Durability) -> "Interposed":
