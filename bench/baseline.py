@@ -7,7 +7,6 @@ cost that the targets were set with (`docs/decisions/0008-two-rulers.md`).
 """
 
 import asyncio
-import gc
 import signal
 import sys
 
@@ -19,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.api.server import HttpServer, listen, run_on_uvloop
+from internal_transfer.api.server import HttpServer, calm_collector, listen, run_on_uvloop
 
 
 async def empty(request: Request) -> Response:
@@ -32,9 +31,7 @@ async def main(server_name: str) -> None:
     """Serves on a free port until SIGTERM, with the collector set as in the service."""
     app = Starlette(routes=[Route("/empty", empty, methods=["POST"])])
     listener = listen("127.0.0.1", 0)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    calm_collector()
     print(f"the baseline is ready on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     if server_name == "h11":
         await uvicorn.Server(uvicorn.Config(app, access_log=False, lifespan="off", http="h11")).serve([listener])

@@ -6,7 +6,6 @@ A SIGTERM of its own has it answer what it took and end, and the service starts 
 """
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -24,7 +23,7 @@ from internal_transfer.api.paths import TRANSFERS
 from internal_transfer.api.problems import Problems
 from internal_transfer.api.relay import WorkerEnd
 from internal_transfer.api.routes import create_app
-from internal_transfer.api.server import Bounds, HttpServer, run_on_uvloop
+from internal_transfer.api.server import Bounds, HttpServer, calm_collector, run_on_uvloop
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.settings import Settings
@@ -90,9 +89,7 @@ async def _work(inheritance: Inheritance, listener: socket.socket, pair: socket.
     )
     loop.add_signal_handler(signal.SIGTERM, server.stop)
     await loop.create_connection(end.protocol, sock=pair)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    calm_collector()
     async with asyncio.TaskGroup() as tasks:
         told: dict[tuple[str, str, str], float] = {}
         counting = tasks.create_task(_tell_counts(end, telemetry, clock, told))

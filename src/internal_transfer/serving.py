@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import gc
 import os
 import signal
 import socket
@@ -27,7 +26,7 @@ from internal_transfer.api.health import create_health_app
 from internal_transfer.api.okx import okx_routes
 from internal_transfer.api.okx_signature import Signatures
 from internal_transfer.api.routes import create_app
-from internal_transfer.api.server import Bounds, HttpServer, listen
+from internal_transfer.api.server import Bounds, HttpServer, calm_collector, listen
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.embedded.directory import DataDirectory
@@ -159,10 +158,7 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # What start-up made stays, so the collector need not look at it again; and the hot path makes few cycles.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    calm_collector()
     async with asyncio.TaskGroup() as tasks:
         drained = asyncio.Event()
         tasks.create_task(service.run(drained))
