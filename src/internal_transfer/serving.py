@@ -30,6 +30,7 @@ from internal_transfer.api.server import Bounds, HttpServer, calm_collector, lis
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.ledger_host.server import serve_ledger as host_ledger
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import StartRefusedError
@@ -94,6 +95,40 @@ async def serve(options: ServeOptions) -> None:
         raise _reason(failed) from None
 
 
+async def serve_ledger(options: ServeOptions) -> None:
+    """Serves the embedded ledger of the data directory to other processes on this host, until SIGTERM or SIGINT.
+
+    This is the role `ledger`, which a process has alone. Raises `StartRefusedError`.
+    """
+    directory, clock, telemetry = DataDirectory(options.data), SystemClock(), Telemetry()
+    directory.acquire()
+    try:
+        health_listener = await _listen_when_free("127.0.0.1", options.admin_port, clock, option="--admin-port")
+        stop, ready = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+
+        async def unready() -> str | None:
+            return None if ready.is_set() else "the ledger is starting"
+
+        def announce() -> None:
+            ready.set()
+            port = health_listener.getsockname()[1]
+            print(f"internal-transfer is ready on {directory.ledger_socket} (health: port {port})", flush=True)  # noqa: T201
+
+        health = create_health_app(readiness=unready, registry=telemetry.registry)
+        door = HttpServer(health, health_listener, clock=clock)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(door.run_until_stopped())
+            await host_ledger(directory, stop, clock=clock, ready=announce)
+            door.stop()
+    except ExceptionGroup as failed:
+        raise _reason(failed) from None
+    finally:
+        directory.release()
+
+
 @asynccontextmanager
 async def open_service(
     settings: Settings,
@@ -107,7 +142,8 @@ async def open_service(
     directory.acquire()
     try:
         clock, telemetry = SystemClock(), Telemetry()
-        async with open_stack(settings, directory, clock=clock, telemetry=telemetry) as stack:
+        settles = Role.SETTLER in roles
+        async with open_stack(settings, directory, clock=clock, telemetry=telemetry, settles=settles) as stack:
             yield build(settings, directory, stack, clock=clock, telemetry=telemetry, roles=roles, interpose=interpose)
     finally:
         directory.release()
@@ -262,7 +298,8 @@ async def open_offline(data: Path, config: Path | None) -> AsyncIterator[ASGIApp
     """
     if not DataDirectory(data).database.exists():
         raise StartRefusedError(f"{data}: holds no data yet; give --data the directory of a server")
-    async with open_service(load(config), data) as service:
+    # Without the role of settling: what is on its way to those who settle stays theirs.
+    async with open_service(load(config), data, frozenset({Role.GATEWAY})) as service:
         await service.prepare(demo=None)
         yield _admin_app(service, demo=False, state=None)
 

@@ -1,33 +1,45 @@
 """The adapters that the settings choose, opened together and closed together."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 import structlog
 
+from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.event_bus.memory import MemoryEventBus
 from internal_transfer.adapters.ledger.sqlite import SqliteLedger
 from internal_transfer.adapters.operations.sqlite import SqliteOperations
 from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
 from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCore
 from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
+from internal_transfer.domain.identifier import WORKERS_MAX
 from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.embedded.log import keep_log_short
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, Unavailable
 from internal_transfer.ports.event_bus import EventBus
+from internal_transfer.ports.event_publisher import EventPublisher
 from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.operations import Operations
 from internal_transfer.ports.rate_limiter import RateLimiter
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
 from internal_transfer.settings import Settings
-from internal_transfer.systems import CoreSystem, LedgerSystem, LimiterSystem, StoreSystem
+from internal_transfer.systems import CoreSystem, EventsSystem, LedgerSystem, LimiterSystem, StoreSystem, Tls
 from internal_transfer.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from internal_transfer.aeron.connection import AeronConnection
+    from internal_transfer.kafka.connection import KafkaConnection
+    from internal_transfer.postgresql.settings import PostgresqlSettings
+
+CHECK_SECONDS = 3600.0
+"""How long ids may be drawn for a check of a core."""
 
 Check = tuple[str, bool, str]
 """What was looked at, whether it is as it must be, and what was found."""
@@ -35,11 +47,24 @@ Check = tuple[str, bool, str]
 _log = structlog.get_logger(__name__)
 
 
+class Foreign(Protocol):
+    """An adapter for a system outside this process."""
+
+    async def start(self) -> None:
+        """Connects."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnects."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Stack:
     """The ports, each with the adapter that the settings chose for it.
 
-    `tending` is what has to run as long as the stack is used. `set_core_mode` is for demonstrations.
+    `tending` is what has to run as long as the stack is used, `checks` what `doctor` asks. `set_core_mode` is for
+    demonstrations.
     """
 
     store: TransferStore
@@ -48,6 +73,7 @@ class Stack:
     operations: Operations
     bus: EventBus
     limiter: RateLimiter
+    publisher: EventPublisher | None
     durability: Durability
     set_core_mode: Callable[[str], Awaitable[None]]
     tending: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
@@ -63,12 +89,90 @@ class AtOnce:
 
 @asynccontextmanager
 async def open_stack(
-    settings: Settings, directory: DataDirectory, *, clock: Clock, telemetry: Telemetry
+    settings: Settings, directory: DataDirectory, *, clock: Clock, telemetry: Telemetry, settles: bool = True
 ) -> AsyncIterator[Stack]:
-    """Opens what the settings name, on a directory that the caller has acquired; raises `StartRefusedError`."""
+    """Opens what the settings name, on a directory that the caller has acquired; raises `StartRefusedError`.
+
+    Only a process that `settles` takes confirmations; another would keep them from those that do.
+    """
     async with AsyncExitStack() as closing:
-        opening = _Opening(settings, directory, clock, telemetry, closing)
-        yield await opening.open()
+        yield await _Opening(settings, directory, clock, telemetry, closing, settles=settles).open()
+
+
+async def check_systems(settings: Settings) -> list[Check]:
+    """What `doctor` tells of the systems outside: those that cannot be used at all, and what each says of itself."""
+    lines: list[Check] = []
+    systems = settings.systems
+    async with AsyncExitStack() as closing:
+        opening = _Opening(settings, DataDirectory(Path()), SystemClock(), Telemetry(), closing, settles=False)
+        for name, system, unused, open_part in (
+            ("store", systems.store, StoreSystem.EMBEDDED, opening.open_store),
+            ("ledger", systems.ledger, LedgerSystem.EMBEDDED, opening.open_ledger),
+            ("core", systems.core, CoreSystem.EMBEDDED, opening.open_core),
+            ("rate_limiter", systems.rate_limiter, LimiterSystem.EMBEDDED, opening.open_limiter),
+            ("events", systems.events, EventsSystem.NONE, opening.open_publisher),
+        ):
+            if system is unused:
+                continue
+            try:
+                await open_part()
+            except StartRefusedError as error:
+                lines.append((f"{name} ({system})", False, str(error)))
+        for check in opening.checks:
+            lines += await check()
+    return list(dict.fromkeys(lines))
+
+
+async def open_core(settings: Settings, closing: AsyncExitStack) -> tuple[TradingCore, EventBus, Clock]:
+    """The way to the trading cores alone, until `closing` ends, with a clock that may draw ids.
+
+    Raises `StartRefusedError`, also where the core is embedded: it lives in the service's process then.
+    """
+    if settings.systems.core is CoreSystem.EMBEDDED:
+        raise StartRefusedError('systems.core: must be "kafka" or "aeron"; the embedded core has no door of its own')
+    clock = SystemClock()
+    # Ids of the highest worker: the store hands out the lowest ones first.
+    clock.lease(WORKERS_MAX - 1, clock.monotonic() + CHECK_SECONDS)
+    opening = _Opening(settings, DataDirectory(Path()), clock, Telemetry(), closing, settles=True)
+    core, bus, _ = await opening.open_core()
+    return core, bus, clock
+
+
+def kafka_connection(settings: Settings) -> "KafkaConnection":
+    """How the settings say that Kafka is reached."""
+    with _extra("kafka"):
+        from internal_transfer.kafka.connection import KafkaConnection, KafkaLogin, KafkaTls, Mechanism  # noqa: PLC0415
+    kafka = settings.kafka
+    login = None
+    if kafka.user:
+        password = _secret(settings.secrets.kafka_password, "INTERNAL_TRANSFER_KAFKA_PASSWORD", "kafka.user")
+        login = KafkaLogin(user=kafka.user, password=password, mechanism=Mechanism(kafka.mechanism))
+    return KafkaConnection(
+        bootstrap=",".join(kafka.servers), tls=KafkaTls(**_files(kafka)) if kafka.tls else None, login=login
+    )
+
+
+def postgresql_settings(settings: Settings) -> "PostgresqlSettings":
+    """How the settings say that PostgreSQL is reached."""
+    with _extra("postgresql"):
+        from internal_transfer.postgresql.settings import PostgresqlSettings  # noqa: PLC0415
+    given = settings.postgresql
+    url = _secret(settings.secrets.postgres_url, "INTERNAL_TRANSFER_POSTGRES_URL", "systems.store")
+    return PostgresqlSettings(url=url, schema=given.db_schema, connections=given.connections, pooled=given.pooled)
+
+
+def aeron_connection(settings: Settings) -> "AeronConnection":
+    """How the settings say that the cores are reached over Aeron."""
+    from internal_transfer.aeron.connection import AeronConnection  # noqa: PLC0415
+
+    given = settings.aeron
+    return AeronConnection(
+        directory=given.directory,
+        commands=given.commands,
+        verdicts=given.verdicts,
+        heard_on=given.heard_on,
+        first_stream=given.first_stream,
+    )
 
 
 class _Opening:
@@ -81,6 +185,8 @@ class _Opening:
         clock: Clock,
         telemetry: Telemetry,
         closing: AsyncExitStack,
+        *,
+        settles: bool,
     ) -> None:
         self._settings = settings
         self._systems = settings.systems
@@ -88,13 +194,15 @@ class _Opening:
         self._clock = clock
         self._telemetry = telemetry
         self._closing = closing
+        self._settles = settles
         self._tending: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.checks: list[Callable[[], Awaitable[list[Check]]]] = []
         self._database: Database | None = None
 
     async def open(self) -> Stack:
-        store, operations = await self._open_store()
-        ledger = await self._open_ledger()
-        core, bus, set_core_mode = await self._open_core()
+        store, operations = await self.open_store()
+        ledger = await self.open_ledger()
+        core, bus, set_core_mode = await self.open_core()
         return Stack(
             store=store,
             operations=operations,
@@ -102,26 +210,98 @@ class _Opening:
             core=core,
             bus=bus,
             set_core_mode=set_core_mode,
-            limiter=await self._open_limiter(),
-            durability=self._database if self._systems.shares_a_commit and self._database is not None else AtOnce(),
+            limiter=await self.open_limiter(),
+            publisher=await self.open_publisher(),
+            durability=self._embedded() if self._systems.shares_a_commit else AtOnce(),
             tending=self._tending,
+            checks=self.checks,
         )
 
-    async def _open_store(self) -> tuple[TransferStore, Operations]:
+    async def open_store(self) -> tuple[TransferStore, Operations]:
         match self._systems.store:
             case StoreSystem.EMBEDDED:
                 return SqliteTransferStore(self._embedded()), SqliteOperations(self._embedded())
+            case StoreSystem.POSTGRESQL:
+                return await self._open_postgresql()
+            case StoreSystem.CASSANDRA:
+                return await self._open_cassandra()
             case _:
-                raise NotImplementedError
+                assert_never(self._systems.store)
 
-    async def _open_ledger(self) -> Ledger:
+    async def _open_postgresql(self) -> tuple[TransferStore, Operations]:
+        with _extra("postgresql"):
+            from internal_transfer.adapters.operations.postgresql import PostgresqlOperations  # noqa: PLC0415
+            from internal_transfer.adapters.transfer_store.postgresql import PostgresqlTransferStore  # noqa: PLC0415
+            from internal_transfer.postgresql.pool import Pool  # noqa: PLC0415
+        pool = Pool(postgresql_settings(self._settings))
+        await self._start(pool, "PostgreSQL")
+        store, operations = PostgresqlTransferStore(pool), PostgresqlOperations(pool)
+        await store.start()
+        await operations.start()
+        self.checks.append(store.check)
+        return store, operations
+
+    async def _open_cassandra(self) -> tuple[TransferStore, Operations]:
+        with _extra("cassandra"):
+            from internal_transfer.adapters.operations.cassandra import CassandraOperations  # noqa: PLC0415
+            from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore  # noqa: PLC0415
+            from internal_transfer.cql.session import Cql, CqlSettings  # noqa: PLC0415
+        given = self._settings.cassandra
+        password = None
+        if given.user:
+            password = _secret(self._settings.secrets.cql_password, "INTERNAL_TRANSFER_CQL_PASSWORD", "cassandra.user")
+        if given.tls and not given.ca_file:
+            raise StartRefusedError("cassandra.ca_file: must be given where tls is true")
+        files = _files(given)
+        cql = Cql(
+            CqlSettings(
+                contact_points=tuple(given.hosts),
+                datacenter=given.datacenter,
+                keyspace=given.keyspace,
+                port=given.port,
+                user=given.user or None,
+                password=password,
+                replication=given.replication or None,
+                ca_file=files["ca_file"],
+                certificate_file=files["certificate_file"],
+                key_file=files["key_file"],
+            ),
+            self._clock,
+        )
+        await self._start(cql, "Cassandra")
+        store = await CassandraTransferStore.open(cql)
+        self.checks.append(store.check)
+        return store, await CassandraOperations.open(cql)
+
+    async def open_ledger(self) -> Ledger:
         match self._systems.ledger:
             case LedgerSystem.EMBEDDED:
                 return SqliteLedger(self._embedded(), self._clock)
-            case _:
-                raise NotImplementedError
+            case LedgerSystem.TIGERBEETLE:
+                with _extra("tigerbeetle"):
+                    from internal_transfer.adapters.ledger.tigerbeetle import (  # noqa: PLC0415
+                        TigerBeetleLedger,
+                        TigerBeetleSettings,
+                    )
+                given = self._settings.tigerbeetle
+                tigerbeetle = TigerBeetleLedger(
+                    TigerBeetleSettings(cluster_id=int(given.cluster), addresses=tuple(given.addresses))
+                )
+                await self._start(tigerbeetle, "TigerBeetle")
+                self.checks.append(tigerbeetle.check)
+                return tigerbeetle
+            case LedgerSystem.SOCKET:
+                from internal_transfer.adapters.ledger.socket import SocketLedger, SocketLedgerSettings  # noqa: PLC0415
 
-    async def _open_core(self) -> tuple[TradingCore, EventBus, Callable[[str], Awaitable[None]]]:
+                path = DataDirectory(Path(self._settings.ledger_socket.data)).ledger_socket
+                ledger = SocketLedger(SocketLedgerSettings(path=path))
+                await self._start(ledger, "the process with the role ledger")
+                self.checks.append(ledger.check)
+                return ledger
+            case _:
+                assert_never(self._systems.ledger)
+
+    async def open_core(self) -> tuple[TradingCore, EventBus, Callable[[str], Awaitable[None]]]:
         match self._systems.core:
             case CoreSystem.EMBEDDED:
                 core = ReferenceCore(self._embedded())
@@ -130,17 +310,109 @@ class _Opening:
                     core.mode = CoreMode(mode)
 
                 return core, MemoryEventBus(), set_mode
+            case CoreSystem.KAFKA:
+                return await self._open_kafka_core()
+            case CoreSystem.AERON:
+                return await self._open_aeron_core()
             case _:
-                raise NotImplementedError
+                assert_never(self._systems.core)
 
-    async def _open_limiter(self) -> RateLimiter:
+    async def _open_kafka_core(self) -> tuple[TradingCore, EventBus, Callable[[str], Awaitable[None]]]:
+        connection = kafka_connection(self._settings)
+        from internal_transfer.adapters.event_bus.kafka import KafkaEventBus  # noqa: PLC0415
+        from internal_transfer.adapters.trading_core.kafka import KafkaTradingCore  # noqa: PLC0415
+        from internal_transfer.kafka.topics import Topics  # noqa: PLC0415
+
+        topics = Topics(self._settings.kafka.prefix)
+        core = KafkaTradingCore(connection, topics, clock=self._clock)
+        await self._start(core, "Kafka")
+        self.checks.append(core.check)
+
+        async def set_mode(mode: str) -> None:
+            await core.set_mode(mode)
+
+        if not self._settles:
+            return core, MemoryEventBus(), set_mode
+        bus = KafkaEventBus(connection, topics, clock=self._clock, on_poison=self._count_poison)
+        await self._start(bus, "Kafka")
+        return core, bus, set_mode
+
+    async def _open_aeron_core(self) -> tuple[TradingCore, EventBus, Callable[[str], Awaitable[None]]]:
+        from internal_transfer.adapters.event_bus.aeron import AeronEventBus  # noqa: PLC0415
+        from internal_transfer.adapters.trading_core.aeron import AeronTradingCore  # noqa: PLC0415
+        from internal_transfer.aeron.client import AeronClient  # noqa: PLC0415
+
+        client = AeronClient(aeron_connection(self._settings), clock=self._clock)
+        core = AeronTradingCore(client, clock=self._clock)
+        bus = AeronEventBus(client, on_poison=self._count_poison) if self._settles else None
+        await self._start(client, "Aeron")
+        self.checks.append(core.check)
+        if bus is not None:
+            self.checks.append(bus.check)
+
+        async def set_mode(mode: str) -> None:
+            await core.set_mode(mode)
+
+        return core, bus or MemoryEventBus(), set_mode
+
+    async def open_limiter(self) -> RateLimiter:
         limit = self._settings.rate_limit
         local = MemoryRateLimiter(self._clock, per_minute=limit.per_minute, burst=limit.burst)
         match self._systems.rate_limiter:
             case LimiterSystem.EMBEDDED:
                 return local
+            case LimiterSystem.VALKEY:
+                return await self._open_valkey(local)
             case _:
-                raise NotImplementedError
+                assert_never(self._systems.rate_limiter)
+
+    async def _open_valkey(self, local: RateLimiter) -> RateLimiter:
+        with _extra("valkey"):
+            from internal_transfer.adapters.rate_limiter.fallback import FallbackRateLimiter  # noqa: PLC0415
+            from internal_transfer.adapters.rate_limiter.valkey import ValkeyRateLimiter  # noqa: PLC0415
+            from internal_transfer.adapters.rate_limiter.valkey_servers import Tls as ValkeyTls  # noqa: PLC0415
+            from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings  # noqa: PLC0415
+        given, limit = self._settings.valkey, self._settings.rate_limit
+        url = _secret(self._settings.secrets.redis_url, "INTERNAL_TRANSFER_REDIS_URL", "systems.rate_limiter")
+        shared = ValkeyRateLimiter(
+            ValkeySettings.of_url(url, tls=ValkeyTls(**_files(given)) if given.tls else None),
+            per_minute=limit.per_minute,
+            burst=limit.burst,
+        )
+        self._closing.push_async_callback(shared.close)
+        try:
+            await shared.start()
+        except Unavailable as error:
+            # Money is as safe without it: until it is back, each process counts by itself.
+            _log.warning("rate_limiter_away", error=str(error))
+        self.checks.append(shared.check)
+        return FallbackRateLimiter(shared, local, self._clock, self._count_fallback)
+
+    async def open_publisher(self) -> EventPublisher | None:
+        match self._systems.events:
+            case EventsSystem.NONE:
+                return None
+            case EventsSystem.KAFKA:
+                connection = kafka_connection(self._settings)
+                from internal_transfer.adapters.event_publisher.kafka import KafkaEventPublisher  # noqa: PLC0415
+                from internal_transfer.kafka.topics import Topics  # noqa: PLC0415
+
+                publisher = KafkaEventPublisher(connection, Topics(self._settings.kafka.prefix))
+                await self._start(publisher, "Kafka")
+                self.checks.append(publisher.check)
+                return publisher
+            case _:
+                assert_never(self._systems.events)
+
+    async def _start(self, adapter: Foreign, name: str) -> None:
+        """Starts an adapter that is closed with the stack; a system that is away refuses the start."""
+        self._closing.push_async_callback(adapter.close)
+        try:
+            await adapter.start()
+        except OperatingFailureError as error:
+            raise StartRefusedError(
+                f"{name} cannot be used: {error.message}; start it, or mend the settings"
+            ) from error
 
     def _embedded(self) -> Database:
         """The database in the data directory; with foreign systems beside it, each call commits by itself."""
@@ -156,3 +428,37 @@ class _Opening:
             self._closing.callback(database.close)
             self._tending.append(lambda: keep_log_short(database, self._clock))
         return self._database
+
+    def _count_poison(self, reason: str) -> None:
+        self._telemetry.unexpected.labels("bus", "poison_message").inc()
+        _log.error("poison_message", reason=reason)
+
+    def _count_fallback(self, error: OperatingFailureError, names: int) -> None:
+        self._telemetry.failures.labels(error.system, type(error).__name__).inc()
+        _log.warning("rate_limiter_fallback", error=str(error), names=names)
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Says which optional packages are missing where an import inside fails."""
+    try:
+        yield
+    except ImportError as error:
+        what_to_do = f"pip install 'internal-transfer[{name}]'"
+        raise StartRefusedError(
+            f"the settings name {name}, and its client is not installed: {what_to_do} ({error})"
+        ) from error
+
+
+def _secret(value: str, variable: str, key: str) -> str:
+    if not value:
+        raise StartRefusedError(f"{key}: needs the environment variable {variable}")
+    return value
+
+
+def _files(tls: Tls) -> dict[str, Path | None]:
+    return {
+        "ca_file": Path(tls.ca_file) if tls.ca_file else None,
+        "certificate_file": Path(tls.cert_file) if tls.cert_file else None,
+        "key_file": Path(tls.key_file) if tls.key_file else None,
+    }

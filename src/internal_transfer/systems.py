@@ -92,19 +92,25 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class PostgresqlSystem(Struct, frozen=True, forbid_unknown_fields=True):
-    """How many connections each process opens; where and who is in the secret URL, TLS too."""
+    """How many connections each process opens; where and who is in the secret URL, TLS too.
 
+    `pooled`: a PgBouncer in transaction mode is in between.
+    """
+
+    db_schema: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
     connections: Annotated[int, Meta(ge=1, le=64)]
+    pooled: bool = False
 
 
 class CassandraSystem(Tls, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where ScyllaDB or Cassandra is, and how a keyspace is made that does not exist."""
+    """Where ScyllaDB or Cassandra is; `replication` makes a keyspace that does not exist, where it is given."""
 
-    hosts: Annotated[list[Address], Meta(min_length=1)]
+    hosts: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
+    port: Annotated[int, Meta(ge=1, le=65535)]
     keyspace: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
     user: str
-    local_data_center: str
-    replication: Annotated[int, Meta(ge=1, le=9)]
+    datacenter: str
+    replication: str
 
 
 class TigerBeetleSystem(Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,25 +123,34 @@ class TigerBeetleSystem(Struct, frozen=True, forbid_unknown_fields=True):
 class LedgerSocket(Struct, frozen=True, forbid_unknown_fields=True):
     """The data directory of the process with the role `ledger`."""
 
-    data: str
+    data: Annotated[str, Meta(min_length=1)]
 
 
 class KafkaSystem(Tls, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The brokers, and as whom to speak to them (SASL, where a user is given)."""
+    """The brokers, and as whom to speak to them (SASL, where a user is given).
+
+    `partitions` are those of a topic that is made; so many processes can share its work.
+    """
 
     servers: Annotated[list[Address], Meta(min_length=1)]
     prefix: Name
+    partitions: Annotated[int, Meta(ge=1, le=1000)]
     mechanism: Annotated[str, Meta(pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")]
     user: str
 
 
 class AeronSystem(Struct, frozen=True, forbid_unknown_fields=True):
-    """The media driver's directory, and the channels to and from the cores."""
+    """The media driver's directory, and the channels to and from the cores.
+
+    `heard_on` is where the service listens for verdicts, if that differs from where the core sends them.
+    """
 
     directory: str
     commands: str
     verdicts: str
+    heard_on: str
+    first_stream: Annotated[int, Meta(ge=1, le=2_000_000_000)]
 
 
 class ValkeySystem(Tls, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Encryption; where and who is in the secret URL."""
+    """Files for TLS; where and who is in the secret URL, with the keys' prefix and whether it is a cluster."""

@@ -20,6 +20,7 @@ from internal_transfer.services.acts import AuditTrail
 from internal_transfer.services.api_keys import ApiKeys
 from internal_transfer.services.cash import CashDesk
 from internal_transfer.services.completions import Completions
+from internal_transfer.services.courier import Courier, CourierBounds
 from internal_transfer.services.desk import Desk
 from internal_transfer.services.driver import Driver, Timing
 from internal_transfer.services.evidence import Examiner
@@ -54,9 +55,13 @@ class Role(StrEnum):
     GATEWAY = "gateway"
     SETTLER = "settler"
     SCANNER = "scanner"
+    COURIER = "courier"
 
 
 ROLES = frozenset(Role)
+
+SHARING_WORKERS = 4
+"""So many batches of a gateway are on their way at once where calls wait for other systems."""
 
 _log = structlog.get_logger(__name__)
 
@@ -79,6 +84,7 @@ class Service:
     settler: Settler
     scanner: Scanner
     follower: Follower
+    courier: Courier | None
     inquiry: Inquiry
     audit: AuditTrail
     desk: Desk
@@ -115,6 +121,8 @@ class Service:
                 loops.append(self.settler.run())
             if Role.SCANNER in self.roles:
                 loops.append(self.scanner.run())
+            if Role.COURIER in self.roles and self.courier is not None:
+                loops.append(self.courier.run())
             if not self.settings.systems.is_alone:
                 loops.append(self.follower.run())
             running = [tasks.create_task(loop) for loop in loops]
@@ -253,6 +261,8 @@ def build(
         bounds=GatewayBounds(
             queue_most=times.queue_max,
             batch_most=times.batch_max,
+            # Alone, all of a batch is done without waiting; elsewhere others go on while one waits for an answer.
+            workers=1 if settings.systems.shares_a_commit else SHARING_WORKERS,
             call_seconds=times.deadline_seconds / 2,
             acting_seconds=times.lease_seconds,
         ),
@@ -293,6 +303,16 @@ def build(
         telemetry=telemetry,
         bounds=FollowerBounds(open_seconds=settings.scanner.interval_seconds),
     )
+    courier = None
+    if stack.publisher is not None:
+        courier = Courier(
+            store=store,
+            publisher=stack.publisher,
+            durability=durability,
+            clock=clock,
+            telemetry=telemetry,
+            bounds=CourierBounds(),
+        )
     inquiry = Inquiry(
         store=store,
         ledger=ledger,
@@ -362,6 +382,7 @@ def build(
         settler=settler,
         scanner=scanner,
         follower=follower,
+        courier=courier,
         inquiry=inquiry,
         audit=audit,
         desk=desk,

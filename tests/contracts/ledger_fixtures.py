@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from secrets import randbits
 from typing import Any, Protocol
 
 from internal_transfer.adapters.ledger.sqlite import SqliteLedger
+from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleLedger, TigerBeetleSettings
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.ledger import (
     U128_MAX,
@@ -39,6 +41,8 @@ class LedgerServer(Protocol):
     ledger: Ledger
     id_base: int
     """Added to the ids of a test, so that tests can share a server that never forgets."""
+    history_start: int
+    """The timestamp after which the test's transfers come."""
 
     async def settle(self) -> None:
         """Waits until what was answered is on record."""
@@ -54,6 +58,7 @@ class EmbeddedLedgerServer:
     """The embedded ledger on a file; the bounds keep next to nothing in memory, or the usual amount."""
 
     id_base = 0
+    history_start = 0
 
     def __init__(self, path: Path, *, each_call: bool, remembered: int | None = None) -> None:
         self._path = path
@@ -83,6 +88,47 @@ class EmbeddedLedgerServer:
         """Stops the ledger."""
         await self.settle()
         self.database.close()
+
+
+class TigerBeetleServer:
+    """A session of one's own with a cluster that others use too; `open` makes it."""
+
+    def __init__(self, settings: TigerBeetleSettings) -> None:
+        self.settings = settings
+        self.ledger = TigerBeetleLedger(settings)
+        self.id_base = new_id_base()
+        self.history_start = 0
+
+    @classmethod
+    async def open(cls, address: str, cluster_id: int, **settings: Any) -> "TigerBeetleServer":
+        """Connects."""
+        server = cls(TigerBeetleSettings(cluster_id=cluster_id, addresses=(address,), **settings))
+        await server.ledger.start()
+        newest = await server.ledger.newest_transfers(1)
+        server.history_start = newest[0].timestamp if newest else 0
+        return server
+
+    async def settle(self) -> None:
+        """Nothing to wait for: what TigerBeetle answers is on record."""
+
+    async def reopen(self) -> None:
+        """Ends the session, and starts another."""
+        await self.close()
+        self.ledger = TigerBeetleLedger(self.settings)
+        await self.ledger.start()
+
+    async def close(self) -> None:
+        """Ends the session."""
+        await self.ledger.close()
+
+
+OWN_IDS = 1 << 32
+"""Ids from a base on, and as many from 2^127 more, that are a test's own."""
+
+
+def new_id_base() -> int:
+    """A base for ids that no test had before, below 2^125."""
+    return randbits(93) * OWN_IDS
 
 
 class World:
@@ -149,12 +195,14 @@ class World:
         held, spent, _, received = await self.balances(number)
         return received - spent - held
 
-    async def history(self, after: int = 0) -> Sequence[LedgerTransfer]:
-        """All transfers after a timestamp, page by page."""
+    async def history(self, after: int | None = None) -> Sequence[LedgerTransfer]:
+        """All transfers of this test after a timestamp, page by page."""
         transfers: list[LedgerTransfer] = []
-        while page := await self.ledger.transfers_after(transfers[-1].timestamp if transfers else after, 3):
+        last = self.server.history_start if after is None else after
+        while page := await self.ledger.transfers_after(last, 3):
             transfers.extend(page)
-        return transfers
+            last = page[-1].timestamp
+        return [transfer for transfer in transfers if (transfer.id - self.server.id_base) % (1 << 127) < OWN_IDS]
 
 
 def balances(account: LedgerAccount) -> tuple[int, int, int, int]:

@@ -14,10 +14,12 @@ from contracts.ledger_fixtures import (
     POST,
     VOID,
     EmbeddedLedgerServer,
+    TigerBeetleServer,
     World,
     balances,
     replay,
 )
+from contracts.ledger_hosts import SocketLedgerServer
 from internal_transfer.ports.errors import Unavailable
 from internal_transfer.ports.ledger import (
     AMOUNT_MAX,
@@ -30,6 +32,7 @@ from internal_transfer.ports.ledger import (
     TransferResult,
     UnsupportedError,
 )
+from real_servers import need
 
 CREATED = TransferResult.CREATED
 DEBITS_LIMITED = AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS
@@ -38,13 +41,27 @@ BANK, ALICE, BOB, UNKNOWN = 1, 2, 3, 99
 U64_MAX, U32_MAX, U16_MAX = 2**64 - 1, 2**32 - 1, 2**16 - 1
 
 
-@pytest.fixture(params=["embedded, one commit per turn", "embedded, one commit per call", "embedded, small memory"])
+@pytest.fixture(
+    params=[
+        "embedded, one commit per turn",
+        "embedded, one commit per call",
+        "embedded, small memory",
+        "tigerbeetle",
+        "embedded, behind a socket",
+    ]
+)
 async def world(request, tmp_path):
-    server = EmbeddedLedgerServer(
-        tmp_path / "ledger.db",
-        each_call=request.param == "embedded, one commit per call",
-        remembered=0 if request.param == "embedded, small memory" else None,
-    )
+    if request.param == "tigerbeetle":
+        place = need("tigerbeetle")
+        server = await TigerBeetleServer.open(place.address, place.cluster)
+    elif request.param == "embedded, behind a socket":
+        server = await SocketLedgerServer.open(tmp_path / "data")
+    else:
+        server = EmbeddedLedgerServer(
+            tmp_path / "ledger.db",
+            each_call=request.param == "embedded, one commit per call",
+            remembered=0 if request.param == "embedded, small memory" else None,
+        )
     yield World(server)
     await server.close()
 

@@ -1,4 +1,4 @@
-"""The ledger against the plainest model of it, over random histories with restarts and turns that are taken back."""
+"""Ledgers against the plainest model of them, over random histories with restarts and turns that are taken back."""
 
 import asyncio
 import tempfile
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 
-from contracts.ledger_fixtures import EmbeddedLedgerServer, balances, replay
+from contracts.ledger_fixtures import EmbeddedLedgerServer, LedgerServer, TigerBeetleServer, balances, replay
 from contracts.ledger_model import (
     CREDITS_LIMITED,
     DEBITS_LIMITED,
@@ -24,6 +25,7 @@ from contracts.ledger_model import (
 )
 from internal_transfer.ports.errors import Unavailable
 from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer
+from real_servers import need
 
 ACCOUNT_IDS = (1, 2, 3, 4)
 TRANSFER_IDS = (*range(1, 9), 2**64, 2**127, 2**128 - 2)
@@ -71,46 +73,54 @@ batches = st.lists(st.one_of(movements, resolutions), max_size=6)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Every result, balance and row of the ledger is the model's, after every turn."""
+    """Every result, balance and row of the ledger is the model's, after every turn.
+
+    What is drawn are small ids; the ledger and the model get them from the server's base on.
+    """
+
+    server: LedgerServer
 
     def __init__(self) -> None:
         super().__init__()
         self.model = LedgerModel()
-        self.directory = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
-
-    @initialize(each_call=st.booleans(), remembered=st.sampled_from((None, 0, 2)), usual=st.booleans())
-    def start(self, each_call, remembered, usual):
-        """Opens a ledger of one kind or another, mostly with good accounts in it."""
-
-        async def open_server():
-            path = Path(self.directory.name) / "ledger.db"
-            self.server = EmbeddedLedgerServer(path, each_call=each_call, remembered=remembered)
-
-        self.each_call = each_call
-        self.runner.run(open_server())
-        if usual:
-            self.create_accounts([LedgerAccount(id=number, ledger=1, code=1) for number in ACCOUNT_IDS])
 
     def teardown(self):
         """Closes the ledger."""
         self.runner.run(self.server.close())
         self.runner.close()
-        self.directory.cleanup()
+
+    def open_usual_accounts(self) -> None:
+        """Mostly there are good accounts."""
+        self.create_accounts([LedgerAccount(id=number, ledger=1, code=1) for number in ACCOUNT_IDS])
+
+    def at(self, number: int) -> int:
+        """The ledger's id for one that was drawn; 0 stays what it is."""
+        return (self.server.id_base + number) % 2**128 if number else 0
+
+    def moved(self, batch: list[LedgerTransfer]) -> list[LedgerTransfer]:
+        """The transfers with the ledger's ids."""
+        names = ("id", "pending_id", "debit_account_id", "credit_account_id")
+        return [replace(event, **{name: self.at(getattr(event, name)) for name in names}) for event in batch]
 
     async def send(self, turn: list[list[LedgerTransfer]]) -> None:
         """Gives batches to the ledger and to the model, and compares the results."""
-        for batch in turn:
+        for batch in map(self.moved, turn):
             outcomes = await self.server.ledger.create_transfers(batch)
             assert [outcome.status for outcome in outcomes] == self.model.create_transfers(batch)
+
+    async def send_accounts(self, drawn: list[LedgerAccount]) -> None:
+        """Gives a batch of accounts to the ledger and to the model, and compares the results."""
+        batch = [replace(account, id=self.at(account.id)) for account in drawn]
+        outcomes = await self.server.ledger.create_accounts(batch)
+        assert [outcome.status for outcome in outcomes] == self.model.create_accounts(batch)
 
     @rule(batch=st.lists(accounts, max_size=5))
     def create_accounts(self, batch):
         """A turn with one batch of accounts."""
 
         async def create():
-            outcomes = await self.server.ledger.create_accounts(batch)
-            assert [outcome.status for outcome in outcomes] == self.model.create_accounts(batch)
+            await self.send_accounts(batch)
             await self.server.settle()
 
         self.runner.run(create())
@@ -125,45 +135,26 @@ class LedgerMachine(RuleBasedStateMachine):
 
         self.runner.run(create())
 
-    @rule()
-    def restart(self):
-        """The ledger is closed and opened again."""
-        self.runner.run(self.server.reopen())
-
-    @rule(turn=st.lists(batches, max_size=2), new_accounts=st.lists(accounts, max_size=2))
-    def take_a_turn_back(self, turn, new_accounts):
-        """Where each call commits, only the call that fails is taken back, and it did nothing."""
-
-        async def fail():
-            before = deepcopy(self.model)
-            await self.server.ledger.create_accounts(new_accounts)
-            self.model.create_accounts(new_accounts)
-            await self.send(turn)
-            with pytest.raises(ZeroDivisionError), self.server.database.call():
-                _ = 1 // 0
-            if self.each_call:
-                return
-            self.model = before
-            with pytest.raises(Unavailable, match="took a turn back"):
-                await self.server.settle()
-
-        self.runner.run(fail())
-
     @invariant()
     def agrees_with_the_model(self):
         """Look-ups and history are the model's, and the history replayed gives the balances."""
         if not hasattr(self, "server"):
             return
+        transfer_ids = [self.at(number) for number in TRANSFER_IDS]
 
         async def look():
-            found = await self.server.ledger.lookup_accounts(ACCOUNT_IDS)
-            transfers = await self.server.ledger.lookup_transfers(TRANSFER_IDS)
-            history = await self.server.ledger.transfers_after(0, BATCH_MAX)
-            newest = await self.server.ledger.newest_transfers(BATCH_MAX)
+            ledger = self.server.ledger
+            found = await ledger.lookup_accounts([self.at(number) for number in ACCOUNT_IDS])
+            transfers = await ledger.lookup_transfers(transfer_ids)
+            history = await ledger.transfers_after(self.server.history_start, BATCH_MAX)
+            newest = await ledger.newest_transfers(100)
             await self.server.settle()
             return found, transfers, history, newest
 
         found, transfers, history, newest = self.runner.run(look())
+        # Others may use the same server.
+        history = [transfer for transfer in history if transfer.id in transfer_ids]
+        newest = [transfer for transfer in newest if transfer.id in transfer_ids]
         assert {account.id: fields_of(account) for account in found} == self.model.accounts
         assert {transfer.id: fields_of(transfer) for transfer in transfers} == {
             number: fields | {"timeout": 0} for number, fields in self.model.transfers.items()
@@ -175,7 +166,70 @@ class LedgerMachine(RuleBasedStateMachine):
         assert nothing | replayed == {account.id: balances(account) for account in found}
 
 
-class TestLedgerAgainstModel(LedgerMachine.TestCase):
+class EmbeddedLedgerMachine(LedgerMachine):
+    """The embedded ledger, which also forgets turns that are taken back."""
+
+    server: EmbeddedLedgerServer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+
+    @initialize(each_call=st.booleans(), remembered=st.sampled_from((None, 0, 2)), usual=st.booleans())
+    def start(self, each_call, remembered, usual):
+        """Opens a ledger of one kind or another."""
+
+        async def open_server():
+            path = Path(self.directory.name) / "ledger.db"
+            self.server = EmbeddedLedgerServer(path, each_call=each_call, remembered=remembered)
+
+        self.each_call = each_call
+        self.runner.run(open_server())
+        if usual:
+            self.open_usual_accounts()
+
+    def teardown(self):
+        """Closes the ledger and removes its file."""
+        super().teardown()
+        self.directory.cleanup()
+
+    @rule()
+    def restart(self):
+        """The ledger is closed and opened again."""
+        self.runner.run(self.server.reopen())
+
+    @rule(turn=st.lists(batches, max_size=2), new_accounts=st.lists(accounts, max_size=2))
+    def take_a_turn_back(self, turn, new_accounts):
+        """Where each call commits, only the call that fails is taken back, and it did nothing."""
+
+        async def fail():
+            before = deepcopy(self.model)
+            await self.send_accounts(new_accounts)
+            await self.send(turn)
+            with pytest.raises(ZeroDivisionError), self.server.database.call():
+                _ = 1 // 0
+            if self.each_call:
+                return
+            self.model = before
+            with pytest.raises(Unavailable, match="took a turn back"):
+                await self.server.settle()
+
+        self.runner.run(fail())
+
+
+class TigerBeetleLedgerMachine(LedgerMachine):
+    """TigerBeetle, in a session for each history."""
+
+    @initialize(usual=st.booleans())
+    def start(self, usual):
+        """Connects."""
+        place = need("tigerbeetle")
+        self.server = self.runner.run(TigerBeetleServer.open(place.address, place.cluster))
+        if usual:
+            self.open_usual_accounts()
+
+
+class TestLedgerAgainstModel(EmbeddedLedgerMachine.TestCase):
     """G15: whatever is sent in whatever order, the embedded ledger and the model do not differ."""
 
     settings = settings(
@@ -184,3 +238,20 @@ class TestLedgerAgainstModel(LedgerMachine.TestCase):
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
+
+
+class TestTigerBeetleAgainstModel(TigerBeetleLedgerMachine.TestCase):
+    """G15: whatever is sent in whatever order, TigerBeetle and the model do not differ."""
+
+    settings = settings(
+        max_examples=25,
+        stateful_step_count=14,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+    @classmethod
+    def setUpClass(cls):
+        """Skips before anything is drawn where there is no server."""
+        super().setUpClass()
+        need("tigerbeetle")

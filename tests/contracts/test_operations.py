@@ -8,24 +8,87 @@ import apsw
 import pytest
 from msgspec.structs import replace
 
-from internal_transfer.adapters.operations.sqlite import GENESIS, SqliteOperations, digest_of
+from contracts.cassandra_stores import CassandraOperationsStack
+from contracts.postgresql_schemas import PostgresqlSchema
+from internal_transfer.adapters.operations import postgresql
+from internal_transfer.adapters.operations.chain import GENESIS, digest_of
+from internal_transfer.adapters.operations.postgresql import PostgresqlOperations
+from internal_transfer.adapters.operations.sqlite import SqliteOperations
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.rules import Policy, Route
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import Unavailable
 from internal_transfer.ports.operations import ApiKey, AuditEntry, Operations, Report
+from internal_transfer.postgresql.pool import Pool
 
 
-@pytest.fixture(params=["turn", "each_call"])
-async def database(request, tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(tmp_path / "operations.db", each_call=request.param == "each_call")
-    yield database
-    database.close()
+class EmbeddedOperations:
+    """The embedded adapter on a file of its own; `turns` as in the database: "turn" or "each_call"."""
+
+    def __init__(self, path: Path, turns: str) -> None:
+        self.database = Database(path, each_call=turns == "each_call")
+
+    def open(self) -> Operations:
+        return SqliteOperations(self.database)
+
+    async def durable(self) -> None:
+        await self.database.durable()
+
+    async def tamper(self, script: str) -> None:
+        """Runs statements by hand, past the adapter."""
+        await self.durable()
+        other = apsw.Connection(self.database.connection.filename)
+        other.execute(script)
+        other.close()
+
+    async def close(self) -> None:
+        self.database.close()
+
+
+class SharedOperations:
+    """The PostgreSQL adapter on an emptied schema; each `open` is a process with connections of its own."""
+
+    def __init__(self, schema: PostgresqlSchema) -> None:
+        self.schema = schema
+        self.pools: list[Pool] = []
+
+    def open(self) -> Operations:
+        self.pools.append(Pool(self.schema.settings))
+        return PostgresqlOperations(self.pools[-1])
+
+    async def durable(self) -> None:
+        """Nothing to wait for."""
+
+    async def tamper(self, script: str) -> None:
+        """Runs statements by hand, past the adapter."""
+        await self.schema.execute(script)
+
+    async def close(self) -> None:
+        for pool in self.pools:
+            await pool.close()
+
+
+SQL = ("turn", "each_call", "postgresql")
+"""Those that the SQL below can be run on past the adapter; `test_cassandra.py` does the same in CQL."""
+
+
+@pytest.fixture(params=[*SQL, "cassandra"])
+async def stack(
+    request, tmp_path: Path
+) -> AsyncIterator[EmbeddedOperations | SharedOperations | CassandraOperationsStack]:
+    if request.param == "cassandra":
+        stack = await CassandraOperationsStack.opened()
+    elif request.param == "postgresql":
+        stack = SharedOperations(await PostgresqlSchema.emptied())
+    else:
+        stack = EmbeddedOperations(tmp_path / "operations.db", request.param)
+    yield stack
+    await stack.close()
 
 
 @pytest.fixture
-async def operations(database: Database) -> Operations:
-    return SqliteOperations(database)
+async def operations(stack) -> Operations:
+    return stack.open()
 
 
 def act(number: int = 0, **changes: str) -> AuditEntry:
@@ -94,13 +157,13 @@ async def test_a_policy_based_on_an_old_one_is_refused(operations):
     assert len(await operations.audit(after=0, most=10)) == 1
 
 
-async def test_policy_survives_a_restart(database):
+async def test_policy_survives_a_restart(stack):
     """The policy in force is that of the last change, also for a process that starts later."""
-    first = SqliteOperations(database)
+    first = stack.open()
     await first.change_policy(Policy(stopped=True), act(1))
     await first.change_policy(Policy(version=1), act(2))
-    await database.durable()
-    assert await SqliteOperations(database).policy() == Policy(version=2)
+    await stack.durable()
+    assert await stack.open().policy() == Policy(version=2)
 
 
 async def test_a_change_taken_back_is_not_in_force(tmp_path):
@@ -170,6 +233,7 @@ ADD_ONE = """
     FROM operations_audit WHERE number = 5"""
 
 
+@pytest.mark.parametrize("stack", SQL, indirect=True)
 @pytest.mark.parametrize(
     ("tampering", "broken_at"),
     [
@@ -192,27 +256,53 @@ ADD_ONE = """
         (ADD_ONE, 6),
     ],
 )
-async def test_tampering_is_detected(operations, database, tampering, broken_at):
+async def test_tampering_is_detected(operations, stack, tampering, broken_at):
     """Editing, deleting, reordering, inserting or truncating by SQL is detected, at the first entry concerned."""
     for number in range(1, 6):
         await operations.append_audit(act(number))
-    await database.durable()
-    other = apsw.Connection(database.connection.filename)
-    other.execute(tampering)
-    other.close()
+    await stack.tamper(tampering)
     assert await operations.verify_audit() == broken_at
 
 
-async def test_a_removed_end_stays_detected(operations, database):
+@pytest.mark.parametrize("stack", SQL, indirect=True)
+async def test_a_removed_end_stays_detected(operations, stack):
     """Appending after the end was cut off does not heal the chain."""
     for number in range(1, 4):
         await operations.append_audit(act(number))
-    await database.durable()
-    other = apsw.Connection(database.connection.filename)
-    other.execute("DELETE FROM operations_audit WHERE number = 3")
-    other.close()
+    await stack.tamper("DELETE FROM operations_audit WHERE number = 3")
     assert await operations.append_audit(act(4)) == 4
     assert await operations.verify_audit() == 3
+
+
+async def test_appending_at_once_keeps_the_chain(stack):
+    """Entries, API keys and changes of policy from two processes at once each get a number and one chain."""
+    first, second = stack.open(), stack.open()
+    numbers = await asyncio.gather(*[(first, second)[n % 2].append_audit(act(n)) for n in range(20)])
+    await asyncio.gather(first.put_api_key(KEY, act(20)), second.put_api_key(replace(KEY, key="k-2"), act(21)))
+    outcomes = await asyncio.gather(*[each.change_policy(Policy(stopped=True), act(22)) for each in (first, second)])
+    assert sorted(numbers) == list(range(1, 21))
+    assert sorted(outcomes, key=str) == [23, None]
+    assert await first.verify_audit() is None
+    assert len(await second.audit(after=0, most=99)) == 23
+
+
+async def test_pinning_at_once_pins_one_value(stack):
+    """Of several processes that pin a name with different values at once one wins, and the others are told."""
+    answers = await asyncio.gather(*[stack.open().pin({"a": str(n), f"b{n}": "1"}) for n in range(6)])
+    (winner,) = [n for n, answer in enumerate(answers) if answer == {}]
+    assert all(answer in ({}, {"a": str(winner)}) for answer in answers)
+    assert await stack.open().pins() == {"a": str(winner), f"b{winner}": "1"}
+
+
+@pytest.mark.parametrize("stack", SQL, indirect=True)
+async def test_a_chain_of_several_pages_is_verified(operations, stack, monkeypatch):
+    """A chain that is longer than what is looked at at a time holds, and breaks where it was changed."""
+    monkeypatch.setattr(postgresql, "VERIFY_PAGE", 2)
+    for number in range(1, 8):
+        await operations.append_audit(act(number))
+    assert await operations.verify_audit() is None
+    await stack.tamper("UPDATE operations_audit SET at = at + 1 WHERE number = 6")
+    assert await operations.verify_audit() == 6
 
 
 async def test_api_keys(operations):
@@ -233,14 +323,14 @@ async def test_reports(operations):
     assert await operations.last_report() == Report(at=4, clean=True, items="[]")
 
 
-async def test_what_was_recorded_survives_a_restart(database):
+async def test_what_was_recorded_survives_a_restart(stack):
     """Pins, keys, reports and the chain are there for the next process, which goes on from them."""
-    first = SqliteOperations(database)
+    first = stack.open()
     await first.pin({"a": "1"})
     await first.put_api_key(KEY, act(1))
     await first.save_report(Report(at=5, clean=True, items="[]"))
-    await database.durable()
-    second = SqliteOperations(database)
+    await stack.durable()
+    second = stack.open()
     assert await second.pin({"a": "2"}) == {"a": "1"}
     assert await second.api_keys(["k-1"]) == [KEY]
     assert await second.last_report() == Report(at=5, clean=True, items="[]")
@@ -248,13 +338,11 @@ async def test_what_was_recorded_survives_a_restart(database):
     assert await second.verify_audit() is None
 
 
-async def test_nothing_is_appended_without_a_head(operations, database):
+@pytest.mark.parametrize("stack", SQL, indirect=True)
+async def test_nothing_is_appended_without_a_head(operations, stack):
     """Where the chain's head was removed, privileged acts fail and are not recorded outside the chain."""
     await operations.append_audit(act(1))
-    await database.durable()
-    other = apsw.Connection(database.connection.filename)
-    other.execute("DELETE FROM operations_audit_head")
-    other.close()
+    await stack.tamper("DELETE FROM operations_audit_head")
     with pytest.raises(Unavailable):
         await operations.append_audit(act(2))
     await asyncio.sleep(0)

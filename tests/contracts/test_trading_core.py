@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from contracts.trading_cores import kafka_core
 from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCore
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
@@ -33,9 +34,15 @@ async def database(request, tmp_path: Path) -> AsyncIterator[Database]:
     database.close()
 
 
-@pytest.fixture
-async def core(database: Database) -> TradingCore:
-    return ReferenceCore(database)
+@pytest.fixture(params=["turn", "each_call", "kafka"])
+async def core(request, tmp_path: Path) -> AsyncIterator[TradingCore]:
+    if request.param == "kafka":
+        async with kafka_core(tmp_path) as core:
+            yield core
+    else:
+        database = Database(tmp_path / "core.db", each_call=request.param == "each_call")
+        yield ReferenceCore(database)
+        database.close()
 
 
 def order(

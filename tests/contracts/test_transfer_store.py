@@ -1,11 +1,24 @@
 """The contract of `ports/transfer_store.py`, run on every adapter."""
 
-import apsw
 import pytest
 from msgspec.structs import replace
 
-from contracts.transfer_stores import ADAPTERS, DAY, NOON, asked, open_store, proposal, step, transfer, with_state
-from internal_transfer.adapters.transfer_store import sqlite
+from contracts.transfer_stores import (
+    ADAPTERS,
+    DAY,
+    EMBEDDED,
+    GUARDED,
+    NOON,
+    asked,
+    close_store,
+    open_embedded,
+    open_store,
+    proposal,
+    step,
+    transfer,
+    with_state,
+)
+from internal_transfer.adapters.transfer_store import cassandra_history, postgresql, sqlite
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY, snowflake
 from internal_transfer.domain.leg import Leg, LegState, Side
@@ -27,10 +40,9 @@ REQUESTING, PENDING, SUCCESS, FAILED = Status.REQUESTING, Status.PENDING, Status
 
 @pytest.fixture(params=sorted(ADAPTERS))
 async def stack(request, tmp_path):
-    opened = open_store(request.param, tmp_path)
+    opened = await open_store(request.param, tmp_path)
     yield opened
-    await opened.durable()
-    opened.close()
+    await close_store(opened)
 
 
 @pytest.fixture
@@ -286,12 +298,13 @@ async def test_a_final_transfer_takes_no_change_at_all(stack, final):
     assert await stack.store.get([first.id]) == [ended]
 
 
+@pytest.mark.parametrize("stack", sorted(GUARDED), indirect=True)
 @pytest.mark.parametrize(
     "statement",
     [
         "UPDATE transfer SET updated_at = 0",
         "DELETE FROM transfer",
-        "UPDATE transfer_key SET fingerprint = x'00'",
+        "UPDATE transfer_key SET transfer_id = 0",
         "DELETE FROM transfer_key",
         "UPDATE transfer_event SET at = 0",
         "DELETE FROM transfer_event",
@@ -305,8 +318,8 @@ async def test_the_database_itself_refuses_to_rewrite_history(stack, statement):
     await taken(stack.store, first, FAILED)
     await stack.store.register([first.source])
     await stack.durable()
-    with pytest.raises(apsw.ConstraintError):
-        stack.write(statement)
+    with pytest.raises(stack.refusal):
+        await stack.write(statement)
 
 
 # Events and the feed (G11).
@@ -351,6 +364,21 @@ async def test_a_reader_of_the_feed_never_skips(stack):
     assert sorted(seen, key=lambda event: (event.transfer_id, event.version)) == [
         event for events in await stack.store.events(ids) for event in events
     ]
+
+
+async def test_a_reader_of_the_feed_finds_its_place_again(stack):
+    """Each reader has a position of its own, 0 at first, which survives a restart and never goes back."""
+    store = stack.store
+    assert await store.reader_position("publisher") == 0
+    await store.move_reader("publisher", 7)
+    await store.move_reader("webhooks", 3)
+    await store.move_reader("publisher", 5)
+    assert [await store.reader_position(each) for each in ("publisher", "webhooks", "other")] == [7, 3, 0]
+    await stack.reopen()
+    await stack.store.move_reader("publisher", 7)
+    assert await stack.store.reader_position("publisher") == 7
+    await stack.store.move_reader("publisher", 8)
+    assert await stack.store.reader_position("publisher") == 8
 
 
 # History.
@@ -439,17 +467,16 @@ async def test_history_filters(store, query, numbers):
         assert [each.id for each in met] == [transfer(number).id for number in numbers]
 
 
-async def test_a_filtered_walk_over_many_rows_finds_what_is_far_away(tmp_path, monkeypatch):
+async def test_a_filtered_walk_over_many_rows_finds_what_is_far_away(stack, monkeypatch):
     """A page that looked at its share of rows ends early with a cursor, and the walk still meets everything."""
-    monkeypatch.setattr(sqlite, "HISTORY_SCAN_MAX", 3)
-    stack = open_store("embedded-shared", tmp_path)
+    for adapter in (sqlite, postgresql, cassandra_history):
+        monkeypatch.setattr(adapter, "HISTORY_SCAN_MAX", 3)
     batch = [transfer(number, asset="BTC" if number in {0, 4, 10} else "USDT") for number in range(11)]
     await accepted(stack.store, *batch)
     page = await stack.store.history(HistoryQuery(owner="ada", most=2, asset="BTC"))
     assert ([each.id for each in page.transfers], page.next_after is not None) == ([batch[10].id], True)
     assert [each.id for each in await walk(stack.store, asset="BTC")] == [batch[n].id for n in (10, 4, 0)]
     assert len(await walk(stack.store)) == 11
-    stack.close()
 
 
 # What the scanner and the operators ask for.
@@ -587,9 +614,8 @@ async def test_worker_leases_are_exclusive(stack):
     assert third != first
 
 
-async def test_worker_ids_run_out_and_ended_leases_are_taken_over(tmp_path):
+async def test_worker_ids_run_out_and_ended_leases_are_taken_over(stack):
     """With all ids leased a newcomer is refused, until the lease that ended longest ago becomes free."""
-    stack = open_store("embedded-shared", tmp_path)
     workers = [await stack.store.lease_worker(f"h{n}", now_ms=NOON + n, lease_ms=2_000) for n in range(1024)]
     assert sorted(workers) == list(range(1024))
     with pytest.raises(Unavailable):
@@ -597,8 +623,6 @@ async def test_worker_ids_run_out_and_ended_leases_are_taken_over(tmp_path):
     assert await stack.store.lease_worker("h0", now_ms=NOON + 1_999, lease_ms=2_000) == workers[0]
     assert await stack.store.lease_worker("late", now_ms=NOON + 2_500, lease_ms=2_000) == workers[1]
     assert await stack.store.lease_worker("h1", now_ms=NOON + 2_500, lease_ms=2_000) == workers[2]
-    await stack.durable()
-    stack.close()
 
 
 async def test_the_largest_ledger_timestamp_is_remembered(stack):
@@ -614,8 +638,10 @@ async def test_the_largest_ledger_timestamp_is_remembered(stack):
 # What is lost is lost whole.
 
 
-async def test_a_turn_taken_back_leaves_nothing(stack):
+@pytest.mark.parametrize("adapter", sorted(EMBEDDED))
+async def test_a_turn_taken_back_leaves_nothing(adapter, tmp_path):
     """After a commit that failed, keys, ids, sums, events, numbers and marks are as before, and all can be used."""
+    stack = open_embedded(adapter, tmp_path)
     (kept,) = await accepted(stack.store, transfer(1))
     await stack.store.register([Account("ada", "funding", "USDT")])
     await stack.durable()
@@ -642,11 +668,12 @@ async def test_a_turn_taken_back_leaves_nothing(stack):
     await stack.reopen()
     assert await stack.store.daily_used("ada", "USDT", DAY) == 100
     assert [each.id for each in await walk(stack.store)] == [lost.id, kept.id]
+    await close_store(stack)
 
 
 async def test_a_turn_that_breaks_before_its_end_leaves_nothing(tmp_path):
     """When another adapter's call fails, what the store noted in the same turn is forgotten, not written later."""
-    stack = open_store("embedded-shared", tmp_path)
+    stack = open_embedded("embedded-shared", tmp_path)
     (kept,) = await accepted(stack.store, transfer(1))
     await stack.durable()
     await accepted(stack.store, transfer(2))

@@ -1,4 +1,4 @@
-"""The embedded transfer store against a model of plain dictionaries, with restarts and lost turns."""
+"""The transfer stores against a model of plain dictionaries, with restarts and, where there are turns, lost ones."""
 
 import asyncio
 import contextvars
@@ -20,7 +20,10 @@ from hypothesis.stateful import (
 )
 from msgspec.structs import replace
 
-from contracts.transfer_stores import DAY, NOON, EmbeddedStore, proposal, transfer
+import real_servers
+from contracts.cassandra_stores import CassandraStore
+from contracts.postgresql_schemas import PostgresqlSchema
+from contracts.transfer_stores import DAY, NOON, EmbeddedStore, PostgresqlStore, proposal, transfer
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY, day_of
 from internal_transfer.domain.leg import LegState
@@ -287,7 +290,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Reads everything through every call that lists."""
         store, model = self.stack.store, self.model
         feed = self.inside(store.feed(0, 1_000))
-        assert [event for _, event in feed] == model.events
+        self.compare_feed([event for _, event in feed])
         ids = list(model.transfers)
         expected = [[event for event in model.events if event.transfer_id == each] for each in ids]
         assert self.inside(store.events(ids)) == expected
@@ -304,6 +307,9 @@ class StoreMachine(RuleBasedStateMachine):
             registered = [(n, each) for n, each in enumerate(model.accounts, 1) if each.owner == owner]
             assert [(each.number, each.account) for each in self.inside(store.registered(owner))] == registered
         self.look_at_what_is_open()
+
+    def compare_feed(self, events):
+        assert events == self.model.events
 
     def look_at_what_is_open(self):
         store, opened = self.stack.store, self.model.open()
@@ -331,13 +337,63 @@ class EachCallMachine(StoreMachine):
     turns = "calls"
 
 
-@pytest.mark.parametrize("machine", [StoreMachine, EachCallMachine])
-def test_the_store_does_what_the_model_does(machine):
+class PostgresqlMachine(StoreMachine):
+    """The same on a real PostgreSQL, where every call suspends and commits, and a restart takes new connections."""
+
+    turns = "postgresql"
+
+    @initialize()
+    def start(self):
+        self.runner = asyncio.Runner()
+        self.context = contextvars.copy_context()
+        self.stack = self.outside(self.opened())
+        self.model = Model()
+        self.safe = Model()
+        self.clock = NOON
+
+    async def opened(self):
+        return await PostgresqlStore(await PostgresqlSchema.emptied()).start()
+
+    def teardown(self):
+        self.look()
+        self.outside(self.stack.close())
+        self.runner.close()
+
+    def inside(self, call):
+        """Lets the event loop run until the call has its answer."""
+        return self.outside(call)
+
+
+class CassandraMachine(PostgresqlMachine):
+    """The same on a real Cassandra, whose feed is ordered within a transfer, and otherwise about as things happened."""
+
+    turns = "cassandra"
+
+    async def opened(self):
+        return await CassandraStore.opened()
+
+    def compare_feed(self, events):
+        places = [(event.transfer_id, event.version) for event in events]
+        for transfer_id in self.model.transfers:
+            versions = [version for each, version in places if each == transfer_id]
+            assert versions == sorted(versions)
+        assert sorted(zip(places, events, strict=True)) == sorted(
+            ((event.transfer_id, event.version), event) for event in self.model.events
+        )
+
+
+@pytest.mark.parametrize(
+    ("machine", "examples"),
+    [(StoreMachine, 100), (EachCallMachine, 100), (PostgresqlMachine, 20), (CassandraMachine, 12)],
+)
+def test_the_store_does_what_the_model_does(machine, examples):
     """Any history of calls, commits, restarts and lost turns gives the model's answers (G6, G8, G11, G13, G15)."""
+    if machine is PostgresqlMachine or machine is CassandraMachine:
+        real_servers.need(machine.turns)
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=100,
+            max_examples=examples,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

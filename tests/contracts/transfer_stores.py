@@ -1,8 +1,12 @@
 """The transfer stores that the contract runs on, and the transfers it is told with."""
 
 import apsw
+import asyncpg
 from msgspec.structs import replace
 
+from contracts.cassandra_stores import CassandraStore
+from contracts.postgresql_schemas import PostgresqlSchema
+from internal_transfer.adapters.transfer_store.postgresql import PostgresqlTransferStore
 from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import EPOCH_MS, MILLISECONDS_PER_DAY, snowflake
@@ -11,6 +15,7 @@ from internal_transfer.domain.transfer import Transfer, advance, with_leg
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import OutcomeUnknown
 from internal_transfer.ports.transfer_store import Change, Proposal
+from internal_transfer.postgresql.pool import Pool
 
 NO_LIMIT = 2**120
 DAY = EPOCH_MS // MILLISECONDS_PER_DAY + 500
@@ -63,6 +68,8 @@ class EmbeddedStore:
     outside, "calls" lets the database itself commit every call, as it does beside foreign systems.
     """
 
+    refusal = apsw.ConstraintError
+
     def __init__(self, path, turns):
         self._path = path
         self._turns = turns
@@ -104,8 +111,8 @@ class EmbeddedStore:
         with self.database.call() as connection:
             connection.execute("SELECT * FROM no_such_table")
 
-    def write(self, statement):
-        """Runs a statement past the store, as a hand in the database would; raises `apsw.ConstraintError`."""
+    async def write(self, statement):
+        """Runs a statement past the store, as a hand in the database would; raises the stack's `refusal`."""
         connection = apsw.Connection(str(self._path))
         try:
             connection.execute(statement)
@@ -136,9 +143,67 @@ class _Settled:
         return call
 
 
-ADAPTERS = {f"embedded-{turns}": turns for turns in ("shared", "each", "calls")}
+class PostgresqlStore:
+    """The PostgreSQL store on an emptied schema; stopping and starting again takes new connections."""
+
+    refusal = asyncpg.IntegrityConstraintViolationError
+
+    def __init__(self, schema):
+        self.schema = schema
+        self.settings = schema.settings
+        self._open()
+
+    def _open(self):
+        self.pool = Pool(self.settings)
+        self.store = PostgresqlTransferStore(self.pool)
+
+    async def start(self):
+        """Starts as a process does, with the checks of a start."""
+        await self.pool.start()
+        await self.store.start()
+        return self
+
+    async def durable(self):
+        """Nothing to wait for: what the store answered is on disk."""
+
+    async def reopen(self):
+        """Stops and starts again."""
+        await self.pool.close()
+        self._open()
+        await self.start()
+
+    async def write(self, statement):
+        """Runs a statement past the store, as a hand in the database would; raises the stack's `refusal`."""
+        await self.schema.execute(statement)
+
+    async def close(self):
+        """Ends the connections."""
+        await self.pool.close()
 
 
-def open_store(adapter, directory):
-    """Opens an adapter's store, empty, with its files in the directory."""
-    return EmbeddedStore(directory / "store.db", ADAPTERS[adapter])
+EMBEDDED = {f"embedded-{turns}": turns for turns in ("shared", "each", "calls")}
+ADAPTERS = (*EMBEDDED, "postgresql", "cassandra")
+GUARDED = (*EMBEDDED, "postgresql")
+"""Those whose database itself can refuse a statement that rewrites history; CQL has no such constraints."""
+
+
+def open_embedded(adapter, directory):
+    """Opens an embedded store, empty, with its files in the directory."""
+    return EmbeddedStore(directory / "store.db", EMBEDDED[adapter])
+
+
+async def open_store(adapter, directory):
+    """Opens an adapter's store, empty; skips where its server is missing."""
+    if adapter == "postgresql":
+        return await PostgresqlStore(await PostgresqlSchema.emptied()).start()
+    if adapter == "cassandra":
+        return await CassandraStore.opened()
+    return open_embedded(adapter, directory)
+
+
+async def close_store(stack):
+    """Ends what `open_store` opened."""
+    await stack.durable()
+    closing = stack.close()
+    if closing is not None:
+        await closing

@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from internal_transfer.cli.admin import admin as admin_commands
+from internal_transfer.cli.core_check import core_check as core_check_command
 from internal_transfer.cli.credentials import api_key as api_key_commands
 from internal_transfer.cli.credentials import token as token_command
 from internal_transfer.cli.doctor import doctor as doctor_command
 from internal_transfer.cli.serve import serve as serve_command
+from internal_transfer.cli.systems import core as core_command
+from internal_transfer.cli.systems import migrate as migrate_command
 
 app = typer.Typer(
     name="internal-transfer",
@@ -19,6 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve_command)
+app.command()(core_command)
+app.command()(core_check_command)
+app.command()(migrate_command)
 app.command()(token_command)
 app.command()(doctor_command)
 app.add_typer(api_key_commands, name="api-key")

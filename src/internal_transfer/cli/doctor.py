@@ -1,5 +1,6 @@
 """`doctor`: looks at everything that the service needs, changes nothing, and says what to do."""
 
+import asyncio
 import os
 import shutil
 import socket
@@ -110,7 +111,19 @@ def examine(patient: Patient) -> list[Check]:
             checks.append(Check(name=name, ok=True, message=look(patient)))
         except (StartRefusedError, apsw.Error, OSError) as error:
             checks.append(Check(name=name, ok=False, message=str(error)))
-    return checks
+    return checks + _systems(patient)
+
+
+def _systems(patient: Patient) -> list[Check]:
+    """The systems that the settings name; nothing where everything is embedded, or the settings are wrong."""
+    # Their clients take long to import, and most who ask have none.
+    from internal_transfer.stack import check_systems  # noqa: PLC0415
+
+    try:
+        settings = _load(patient)
+    except StartRefusedError:
+        return []
+    return [Check(name, ok, message) for name, ok, message in asyncio.run(check_systems(settings))]
 
 
 def _python(_: Patient) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from internal_transfer.wiring import Interposed, Role
 
 REFUSED = 1
+LEDGER = "ledger"
+"""The role of a process that does nothing else."""
 
 
 class LogLevel(StrEnum):
@@ -43,7 +45,10 @@ def serve(
     ] = 9464,
     demo: Annotated[bool, typer.Option("--demo", help="Demo data and tokens; loopback only.")] = False,
     roles: Annotated[
-        str, typer.Option(help="What this process does, by commas: gateway, settler, scanner; all by default.")
+        str,
+        typer.Option(
+            help="What this process does, by commas: gateway, settler, scanner, courier (all by default); or ledger."
+        ),
     ] = "",
     workers: Annotated[
         int | None, typer.Option(help="So many processes of this kind on one port, kept running.", min=1, max=64)
@@ -60,12 +65,19 @@ def serve(
     # The whole service takes long to import, and no other command needs it.
     from internal_transfer.api.server import run_on_uvloop  # noqa: PLC0415
     from internal_transfer.fleet import FleetOptions, serve_fleet  # noqa: PLC0415
-    from internal_transfer.serving import ServeOptions, ServiceFailedError  # noqa: PLC0415
+    from internal_transfer.serving import (  # noqa: PLC0415
+        ServeOptions,
+        ServiceFailedError,
+        serve_ledger,
+    )
     from internal_transfer.serving import serve as run  # noqa: PLC0415
 
-    chosen = _roles(roles)
     configure_logging(level=log_level)
     try:
+        if roles == LEDGER:
+            run_on_uvloop(serve_ledger(ServeOptions(data=data, admin_port=admin_port)))
+            return
+        chosen = _roles(roles)
         if workers is not None and not load(config).systems.is_alone:
             passed_on = ["--log-level", log_level, "--roles", ",".join(sorted(chosen))]
             passed_on += ["--config", str(config)] if config is not None else []

@@ -25,6 +25,11 @@ class DataDirectory:
         return self.path / "admin.sock"
 
     @property
+    def ledger_socket(self) -> Path:
+        """The socket on which a ledger's host serves other processes."""
+        return self.path / "ledger.sock"
+
+    @property
     def is_held(self) -> bool:
         """Tells whether another process has the directory locked right now; raises `StartRefusedError`."""
         try:

@@ -11,6 +11,7 @@ class RateLimiter(Protocol):
         """Takes one token for each name, in order; names may repeat.
 
         Answers, for each, 0.0 where a token was taken, else the seconds until the next one; then none was taken.
-        Raises `Unavailable` when a shared limiter cannot be reached.
+        Raises `Unavailable` when a shared limiter cannot be reached, and `OutcomeUnknown` when tokens may have been
+        taken without an answer.
         """
         ...

@@ -186,6 +186,18 @@ class TransferStore(Protocol):
         """Events by rising sequence number above `after`; a reader that goes on from the last never skips one."""
         ...
 
+    async def reader_position(self, reader: str) -> int:
+        """The sequence number up to which a reader of the feed has done its work; 0 for one never heard of."""
+        ...
+
+    async def move_reader(self, reader: str, position: int) -> None:
+        """Notes how far a reader of the feed has come; a position that is not ahead of the noted one does nothing.
+
+        `reader` names a use of the feed, such as the publisher to a broker, not a process, so whoever takes the work
+        over goes on from there. An event may be read again after a crash, never missed.
+        """
+        ...
+
     async def register(self, accounts: Sequence[Account]) -> list[RegisteredAccount]:
         """Numbers accounts, the first time they are seen, and answers the numbers in order."""
         ...

@@ -1,5 +1,6 @@
 """`make demo`: every scenario against real server processes, one line each, and whether all went as they must."""
 
+import argparse
 import asyncio
 import os
 import sys
@@ -22,6 +23,7 @@ from internal_transfer.simulation.scenarios.catalogue import (
 )
 from internal_transfer.simulation.scenarios.expectation import CLOCK, ScenarioFailedError
 from internal_transfer.simulation.scenarios.server_process import ServerProcess
+from internal_transfer.simulation.scenarios.surroundings import StackKind
 
 AT_ONCE = max(2, os.cpu_count() or 1)
 """How many servers work at the same time."""
@@ -32,9 +34,10 @@ _NAME_WIDTH = max(len(scenario.name) for scenario in SCENARIOS)
 class Demo:
     """Plays the scenarios and prints each one as it ends."""
 
-    def __init__(self, console: Console, directory: Path) -> None:
+    def __init__(self, console: Console, directory: Path, kind: StackKind = StackKind.EMBEDDED) -> None:
         self.passed = 0
         self.failed = 0
+        self._kind = kind
         self._console = console
         self._directory = directory
         self._places = asyncio.Semaphore(AT_ONCE)
@@ -50,7 +53,7 @@ class Demo:
         """Plays one after the other; after one that failed, the next begins with a server that saw nothing yet."""
         waiting = list(sharing)
         while waiting:
-            async with self._places, new_server(self._new_directory()) as server:
+            async with self._places, new_server(self._new_directory(), kind=self._kind) as server:
                 while waiting:
                     scenario = waiting.pop(0)
                     if not await self._judge(scenario, self._play_on(scenario, server)):
@@ -63,7 +66,7 @@ class Demo:
 
     async def _play_alone(self, scenario: Scenario) -> None:
         async with self._places:
-            await self._judge(scenario, play_alone(scenario, self._new_directory()))
+            await self._judge(scenario, play_alone(scenario, self._new_directory(), self._kind))
 
     async def _judge(self, scenario: Scenario, playing: Awaitable[str]) -> bool:
         """Prints how a scenario ended, and tells whether it ended as it must."""
@@ -91,16 +94,25 @@ class Demo:
 
 def main() -> int:
     """Plays everything; answers the exit code: 0 if all passed, 1 if any failed."""
+    parser = argparse.ArgumentParser(description="Play every scenario against real server processes.")
+    parser.add_argument("--stack", type=StackKind, choices=list(StackKind), default=StackKind.EMBEDDED)
+    parser.add_argument("--only", default="", help="scenarios whose names begin so")
+    options = parser.parse_args()
+    is_embedded = options.stack is StackKind.EMBEDDED
+    sharing, alone = (
+        [each for each in group if each.name.startswith(options.only) and (is_embedded or not each.is_embedded)]
+        for group in (SHARING, ALONE)
+    )
     console = Console(highlight=False)
     console.print("Each scenario runs against a server process of its own or a shared one, killed and started as told.")
     console.print("After each one, `admin reconcile` has to find store, ledger and core in agreement.\n")
     started = CLOCK.monotonic()
     with tempfile.TemporaryDirectory(prefix="it-demo-") as directory:
-        demo = Demo(console, Path(directory))
-        asyncio.run(demo.run(SHARING, ALONE))
+        demo = Demo(console, Path(directory), options.stack)
+        asyncio.run(demo.run(sharing, alone))
     seconds = CLOCK.monotonic() - started
     style = "bold red" if demo.failed else "bold green"
-    console.print(f"\n{demo.passed} of {len(SCENARIOS)} scenarios passed in {seconds:.0f} s", style=style)
+    console.print(f"\n{demo.passed} of {len(sharing) + len(alone)} scenarios passed in {seconds:.0f} s", style=style)
     return 1 if demo.failed else 0
 
 

@@ -1,11 +1,15 @@
 """TigerBeetle's checks of accounts and transfers, in its order of precedence; pure, and the first that fails decides.
 
 The source is the order of TigerBeetle's reference on `create_accounts` and `create_transfers`. Time-outs, closing,
-balancing and imported events are refused before anything is checked, so their results do not occur.
+balancing and imported events are refused before anything is checked, so their results do not occur. So is a batch that
+is too long; these refusals raise, and are those of every ledger.
 """
+
+from collections.abc import Sequence
 
 from internal_transfer.ports.ledger import (
     AMOUNT_MAX,
+    BATCH_MAX,
     U128_MAX,
     AccountFlag,
     AccountResult,
@@ -13,10 +17,11 @@ from internal_transfer.ports.ledger import (
     LedgerTransfer,
     TransferFlag,
     TransferResult,
+    UnsupportedError,
 )
 
-ACCOUNT_FLAGS_UNSUPPORTED = AccountFlag.IMPORTED | AccountFlag.CLOSED
-TRANSFER_FLAGS_UNSUPPORTED = (
+_ACCOUNT_FLAGS_UNSUPPORTED = AccountFlag.IMPORTED | AccountFlag.CLOSED
+_TRANSFER_FLAGS_UNSUPPORTED = (
     TransferFlag.BALANCING_DEBIT
     | TransferFlag.BALANCING_CREDIT
     | TransferFlag.CLOSING_DEBIT
@@ -28,6 +33,30 @@ RESOLVING = TransferFlag.POST_PENDING_TRANSFER | TransferFlag.VOID_PENDING_TRANS
 _ACCOUNT_FLAGS_MAX = 2 * AccountFlag.CLOSED - 1
 _TRANSFER_FLAGS_MAX = 2 * TransferFlag.IMPORTED - 1
 _BOTH_LIMITS = AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS | AccountFlag.CREDITS_MUST_NOT_EXCEED_DEBITS
+
+
+def check_size(items: Sequence[object]) -> None:
+    """Refuses, with `ValueError`, more items than a call takes."""
+    if len(items) > BATCH_MAX:
+        raise ValueError(f"a call takes at most {BATCH_MAX} items, not {len(items)}")
+
+
+def check_most(most: int) -> None:
+    """Refuses, with `ValueError`, to read more than a call may."""
+    if not 0 <= most <= BATCH_MAX:
+        raise ValueError(f"at most {BATCH_MAX} transfers can be asked for, not {most}")
+
+
+def check_accounts_supported(*, flags: int) -> None:
+    """Refuses a batch of accounts by all their flags in one."""
+    if flags & _ACCOUNT_FLAGS_UNSUPPORTED:
+        raise UnsupportedError("imported and closed accounts are not used here")
+
+
+def check_transfers_supported(*, flags: int, timeout: int) -> None:
+    """Refuses a batch of transfers by all their flags, and all their time-outs, in one."""
+    if timeout or flags & _TRANSFER_FLAGS_UNSUPPORTED:
+        raise UnsupportedError("time-outs and closing, balancing and imported transfers are not used here")
 
 
 def check_account_id(account: LedgerAccount) -> AccountResult | None:

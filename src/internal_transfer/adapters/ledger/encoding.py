@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from internal_transfer.adapters.ledger.checks import ACCOUNT_FLAGS_UNSUPPORTED, TRANSFER_FLAGS_UNSUPPORTED
-from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer, TransferFlag, UnsupportedError
+from internal_transfer.adapters.ledger.checks import (
+    check_accounts_supported,
+    check_size,
+    check_transfers_supported,
+)
+from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag
 
 I64_MAX = 2**63 - 1
 ZERO = bytes(16)
@@ -19,7 +23,7 @@ Request = tuple[LedgerTransfer, bytes, bytes, bytes, bytes, bytes, bytes]
 
 def encode_accounts(accounts: Sequence[LedgerAccount]) -> list[tuple[LedgerAccount, bytes, bytes]]:
     """Refuses a batch that cannot be taken at all, and gives the blobs of the others."""
-    _check_size(accounts)
+    check_size(accounts)
     flags = user_data_64 = user_data_32 = code = ledger = 0
     for account in accounts:
         flags |= account.flags
@@ -28,8 +32,7 @@ def encode_accounts(accounts: Sequence[LedgerAccount]) -> list[tuple[LedgerAccou
         ledger |= account.ledger
         code |= account.code
     _check_widths(user_data_64=user_data_64, user_data_32=user_data_32, ledger=ledger, code=code, flags=flags)
-    if flags & ACCOUNT_FLAGS_UNSUPPORTED:
-        raise UnsupportedError("imported and closed accounts are not used here")
+    check_accounts_supported(flags=flags)
     try:
         return [(account, account.id.to_bytes(16), account.user_data_128.to_bytes(16)) for account in accounts]
     except OverflowError as error:
@@ -41,7 +44,7 @@ def encode_transfers(transfers: Sequence[LedgerTransfer]) -> tuple[list[Request]
 
     The fields of all transfers are checked as one, since a bit that is wrong in any is wrong in their union.
     """
-    _check_size(transfers)
+    check_size(transfers)
     flags = timeout = user_data_64 = user_data_32 = ledger = code = 0
     requests: list[Request] = []
     try:
@@ -67,29 +70,17 @@ def encode_transfers(transfers: Sequence[LedgerTransfer]) -> tuple[list[Request]
     except OverflowError as error:
         raise ValueError("a number of a transfer is not of 128 bits") from error
     _check_widths(user_data_64=user_data_64, user_data_32=user_data_32, ledger=ledger, code=code, flags=flags)
-    if timeout or flags & TRANSFER_FLAGS_UNSUPPORTED:
-        raise UnsupportedError("time-outs and closing, balancing and imported transfers are not used here")
+    check_transfers_supported(flags=flags, timeout=timeout)
     return requests, bool(flags & _LINKED)
 
 
 def encode_ids(ids: Sequence[int]) -> list[bytes]:
     """The blobs of ids; raises `ValueError` for too many, and for what is not of 128 bits."""
-    _check_size(ids)
+    check_size(ids)
     try:
         return [number.to_bytes(16) for number in ids]
     except OverflowError as error:
         raise ValueError("an id is not a number of 128 bits") from error
-
-
-def _check_size(items: Sequence[object]) -> None:
-    if len(items) > BATCH_MAX:
-        raise ValueError(f"a call takes at most {BATCH_MAX} items, not {len(items)}")
-
-
-def check_most(most: int) -> None:
-    """Refuses, with `ValueError`, to read more than a call may."""
-    if not 0 <= most <= BATCH_MAX:
-        raise ValueError(f"at most {BATCH_MAX} transfers can be asked for, not {most}")
 
 
 def _check_widths(*, user_data_64: int, user_data_32: int, ledger: int, code: int, flags: int) -> None:

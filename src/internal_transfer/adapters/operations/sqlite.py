@@ -1,27 +1,19 @@
-"""What operators decide, in SQLite, with the audit chain.
-
-An entry's digest is the SHA-256 of its number, the digest before it and its fields, each with its length in front. The
-head of the chain (its number and digest) is stored beside it, so that cutting off the end is seen as well. Whoever can
-write the database and knows this can forge all of it anew; a copy of a head kept elsewhere shows that too.
-"""
+"""What operators decide, in SQLite, with the audit chain."""
 
 import asyncio
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any
 
 import apsw
 import msgspec
 from msgspec.structs import replace
 
+from internal_transfer.adapters.operations.chain import ChainWalk, chained, digest_of
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.rules import Policy
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report
-
-GENESIS = "0" * 64
-"""What stands as the digest before the first entry."""
 
 _SCHEMA = (
     """
@@ -117,13 +109,13 @@ class SqliteOperations:
     async def audit(self, *, after: int, most: int) -> list[ChainedEntry]:
         """Entries by rising number above `after`."""
         with self._database.call() as connection:
-            return [_chained(row) for row in connection.execute(_AUDIT, (after, most))]
+            return [chained(row) for row in connection.execute(_AUDIT, (after, most))]
 
     async def audit_about(self, action: str, subjects: Sequence[str]) -> list[ChainedEntry]:
         """All entries of one action about any of these subjects, by rising number."""
         with self._database.call() as connection:
             rows = [row for subject in set(subjects) for row in connection.execute(_AUDIT_ABOUT, (subject, action))]
-        return [_chained(row) for row in sorted(rows)]
+        return [chained(row) for row in sorted(rows)]
 
     async def verify_audit(self) -> int | None:
         """Walks the whole chain on a thread, as of the last commit; see the port."""
@@ -167,25 +159,6 @@ class SqliteOperations:
         self._policy = None
 
 
-def digest_of(number: int, entry: AuditEntry, previous: str) -> str:
-    """The hexadecimal digest of an entry at its place in the chain."""
-    digest = sha256(b"internal-transfer audit 1")
-    for part in (
-        str(number),
-        previous,
-        str(entry.at),
-        entry.actor,
-        entry.action,
-        entry.subject,
-        entry.reason,
-        entry.outcome,
-        entry.evidence,
-    ):
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return digest.hexdigest()
-
-
 def _append(connection: apsw.Connection, entry: AuditEntry) -> int:
     head = connection.execute(_HEAD).fetchone()
     if head is None:
@@ -200,32 +173,14 @@ def _append(connection: apsw.Connection, entry: AuditEntry) -> int:
 
 def _first_break(database: Database) -> int | None:
     reader = database.open_reader()
+    walk = ChainWalk()
     try:
         with reader:  # One snapshot, so that an entry which is appended meanwhile cannot come between head and chain.
             head = reader.execute(_HEAD).fetchone()
-            number, digest = 0, GENESIS
-            for row in reader.execute(_AUDIT, (0, _ALL)):
-                link = _chained(row)
-                number += 1
-                if (link.number, link.previous) != (number, digest):
-                    return number
-                digest = digest_of(number, link.entry, digest)
-                if link.digest != digest:
-                    return number
+            broken = walk.first_break(chained(row) for row in reader.execute(_AUDIT, (0, _ALL)))
     finally:
         reader.close()
-    if head == (number, digest):
-        return None
-    # The head says more than the chain where the end was cut off, and something else where it was itself changed.
-    return number + 1 if head is None or head[0] > number else max(number, 1)
-
-
-def _chained(row: tuple[Any, ...]) -> ChainedEntry:
-    number, at, actor, action, subject, reason, outcome, evidence, previous, digest = row
-    entry = AuditEntry(
-        at=at, actor=actor, action=action, subject=subject, reason=reason, outcome=outcome, evidence=evidence
-    )
-    return ChainedEntry(number, entry, previous, digest)
+    return walk.break_at_end(head) if broken is None else broken
 
 
 def _api_key(row: tuple[Any, ...]) -> ApiKey:

@@ -30,7 +30,7 @@ from internal_transfer.ports.transfer_store import (
     RegisteredAccount,
 )
 
-MIGRATIONS = (files(__package__).joinpath("sqlite.sql").read_text(encoding="utf-8"),)
+MIGRATIONS = (files(__package__).joinpath("sqlite.sql").read_text(encoding="utf-8"), sql.CREATE_FEED_READER)
 """Step n leads to version n of the tables; released steps never change."""
 
 HISTORY_SCAN_MAX = 5_000
@@ -255,6 +255,17 @@ class SqliteTransferStore:
             self._written(connection)
             rows = _select(connection, sql.SELECT_FEED, (after, most))
         return [(row[5], event_of(row)) for row in rows]
+
+    async def reader_position(self, reader: str) -> int:
+        """How far a reader of the feed has come; see the port."""
+        with self._database.call() as connection:
+            rows = _select(connection, sql.SELECT_READER, (reader,))
+        return int(rows[0][0]) if rows else 0
+
+    async def move_reader(self, reader: str, position: int) -> None:
+        """Notes how far a reader of the feed has come, never back; see the port."""
+        with self._database.call() as connection:
+            connection.execute(sql.MOVE_READER, (reader, position))
 
     async def register(self, accounts: Sequence[Account]) -> list[RegisteredAccount]:
         """Numbers accounts, without gaps."""

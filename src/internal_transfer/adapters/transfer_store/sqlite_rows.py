@@ -1,26 +1,22 @@
 """How the embedded transfer store's rows are read and written: by position, in the order of the columns."""
 
-from functools import lru_cache
 from typing import Any
 
-import msgspec
-
+from internal_transfer.adapters.transfer_store.fields import (
+    CODE,
+    DECISION,
+    NEED,
+    STATUS,
+    asked_core,
+    legs_of,
+    legs_text,
+)
 from internal_transfer.domain.account import Account
-from internal_transfer.domain.leg import Leg, LegState
-from internal_transfer.domain.refusal import Code
-from internal_transfer.domain.transfer import OPEN, Decision, Need, Status, Transfer
+from internal_transfer.domain.transfer import Status, Transfer
 from internal_transfer.ports.transfer_store import Event
 
 Row = tuple[Any, ...]
 """A row of the database or the values bound to a statement."""
-
-_STATUS = {status.value: status for status in Status}
-_CODE = {code.value: code for code in Code}
-_NEED = {need.value: need for need in Need}
-_DECISION = {decision.value: decision for decision in Decision}
-_ENCODER = msgspec.json.Encoder()
-_LEGS = msgspec.json.Decoder(tuple[Leg, ...])
-_OWED = frozenset({LegState.ASKED, LegState.REVERSING})
 
 
 def blob(units: int) -> bytes:
@@ -35,27 +31,13 @@ def units_of(stored: bytes) -> int:
 
 def status_of(stored: str) -> Status:
     """The status in a stored text."""
-    return _STATUS[stored]
-
-
-@lru_cache(maxsize=1024)
-def _legs_of(stored: str) -> tuple[Leg, ...]:
-    return _LEGS.decode(stored)
-
-
-def _asked_core(transfer: Transfer) -> str | None:
-    """The core that owes an answer. Until persons have decided what they have to, nothing is sent and nothing owed."""
-    if transfer.status in OPEN and (transfer.needs_person is None or transfer.decision is not None):
-        for leg in transfer.legs:
-            if leg.state in _OWED:
-                return leg.core
-    return None
+    return STATUS[stored]
 
 
 def changing_values(transfer: Transfer) -> Row:
     """The values of a transfer that a change may write, and its id."""
     return (
-        _ENCODER.encode(transfer.legs).decode() if transfer.legs else "[]",
+        legs_text(transfer.legs),
         transfer.updated_at,
         transfer.due_at,
         transfer.status,
@@ -69,7 +51,7 @@ def changing_values(transfer: Transfer) -> Row:
         transfer.post_attempt,
         transfer.void_attempt,
         transfer.ledger_timestamp,
-        _asked_core(transfer),
+        asked_core(transfer),
         transfer.id,
     )
 
@@ -104,17 +86,17 @@ def transfer_of(row: Row) -> Transfer:
         amount=units_of(row[8]),
         memo=row[9],
         created_at=row[10],
-        legs=_legs_of(row[11]),
+        legs=legs_of(row[11]),
         updated_at=row[12],
         due_at=row[13],
-        status=_STATUS[row[14]],
+        status=STATUS[row[14]],
         version=row[15],
         revision=row[16],
         attempts=row[17],
         fencing=row[18] != 0,
-        decision=None if decision is None else _DECISION[decision],
-        failure=None if failure is None else _CODE[failure],
-        needs_person=None if need is None else _NEED[need],
+        decision=None if decision is None else DECISION[decision],
+        failure=None if failure is None else CODE[failure],
+        needs_person=None if need is None else NEED[need],
         post_attempt=row[22],
         void_attempt=row[23],
         ledger_timestamp=row[24],
@@ -124,4 +106,4 @@ def transfer_of(row: Row) -> Transfer:
 def event_of(row: Row) -> Event:
     """The event in a row of transfer id, version, status, time, code."""
     code = row[4]
-    return Event(row[0], row[1], _STATUS[row[2]], row[3], None if code is None else _CODE[code])
+    return Event(row[0], row[1], STATUS[row[2]], row[3], None if code is None else CODE[code])

@@ -53,6 +53,14 @@ SELECT_FEED = (
     "SELECT transfer_id, version, status, at, code, sequence FROM transfer_event"
     " WHERE sequence > ? ORDER BY sequence LIMIT ?"
 )
+CREATE_FEED_READER = """
+    CREATE TABLE feed_reader (reader TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT, WITHOUT ROWID
+"""
+SELECT_READER = "SELECT position FROM feed_reader WHERE reader = ?"
+MOVE_READER = """
+    INSERT INTO feed_reader (reader, position) VALUES (?, ?)
+    ON CONFLICT (reader) DO UPDATE SET position = excluded.position WHERE position < excluded.position
+"""
 SELECT_DUE = f"""
     SELECT {TRANSFER_COLUMNS} FROM transfer INDEXED BY transfer_due
     WHERE {IS_OPEN} AND due_at <= ? ORDER BY due_at, id LIMIT ?

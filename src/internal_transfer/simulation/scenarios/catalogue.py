@@ -1,6 +1,6 @@
 """All scenarios, the settings that they run under, and how one is played from an empty directory to a clean end."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,7 @@ from internal_transfer.simulation.scenarios.refusing import (
     unknown_and_final,
 )
 from internal_transfer.simulation.scenarios.server_process import ServerProcess
+from internal_transfer.simulation.scenarios.surroundings import StackKind, Surroundings
 
 SETTINGS = """\
 # A scanner and retries that are quick enough to watch, and a rate limit that is out of the way.
@@ -95,6 +96,7 @@ class Scenario(NamedTuple):
     """One story with an outcome: `play` says what was seen, or raises `ScenarioFailedError`.
 
     `is_alone`: it needs a server of its own. `starts_itself`: it is handed a server that is not running.
+    `is_embedded`: it changes the embedded database by hand, and is for no other stack.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Scenario(NamedTuple):
     knobs: Knobs = STANDARD
     is_alone: bool = False
     starts_itself: bool = False
+    is_embedded: bool = False
 
 
 SHARING = (
@@ -124,7 +127,7 @@ ALONE = (
     Scenario("rate limit", rate_limit, ONE_PROCESS._replace(per_minute=60, burst=5), is_alone=True),
     Scenario("silent core sheds", silent_core_sheds, ONE_PROCESS._replace(core_silence_seconds=0.3), is_alone=True),
     Scenario("too many open transfers", open_transfers_shed, ONE_PROCESS._replace(open_max=5), is_alone=True),
-    Scenario("planted changes are found", planted_changes, ONE_PROCESS, is_alone=True),
+    Scenario("planted changes are found", planted_changes, ONE_PROCESS, is_alone=True, is_embedded=True),
     Scenario("killed under load", killed_under_load, is_alone=True),
     *(
         Scenario(
@@ -140,11 +143,15 @@ ALONE = (
 SCENARIOS = (*SHARING, *ALONE)
 
 
-def new_server(directory: Path, knobs: Knobs = STANDARD) -> ServerProcess:
+def new_server(
+    directory: Path, knobs: Knobs = STANDARD, kind: StackKind = StackKind.EMBEDDED, *, options: Sequence[str] = ()
+) -> ServerProcess:
     """A server that was not started yet, with its settings and its data in an empty directory."""
+    surroundings = None if kind is StackKind.EMBEDDED else Surroundings(kind, directory)
     config = directory / "settings.toml"
-    config.write_text(knobs.settings())
-    return ServerProcess(directory / "data", config)
+    # Tables of systems go last: a table's keys end where the next one begins.
+    config.write_text(knobs.settings() + ("" if surroundings is None else surroundings.settings))
+    return ServerProcess(directory / "data", config, options=("--demo", *options), surroundings=surroundings)
 
 
 async def play(scenario: Scenario, server: ServerProcess) -> str:
@@ -154,9 +161,9 @@ async def play(scenario: Scenario, server: ServerProcess) -> str:
     return seen
 
 
-async def play_alone(scenario: Scenario, directory: Path) -> str:
+async def play_alone(scenario: Scenario, directory: Path, kind: StackKind = StackKind.EMBEDDED) -> str:
     """The same on a server of its own in an empty directory, which is then stopped."""
-    async with new_server(directory, scenario.knobs) as server:
+    async with new_server(directory, scenario.knobs, kind) as server:
         if not scenario.starts_itself:
             await server.start()
         seen = await play(scenario, server)

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import json
 import signal
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -23,9 +22,9 @@ from internal_transfer.simulation.scenarios.expectation import (
     expect,
     expect_status,
 )
+from internal_transfer.simulation.scenarios.surroundings import PROGRAM, Surroundings
 from internal_transfer.simulation.scenarios.user import User
 
-PROGRAM = (sys.executable, "-m", "internal_transfer.cli")
 READY = "internal-transfer is ready on "
 _LOG_LINES_SHOWN = 15
 
@@ -48,15 +47,19 @@ class Ran(NamedTuple):
         return parsed
 
 
-async def run_program(*words: str) -> Ran:
+async def run_program(*words: str, environment: Mapping[str, str] | None = None) -> Ran:
     """Runs a command of the command line to its end."""
-    return await run_command(*PROGRAM, *words)
+    return await run_command(*PROGRAM, *words, environment=environment)
 
 
-async def run_command(*words: str) -> Ran:
+async def run_command(*words: str, environment: Mapping[str, str] | None = None) -> Ran:
     """Runs any command to its end."""
     process = await asyncio.create_subprocess_exec(
-        *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *words,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
     )
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -79,9 +82,17 @@ class ServerProcess:
     http: httpx.AsyncClient
     operators: httpx.AsyncClient
 
-    def __init__(self, data: Path, config: Path, *, options: Sequence[str] = ("--demo",)) -> None:
+    def __init__(
+        self,
+        data: Path,
+        config: Path,
+        *,
+        options: Sequence[str] = ("--demo",),
+        surroundings: Surroundings | None = None,
+    ) -> None:
         self.data = data
         self.config = config
+        self.surroundings = surroundings
         self.log = data.with_name("server.log")
         self.announced: list[str] = []
         self._options = tuple(options)
@@ -96,6 +107,12 @@ class ServerProcess:
     ) -> None:
         await self.kill()
         await self._disconnect()
+        if self.surroundings is not None:
+            await self.surroundings.kill()
+
+    @property
+    def _environment(self) -> Mapping[str, str] | None:
+        return None if self.surroundings is None else self.surroundings.environment
 
     @property
     def is_running(self) -> bool:
@@ -130,6 +147,8 @@ class ServerProcess:
     async def launch(self, *, failpoint: Failpoint | None = None) -> bool:
         """Starts it, and tells whether it became ready; with a failpoint it may die before."""
         assert not self.is_running, "it runs already"
+        if self.surroundings is not None:
+            await self.surroundings.start()
         words = ["serve", "--data", str(self.data), "--config", str(self.config), "--port", "0", "--admin-port", "0"]
         if failpoint is not None:
             words += ["--failpoint", failpoint]
@@ -141,6 +160,7 @@ class ServerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
+                env=self._environment,
             )
         assert self._process.stdout is not None
         self.announced = []
@@ -235,7 +255,8 @@ class ServerProcess:
 
     async def admin(self, *words: str) -> Ran:
         """An operator's command on the command line; it opens the files itself where the server does not run."""
-        return await run_program("admin", *words, "--data", str(self.data), "--config", str(self.config), "--json")
+        options = ("--data", str(self.data), "--config", str(self.config), "--json")
+        return await run_program("admin", *words, *options, environment=self._environment)
 
     async def expect_clean(self) -> None:
         """Reconciles store, ledger and core on the command line; raises `ScenarioFailedError` unless they agree."""

@@ -1,0 +1,104 @@
+"""The event bus over Aeron: every settler hears every verdict, and the record's revision decides who goes on.
+
+Nothing is kept: a verdict that was sent while nobody listened, or that a process had no room for, is lost, and the
+scanner asks the core again, which repeats it. So an acknowledgement only ends a delivery in this process.
+"""
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from internal_transfer.adapters.event_bus.handout import HandedOut, Handout
+from internal_transfer.aeron.client import AeronClient
+from internal_transfer.aeron.connection import VERDICTS, untethered
+from internal_transfer.domain.leg import Verdict
+from internal_transfer.ports.errors import System, Unavailable
+from internal_transfer.ports.event_bus import Delivery
+from internal_transfer.wire.core_messages import UndecodableError, decode_verdict, encode_verdict
+
+_log = structlog.get_logger(__name__)
+
+
+class AeronEventBus:
+    """Implements `EventBus`; several consumers may take at the same time, see `handout`.
+
+    To be made before its client is started. Only a core sends verdicts, so `sends` is for its side. `verdicts_most`
+    bounds what is decoded and not acknowledged; more waits in the client, then in Aeron, then is lost. `on_poison` is
+    told why a message could not be decoded.
+    """
+
+    def __init__(
+        self,
+        client: AeronClient,
+        *,
+        sends: bool = False,
+        verdicts_most: int = 10_000,
+        on_poison: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._client = client
+        self._verdicts_most = verdicts_most
+        self._on_poison = on_poison
+        self._owed = 0
+        self._handout: Handout[Verdict] = Handout(lambda verdict: verdict)
+        connection = client.connection
+        heard_on = untethered(connection.heard_on or connection.verdicts)
+        self._inlet = client.inlet(heard_on, VERDICTS, self._receive)
+        self._outlet = client.outlet(connection.verdicts, VERDICTS, System.BUS, exclusive=True) if sends else None
+
+    @property
+    def failure(self) -> str | None:
+        """Why confirmations do not come, as far as is known; for readiness."""
+        if self._client.failure is not None:
+            return self._client.failure
+        return None if self._inlet.sources else "no core sends confirmations"
+
+    @property
+    def owed(self) -> int:
+        """How many confirmations are not acknowledged yet."""
+        return self._owed
+
+    async def check(self) -> list[tuple[str, bool, str]]:
+        """A line for `doctor`: name, whether it is right, and what was found."""
+        if self._client.failure is not None:
+            return [("aeron verdicts", False, self._client.failure)]
+        cores = self._inlet.sources
+        return [("aeron verdicts", cores == 1, f"{cores} cores send on {self._inlet.channel}; there has to be one")]
+
+    async def publish(self, verdicts: Sequence[Verdict]) -> None:
+        """Sends confirmations to all settlers that listen now.
+
+        Raises `Unavailable` where none was sent, also because nobody listens, and `OutcomeUnknown` where some were.
+        """
+        if self._outlet is None:
+            raise Unavailable(System.BUS, "only a trading core sends confirmations over Aeron")
+        await self._client.offer(self._outlet, [encode_verdict(verdict) for verdict in verdicts])
+
+    async def take(self, most: int) -> Delivery:
+        """Waits for confirmations of transfers that nobody in this process has in hand; at most this many.
+
+        Waits also while the media driver is away, since the client connects by itself; `failure` tells.
+        """
+        return await self._handout.take(most)
+
+    async def acknowledge(self, delivery: Delivery) -> None:
+        """Ends a delivery; one that was meanwhile handed out again stays owed."""
+        assert isinstance(delivery, HandedOut), "a delivery of this bus"
+        if self._handout.settle(delivery):
+            self._owed -= len(delivery.verdicts)
+            self._receive()
+
+    def redeliver(self) -> None:
+        """Hands everything unacknowledged out again; for when consumers are restarted."""
+        self._handout.redeliver()
+
+    def _receive(self) -> None:
+        verdicts = []
+        for message in self._inlet.pop(self._verdicts_most - self._owed):
+            try:
+                verdicts.append(decode_verdict(message))
+            except UndecodableError as poison:
+                _log.error("aeron_poison", reason=str(poison), message=message[:1000].decode(errors="replace"))
+                self._on_poison(str(poison))
+        self._owed += len(verdicts)
+        if verdicts:
+            self._handout.add(verdicts)

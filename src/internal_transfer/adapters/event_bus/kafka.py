@@ -1,0 +1,125 @@
+"""The event bus over Kafka: confirmations come from a topic that all settlers share, each partition with one of them.
+
+Messages are keyed by transfer id, so one transfer's come in order and to one process. Offsets are committed behind the
+work: after a crash, what was not acknowledged is received again.
+"""
+
+from collections.abc import Callable, Sequence
+
+from internal_transfer.adapters.event_bus.handout import HandedOut, Handout
+from internal_transfer.domain.leg import Verdict
+from internal_transfer.kafka.connection import KafkaConnection
+from internal_transfer.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
+from internal_transfer.kafka.producer import KafkaProducer
+from internal_transfer.kafka.topics import Check, Cluster, Topics
+from internal_transfer.kafka.verdicts import verdict_messages
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import System
+from internal_transfer.ports.event_bus import Delivery
+from internal_transfer.wire.core_messages import decode_verdict
+
+GROUP = "settlers"
+
+
+class KafkaEventBus:
+    """Implements `EventBus`; several consumers may take at the same time, see `handout`.
+
+    `acknowledge` does not wait: the offsets are committed within `ConsumerBounds.commit_seconds`, and when the bus is
+    closed or a partition is given away. `on_poison` is told why a message could not be decoded, in another thread.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topics: Topics,
+        *,
+        clock: Clock,
+        bounds: ConsumerBounds = DEFAULT_BOUNDS,
+        on_poison: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._topics = topics
+        self._cluster = Cluster(connection, topics)
+        self._producer = KafkaProducer(connection, system=System.BUS)
+        self._handout: Handout[Received[Verdict]] = Handout(_verdict_of)
+        self._consumer = GroupConsumer(
+            connection,
+            topic=topics.verdicts,
+            group=f"{topics.prefix}.{GROUP}",
+            dead_letters=topics.dead_letters,
+            producer=self._producer,
+            decode=decode_verdict,
+            deliver=self._handout.add,
+            revoke=self._forget,
+            clock=clock,
+            bounds=bounds,
+            on_poison=on_poison,
+        )
+
+    @property
+    def failure(self) -> str | None:
+        """Why confirmations do not come, as far as is known; for readiness."""
+        return self._consumer.failure
+
+    @property
+    def owed(self) -> int:
+        """How many confirmations were received and are not acknowledged yet."""
+        return self._consumer.outstanding
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions this process has now."""
+        return self._consumer.partitions
+
+    async def start(self) -> None:
+        """Connects and joins the settlers.
+
+        Raises `Unavailable` where the cluster cannot be reached, and `StartRefusedError` where it cannot be used.
+        """
+        await self._cluster.require()
+        self._producer.start()
+        self._consumer.start()
+
+    async def close(self) -> None:
+        """Commits what is acknowledged and leaves, so that others take over at once."""
+        await self._consumer.close()
+        await self._producer.close()
+
+    async def abandon(self) -> None:
+        """Ends without committing what is not committed yet, as a crash does."""
+        await self._consumer.abandon()
+        await self._producer.close()
+
+    async def check(self) -> list[Check]:
+        """Lines for `doctor`."""
+        return await self._cluster.check()
+
+    async def publish(self, verdicts: Sequence[Verdict]) -> None:
+        """Sends confirmations and returns when all replicas have them.
+
+        Raises `Unavailable` where none was sent, and `OutcomeUnknown` where some may have been.
+        """
+        await self._producer.send(verdict_messages(self._topics, verdicts))
+
+    async def take(self, most: int) -> Delivery:
+        """Waits for confirmations of transfers that nobody in this process has in hand; at most this many.
+
+        Waits also while the cluster is away, since it comes back by itself; `failure` tells.
+        """
+        return await self._handout.take(most)
+
+    async def acknowledge(self, delivery: Delivery) -> None:
+        """Lets the delivery's offsets be committed; does nothing for one that was meanwhile given to others."""
+        assert isinstance(delivery, HandedOut), "a delivery of this bus"
+        if self._handout.settle(delivery):
+            self._consumer.finish(received.place for received in delivery.items)
+
+    def redeliver(self) -> None:
+        """Hands everything unacknowledged out again; for when consumers are restarted."""
+        self._handout.redeliver()
+
+    def _forget(self, gone: frozenset[tuple[int, int]]) -> None:
+        self._handout.forget(lambda received: (received.place.generation, received.place.partition) in gone)
+
+
+def _verdict_of(received: Received[Verdict]) -> Verdict:
+    return received.item

@@ -1,0 +1,72 @@
+"""Publishes what becomes of transfers to a Kafka topic, keyed by transfer id."""
+
+from collections.abc import Sequence
+
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.kafka.connection import KafkaConnection
+from internal_transfer.kafka.headers import transfer_headers
+from internal_transfer.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.kafka.topics import Check, Cluster, Topics
+from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
+from internal_transfer.ports.event_publisher import TransferEvent
+from internal_transfer.wire.transfer_events import encode_transfer_event
+
+
+class KafkaEventPublisher:
+    """Implements `EventPublisher`."""
+
+    def __init__(self, connection: KafkaConnection, topics: Topics) -> None:
+        self._topics = topics
+        self._cluster = Cluster(connection, topics)
+        self._producer = KafkaProducer(connection, system=System.BUS)
+
+    async def start(self) -> None:
+        """Connects.
+
+        Raises `Unavailable` where the cluster cannot be reached, and `StartRefusedError` where it cannot be used.
+        """
+        await self._cluster.require()
+        self._producer.start()
+
+    async def close(self) -> None:
+        """Sends what is under way and disconnects."""
+        await self._producer.close()
+
+    async def check(self) -> list[Check]:
+        """Lines for `doctor`."""
+        return await self._cluster.check()
+
+    async def publish(self, events: Sequence[TransferEvent]) -> None:
+        """Sends events and returns when all replicas have them; see the port."""
+        for place, wave in enumerate(_waves(events)):
+            messages = [
+                Outgoing(
+                    self._topics.events,
+                    str(each.event.transfer_id).encode(),
+                    encode_transfer_event(each),
+                    transfer_headers(each.event.transfer_id),
+                )
+                for each in wave
+            ]
+            try:
+                await self._producer.send(messages)
+            except Unavailable as error:
+                if place:
+                    raise OutcomeUnknown(error.system, error.message) from error
+                raise
+
+
+def _waves(events: Sequence[TransferEvent]) -> list[list[TransferEvent]]:
+    """The events in parts that each hold one event of a transfer at most.
+
+    A message that Kafka gives up does not hold up those behind it, so what must not overtake waits for its answer.
+    """
+    waves: list[list[TransferEvent]] = []
+    seen: dict[TransferId, int] = {}
+    for each in events:
+        wave = seen.get(each.event.transfer_id, 0)
+        seen[each.event.transfer_id] = wave + 1
+        if wave == len(waves):
+            waves.append([])
+        waves[wave].append(each)
+    return waves

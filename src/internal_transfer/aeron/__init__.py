@@ -1,0 +1,1 @@
+"""Shared set-up of Aeron clients, below the adapters that use it."""

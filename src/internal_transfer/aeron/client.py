@@ -1,0 +1,400 @@
+"""One thread that owns an Aeron client, and the bounded ways between it and the event loop.
+
+The thread offers what waits, polls every subscription, and idles when there is nothing to do. When the media driver is
+lost, what waits is answered for, and the thread connects anew until it is back. Aeron keeps nothing: what was offered
+while nobody listened, or was on its way when a driver died, is lost, and whoever needs an answer asks again.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from internal_transfer.aeron.connection import DEFAULT_BOUNDS, AeronConnection, Bounds, load_library
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import (
+    OperatingFailureError,
+    OutcomeUnknown,
+    StartRefusedError,
+    System,
+    Unavailable,
+)
+
+_log = structlog.get_logger(__name__)
+
+
+_Done = tuple[asyncio.Future[None], OperatingFailureError | None]
+"""An offer's end: who waits, and why it failed."""
+
+
+class _Offer:
+    """Messages for one publication, how many of them were taken, and who waits."""
+
+    __slots__ = ("deadline", "future", "messages", "outlet", "sent")
+
+    def __init__(
+        self, outlet: "Outlet", messages: Sequence[bytes], deadline: float, future: asyncio.Future[None]
+    ) -> None:
+        self.outlet = outlet
+        self.messages = messages
+        self.deadline = deadline
+        self.future = future
+        self.sent = 0
+
+
+class Outlet:
+    """A publication: where messages go out. `is_connected` tells whether anybody listens."""
+
+    def __init__(self, channel: str, stream: int, system: System, *, exclusive: bool) -> None:
+        self.channel = channel
+        self.stream = stream
+        self.system = system
+        self.exclusive = exclusive
+        self.is_connected = False
+        self.message_bytes_max = 0
+        """The largest message that the driver's terms allow; 0 where that is not known."""
+        self.publication: Any = None
+        self.waiting: deque[_Offer] = deque()
+
+
+class Inlet:
+    """A subscription: where messages come in, at most `most` of which wait to be taken.
+
+    While that many wait the thread does not poll, so that the other side is slowed down or, where the subscription is
+    untethered, loses what this side cannot take. `on_ready` is called in the event loop when there is something.
+    """
+
+    def __init__(self, channel: str, stream: int, *, most: int, on_ready: Callable[[], None]) -> None:
+        self.channel = channel
+        self.stream = stream
+        self.most = most
+        self.on_ready = on_ready
+        self.subscription: Any = None
+        self.sources = 0
+        """How many publications are connected."""
+        self._messages: deque[bytes] = deque()
+        self._received = 0
+        self._announced = False
+
+    def pop(self, most: int) -> list[bytes]:
+        """What has come, at most this many; in the event loop."""
+        messages = self._messages
+        return [messages.popleft() for _ in range(min(most, len(messages)))]
+
+    def ready(self) -> None:
+        """In the event loop: tells the owner; what comes from now on is announced anew."""
+        self._announced = False
+        self.on_ready()
+
+    def poll(self, fragments_most: int) -> tuple[int, bool]:
+        """In the thread: takes in what is there; how much work it was, and whether that has to be announced."""
+        room = self.most - len(self._messages)
+        if room <= 0:
+            return 0, False
+        before = self._received
+        work: int = self.subscription.poll(self._receive, min(room, fragments_most))
+        announce = self._received > before and not self._announced
+        if announce:
+            self._announced = True
+        return work, announce
+
+    def _receive(self, view: Any, _header: Any) -> None:
+        self._received += 1
+        self._messages.append(bytes(view))
+
+
+class AeronClient:
+    """The client of one process. Outlets and inlets are declared first; then `start`; `close` ends the thread."""
+
+    def __init__(self, connection: AeronConnection, *, clock: Clock, bounds: Bounds = DEFAULT_BOUNDS) -> None:
+        self.connection = connection
+        self.bounds = bounds
+        self._clock = clock
+        self._outlets: list[Outlet] = []
+        self._inlets: list[Inlet] = []
+        self._incoming: deque[_Offer] = deque()
+        self._waiting = 0
+        self._failure: str | None = "not started"
+        self._refused: str | None = None
+        self._sessions = 0
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._first: asyncio.Future[None] | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is no connection to the media driver; None where there is one."""
+        return self._failure
+
+    @property
+    def sessions(self) -> int:
+        """How many times the media driver was connected to."""
+        return self._sessions
+
+    def outlet(self, channel: str, stream: int, system: System, *, exclusive: bool = False) -> Outlet:
+        """Declares a publication, and whose failure it is when it takes nothing.
+
+        An exclusive one is a source of its own; others on the same channel of one driver are one source together.
+        """
+        assert self._thread is None, "declared after the start"
+        self._outlets.append(Outlet(channel, self.connection.first_stream + stream, system, exclusive=exclusive))
+        return self._outlets[-1]
+
+    def inlet(self, channel: str, stream: int, on_ready: Callable[[], None]) -> Inlet:
+        """Declares a subscription."""
+        assert self._thread is None, "declared after the start"
+        stream += self.connection.first_stream
+        self._inlets.append(Inlet(channel, stream, most=self.bounds.messages_most, on_ready=on_ready))
+        return self._inlets[-1]
+
+    async def start(self) -> None:
+        """Starts the thread and waits for the first attempt to connect.
+
+        A media driver that is away is no reason not to start: the thread goes on trying, and offers are `Unavailable`
+        until it is there. Raises `StartRefusedError` where the library is missing or the driver refuses a channel.
+        """
+        assert self._thread is None, "started already"
+        library = load_library()
+        loop = asyncio.get_running_loop()
+        self._first = loop.create_future()
+        self._thread = threading.Thread(target=self._work, args=(library, loop), name="aeron", daemon=True)
+        self._thread.start()
+        try:
+            async with asyncio.timeout(self.bounds.start_seconds):
+                await self._first
+        except TimeoutError:
+            _log.warning("aeron_not_connected", reason=self._failure)
+        if self._refused is not None:
+            await self.close()
+            raise StartRefusedError(f"Aeron refuses the channels in the settings: {self._refused}")
+
+    async def close(self) -> None:
+        """Ends the thread; what still waits to be offered is answered for."""
+        if self._thread is not None:
+            self._closing.set()
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+            self._failure = "closed"
+            self._answer_all(asyncio.get_running_loop())
+
+    async def offer(self, outlet: Outlet, messages: Sequence[bytes], *, seconds: float | None = None) -> None:
+        """Hands messages to the media driver, in order; returns when it has taken all of them.
+
+        Tries again for `seconds` (else `Bounds.offer_seconds`) while the other side is slow or away. Then, and when
+        the media driver is lost, raises `Unavailable` where it has taken none of them, else `OutcomeUnknown`. That it
+        has taken a message does not mean that the other side gets it.
+        """
+        if not messages:
+            return
+        if self._failure is not None:
+            raise Unavailable(outlet.system, f"no Aeron media driver: {self._failure}")
+        if self._waiting + len(messages) > self.bounds.messages_most:
+            raise Unavailable(outlet.system, f"{self._waiting} messages wait for Aeron to take them")
+        largest = max(map(len, messages))
+        if 0 < outlet.message_bytes_max < largest:
+            raise Unavailable(
+                outlet.system,
+                f"a message of {largest} bytes does not fit in {outlet.channel}: at most {outlet.message_bytes_max}; "
+                "a larger term-length allows more",
+            )
+        deadline = self._clock.monotonic() + (self.bounds.offer_seconds if seconds is None else seconds)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting += len(messages)
+        self._incoming.append(_Offer(outlet, messages, deadline, future))
+        try:
+            await future
+        finally:
+            self._waiting -= len(messages)
+
+    # What follows runs in the client's thread.
+
+    def _work(self, library: Any, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            while not self._closing.is_set():
+                self._session(library, loop)
+                self._answer_all(loop)
+                self._closing.wait(self.bounds.pause_seconds)
+            self._failure = "closed"
+        except _LoopClosedError:
+            _log.warning("aeron_client_not_closed")
+        finally:
+            # Also where a bug ends the thread: nobody may wait for it in vain.
+            self._failure = self._failure or "the client's thread has ended"
+            with suppress(_LoopClosedError):
+                self._answer_all(loop)
+
+    def _session(self, library: Any, loop: asyncio.AbstractEventLoop) -> None:
+        """Connects and works until the driver is lost or the client is closed."""
+        errors: list[str] = []
+        connection = self.connection
+        directory = connection.directory or library.default_path()
+        aeron: Any = None
+        try:
+            if not library.is_driver_active(directory, round(connection.driver_seconds * 1000)):
+                self._fail(loop, f"none is running in {directory}")
+                return
+            context = library.Context(
+                dir=directory,
+                client_name=connection.client_name,
+                driver_timeout_ms=round(connection.driver_seconds * 1000),
+                # Without a handler the client ends the whole process when it loses the driver.
+                error_handler=lambda *error: errors.append(": ".join(map(str, error))),
+            )
+            aeron = library.Aeron(context=context)
+            for outlet in self._outlets:
+                if outlet.exclusive:
+                    outlet.publication = aeron.add_exclusive_publication(outlet.channel, outlet.stream)
+                else:
+                    outlet.publication = aeron.add_publication(outlet.channel, outlet.stream)
+                    outlet.message_bytes_max = outlet.publication.max_message_length
+            for inlet in self._inlets:
+                inlet.subscription = aeron.add_subscription(inlet.channel, inlet.stream)
+            self._failure = None
+            self._sessions += 1
+            _log.info("aeron_connected", directory=directory)
+            self._call(loop, self._tried)
+            self._pump(aeron, loop, library.IdleStrategy.backoff())
+            if not self._closing.is_set():
+                self._fail(loop, errors[-1] if errors else "the media driver was lost")
+        except library.DriverTimeout as error:
+            self._fail(loop, _said(error))
+        except library.AeronError as error:
+            if self._sessions == 0 and aeron is not None and not aeron.is_closed:
+                self._refused = _said(error)
+            self._fail(loop, errors[-1] if errors else _said(error))
+        finally:
+            for outlet in self._outlets:
+                outlet.publication, outlet.is_connected = None, False
+            for inlet in self._inlets:
+                inlet.subscription, inlet.sources = None, 0
+            if aeron is not None:
+                with suppress(library.AeronError):
+                    aeron.close()
+
+    def _pump(self, aeron: Any, loop: asyncio.AbstractEventLoop, idle: Any) -> None:
+        done: list[_Done] = []
+        ready: list[Inlet] = []
+        try:
+            while not self._closing.is_set() and not aeron.is_closed:
+                work = self._turn(done, ready)
+                if done or ready:
+                    self._call(loop, _report, done, ready)
+                    done, ready = [], []
+                idle.idle(work)
+        finally:
+            if done or ready:
+                self._call(loop, _report, done, ready)
+
+    def _turn(self, done: list[_Done], ready: list[Inlet]) -> int:
+        """Offers and polls once; what is done or ready goes into the lists."""
+        self._sort()
+        work = 0
+        for outlet in self._outlets:
+            outlet.is_connected = outlet.publication.is_connected
+            if outlet.waiting:
+                work += self._send(outlet, done)
+        for inlet in self._inlets:
+            inlet.sources = inlet.subscription.image_count
+            polled, announce = inlet.poll(self.bounds.fragments_most)
+            work += polled
+            if announce:
+                ready.append(inlet)
+        return work
+
+    def _sort(self) -> None:
+        """Gives every offer to its outlet."""
+        while self._incoming:
+            offer = self._incoming.popleft()
+            offer.outlet.waiting.append(offer)
+
+    def _send(self, outlet: Outlet, done: list[_Done]) -> int:
+        """Offers what waits, in order, until the driver takes no more; how many messages it took."""
+        taken = 0
+        now = self._clock.monotonic()
+        while outlet.waiting:
+            offer = outlet.waiting[0]
+            if offer.sent == 0 and (now >= offer.deadline or offer.future.cancelled()):
+                outlet.waiting.popleft()
+                done.append((offer.future, Unavailable(outlet.system, self._why(outlet))))
+                continue
+            result: Any = True
+            while offer.sent < len(offer.messages):
+                result = outlet.publication.offer(offer.messages[offer.sent])
+                if result is not True:
+                    break
+                offer.sent += 1
+                taken += 1
+            if result is True:
+                outlet.waiting.popleft()
+                done.append((offer.future, None))
+            elif now >= offer.deadline:
+                outlet.waiting.popleft()
+                said = f"{offer.sent} of {len(offer.messages)} messages were sent: {self._why(outlet)}"
+                failure = OutcomeUnknown(outlet.system, said) if offer.sent else Unavailable(outlet.system, said)
+                done.append((offer.future, failure))
+            else:
+                break
+        return taken
+
+    def _why(self, outlet: Outlet) -> str:
+        what = "takes no more" if outlet.publication.is_connected else "has nobody who listens"
+        return f"{outlet.channel} (stream {outlet.stream}) {what}"
+
+    def _fail(self, loop: asyncio.AbstractEventLoop, reason: str) -> None:
+        if reason != self._failure:
+            _log.warning("aeron_lost", reason=reason)
+        self._failure = reason
+        self._call(loop, self._tried)
+
+    def _answer_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answers for everything that waits when there is no driver."""
+        done: list[_Done] = []
+        self._sort()
+        for outlet in self._outlets:
+            while outlet.waiting:
+                offer = outlet.waiting.popleft()
+                said = (
+                    f"the Aeron media driver was lost when it had taken {offer.sent} of {len(offer.messages)} messages"
+                )
+                failure = OutcomeUnknown(outlet.system, said) if offer.sent else Unavailable(outlet.system, said)
+                done.append((offer.future, failure))
+        if done:
+            self._call(loop, _report, done, [])
+
+    def _call(self, loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError as error:
+            raise _LoopClosedError from error
+
+    def _tried(self) -> None:
+        if self._first is not None and not self._first.done():
+            self._first.set_result(None)
+
+
+class _LoopClosedError(Exception):
+    """The event loop ended before the client was closed."""
+
+
+def _report(done: Sequence[_Done], ready: Sequence[Inlet]) -> None:
+    """In the event loop: wakes those who offered, and those for whom something came."""
+    for future, failure in done:
+        if future.done():
+            continue
+        if failure is None:
+            future.set_result(None)
+        else:
+            future.set_exception(failure)
+    for inlet in ready:
+        inlet.ready()
+
+
+def _said(error: Exception) -> str:
+    """What the client and the driver say, without the places in their sources that they add in brackets."""
+    texts = [line.rpartition("] ")[2] if line.startswith("[") else line for line in str(error).splitlines()]
+    said = [text.strip() for text in dict.fromkeys(texts) if not text.startswith(("(", " ("))]
+    return "; ".join(filter(None, said)) or texts[0]

@@ -1,0 +1,56 @@
+"""A media driver as a process of its own: `python -m internal_transfer.aeron.driver [DIRECTORY [SECONDS]]`.
+
+It is the driver in the client's package, for hosts that have no other one; Aeron's own `aeronmd` has lower latency.
+Another driver in the directory that was silent for SECONDS (10 unless said otherwise) is taken for dead, and its files
+are removed.
+"""
+
+import signal
+import sys
+import threading
+from types import FrameType
+
+from internal_transfer.aeron.connection import load_library
+from internal_transfer.ports.errors import StartRefusedError
+
+SILENT_SECONDS = 10.0
+
+TERM_BYTES = 16 * 1024 * 1024
+"""Of UDP and of IPC; the largest message is an eighth of it. The files are sparse."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a driver until SIGTERM or SIGINT and answers the exit code; prints its directory when it is up."""
+    try:
+        library = load_library()
+    except StartRefusedError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a program of its own speaks to its terminal.
+        return 1
+    stop = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    directory = arguments[0] if arguments else library.default_path()
+    silent_seconds = float(arguments[1]) if len(arguments) > 1 else SILENT_SECONDS
+    if library.is_driver_active(directory, round(silent_seconds * 1000)):
+        print(f"another media driver is running in {directory}", file=sys.stderr)  # noqa: T201
+        return 1
+    driver = library.MediaDriver(
+        dir=directory,
+        threading="shared",
+        dir_delete_on_start=True,
+        dir_delete_on_shutdown=True,
+        term_buffer_length=TERM_BYTES,
+        ipc_term_buffer_length=TERM_BYTES,
+    )
+    print(driver.dir, flush=True)  # noqa: T201
+    stop.wait()
+    driver.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

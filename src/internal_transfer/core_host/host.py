@@ -1,0 +1,163 @@
+"""The reference core behind any transport: what it carries out, what it answers, and when that may be told.
+
+A transport receives messages, hands them here, and sends what comes back; only then may it forget what it received.
+Whatever is redelivered gets the stored first verdict, so a crash at any point loses nothing and does nothing twice.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import StrEnum
+from typing import assert_never
+
+from msgspec import Struct
+
+from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCore
+from internal_transfer.domain.account import Owner
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.leg import Command, Verdict
+from internal_transfer.embedded.database import Database
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.wire.core_messages import (
+    REASON_MAX,
+    BalancesQuery,
+    BalancesReply,
+    EntriesQuery,
+    EntriesReply,
+    ModeReply,
+    Query,
+    RefusedReply,
+    Reply,
+    SetModeQuery,
+    UnavailableReply,
+    VerdictsQuery,
+    VerdictsReply,
+    WireEntry,
+    verdict_fields,
+    wire_balances,
+)
+
+EXPIRY_MARGIN_MS = 30_000
+"""How far the clocks of two machines may differ before a query that is still waited for goes unanswered."""
+
+
+class Phase(StrEnum):
+    """How far the host is."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+class HostState(Struct, frozen=True):
+    """For readiness: `reason` says what is missing, and is None where the host carries out orders."""
+
+    phase: Phase
+    reason: str | None
+    commands: int
+    queries: int
+
+    @property
+    def ready(self) -> bool:
+        """Tells whether orders are carried out now."""
+        return self.reason is None
+
+
+class CoreHost:
+    """One reference core on one database; calls may overlap.
+
+    With `demo` it takes `SetModeQuery`; otherwise those are refused.
+    """
+
+    def __init__(self, database: Database, *, clock: Clock, demo: bool = False) -> None:
+        self._database = database
+        self._clock = clock
+        self._demo = demo
+        self._commands = 0
+        self._queries = 0
+        self._failure: OperatingFailureError | None = None
+        self.core = ReferenceCore(database)
+        self.phase = Phase.STARTING
+
+    def state(self) -> HostState:
+        """Whether the host works, as far as it knows without its transport."""
+        reason: str | None = None
+        if self.phase is not Phase.RUNNING:
+            reason = f"the core is {self.phase}"
+        elif self.core.mode is CoreMode.PAUSED:
+            reason = "the core is paused by the operator"
+        elif self._failure is not None:
+            reason = str(self._failure)
+        return HostState(self.phase, reason, self._commands, self._queries)
+
+    async def carry_out(self, commands: Sequence[Command]) -> list[Verdict]:
+        """Carries orders out and answers their verdicts, which are on stable storage when this returns.
+
+        Orders that are withheld have no verdict in the answer. Raises `Unavailable` while the core is paused and where
+        the database fails, and `OutcomeUnknown` where its commit may stand: the caller keeps the orders and tells them
+        again.
+        """
+        try:
+            answers = await self.core.tell(commands)
+            await self._database.durable()
+        except OperatingFailureError as error:
+            self._failure = error
+            await self._leave_failed_turn()
+            raise
+        self._failure = None
+        self._commands += len(commands)
+        return [verdict for verdict in answers if verdict is not None]
+
+    async def answer(self, query: Query) -> Reply | None:
+        """Answers a query from what is durable; None for one that nobody waits for any more.
+
+        Never raises an operating failure: what cannot be answered now is an `UnavailableReply`.
+        """
+        if self._clock.now_ms() > query.expires_at + EXPIRY_MARGIN_MS:
+            return None
+        try:
+            reply = await self._answer(query)
+            await self._database.durable()
+        except OperatingFailureError as error:
+            await self._leave_failed_turn()
+            return UnavailableReply(correlation_id=query.correlation_id, reason=error.message[:REASON_MAX])
+        self._queries += 1
+        return reply
+
+    async def _leave_failed_turn(self) -> None:
+        """Takes note of the failure of this task's commit, so that its next work is not told of that again."""
+        with suppress(OperatingFailureError):
+            await self._database.durable()
+
+    async def _answer(self, query: Query) -> Reply:
+        named = query.correlation_id
+        match query:
+            case VerdictsQuery():
+                stored = await self.core.verdicts([TransferId(int(text)) for text in query.transfer_ids])
+                return VerdictsReply(
+                    correlation_id=named,
+                    verdicts=tuple(tuple(verdict_fields(verdict) for verdict in given) for given in stored),
+                )
+            case BalancesQuery():
+                balances = await self.core.balances(Owner(query.owner))
+                return BalancesReply(correlation_id=named, balances=wire_balances(balances))
+            case EntriesQuery():
+                entries = await self.core.entries_after(query.after, query.most)
+                return EntriesReply(
+                    correlation_id=named,
+                    entries=tuple(WireEntry(number=number, verdict=verdict_fields(each)) for number, each in entries),
+                )
+            case SetModeQuery():
+                return self._set_mode(query)
+            case _:
+                assert_never(query)
+
+    def _set_mode(self, query: SetModeQuery) -> Reply:
+        named = query.correlation_id
+        if not self._demo:
+            return RefusedReply(correlation_id=named, reason="only a core that was started with --demo has modes")
+        try:
+            self.core.mode = CoreMode(query.mode)
+        except ValueError:
+            return RefusedReply(correlation_id=named, reason=f"there is no mode {query.mode!r}")
+        return ModeReply(correlation_id=named, mode=self.core.mode)

@@ -1,0 +1,122 @@
+"""The core's process: its directory, its database, its signals."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.core_host.host import CoreHost, HostState
+from internal_transfer.embedded.database import Database
+from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import OperatingFailureError
+
+_log = structlog.get_logger(__name__)
+
+CHECKPOINT_SECONDS = 1.0
+CHECKPOINT_BYTES = 4_000_000
+LOG_RESTART_BYTES = 64_000_000
+READY_POLL_SECONDS = 0.05
+
+
+class Transport(Protocol):
+    """What brings orders and questions to the host and takes its verdicts and answers away."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until told to stop; raises `Unavailable` or `StartRefusedError` where it cannot begin."""
+        ...
+
+    def state(self) -> HostState:
+        """For readiness."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOptions:
+    """What the command line says about a core.
+
+    `connect` makes the transport. `on_started` is given what tells the state; `on_ready` is called when the core
+    carries out orders for the first time.
+    """
+
+    data: Path
+    connect: Callable[[CoreHost, Clock], Transport]
+    demo: bool = False
+    on_started: Callable[[Callable[[], HostState]], None] = lambda _: None
+    on_ready: Callable[[], None] = lambda: None
+
+
+async def run_core(options: CoreOptions) -> None:
+    """Runs the reference core on its directory until SIGTERM or SIGINT.
+
+    Raises `StartRefusedError` where it must not start, saying what to do, and `Unavailable` where its transport cannot
+    be reached.
+    """
+    directory = DataDirectory(options.data)
+    directory.acquire()
+    try:
+        database = Database(directory.database, on_failure=_report)
+        try:
+            await _run(options, database)
+        finally:
+            database.close()
+    finally:
+        directory.release()
+
+
+async def _run(options: CoreOptions, database: Database) -> None:
+    clock = SystemClock()
+    host = CoreHost(database, clock=clock, demo=options.demo)
+    transport = options.connect(host, clock)
+    options.on_started(transport.state)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            beside = [
+                tasks.create_task(_keep_log_short(database, clock)),
+                tasks.create_task(_tell_when_ready(transport, options.on_ready, clock)),
+            ]
+            await transport.run(stop)
+            for task in beside:
+                task.cancel()
+    except ExceptionGroup as failed:
+        if len(failed.exceptions) == 1:
+            raise failed.exceptions[0] from None
+        raise
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    _log.info("core_stopped")
+
+
+async def _tell_when_ready(transport: Transport, tell: Callable[[], None], clock: Clock) -> None:
+    while not transport.state().ready:
+        await clock.sleep(READY_POLL_SECONDS)
+    _log.info("core_ready")
+    tell()
+
+
+async def _keep_log_short(database: Database, clock: Clock) -> None:
+    while True:
+        await clock.sleep(CHECKPOINT_SECONDS)
+        log_bytes = database.log_bytes
+        if log_bytes < CHECKPOINT_BYTES:
+            continue
+        try:
+            await asyncio.to_thread(database.checkpoint)
+            if log_bytes >= LOG_RESTART_BYTES:
+                database.restart_log()
+        except OperatingFailureError as error:
+            _log.warning("checkpoint_failed", error=str(error))
+
+
+def _report(failure: OperatingFailureError) -> None:
+    _log.error("core_database_failed", error=str(failure))

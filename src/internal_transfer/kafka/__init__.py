@@ -1,0 +1,1 @@
+"""Shared set-up of Kafka clients, below the adapters that use it."""

@@ -1,0 +1,148 @@
+"""Reads one topic from its end, without a group: for answers that only matter to who asked and waits.
+
+Every process reads all partitions and looks at the messages whose key begins with its own name.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from internal_transfer.kafka.connection import REFUSED, ClientLog, KafkaConnection
+from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
+
+_log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.1
+RETRY_SECONDS = 0.2
+BATCH_MOST = 500
+
+
+class TailReader:
+    """Hands the values of messages with one prefix of keys to `deliver`, in the event loop.
+
+    `own_prefix` must differ between processes. What is written while this reader does not run is never seen.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        *,
+        topic: str,
+        own_prefix: bytes,
+        deliver: Callable[[Sequence[bytes]], None],
+        call_seconds: float = 10.0,
+    ) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._own_prefix = own_prefix
+        self._deliver = deliver
+        self._call_seconds = call_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._broken = False
+
+    async def start(self) -> None:
+        """Returns when everything that is written from now on will be seen.
+
+        Raises `Unavailable` where the cluster or the topic is not there, and `StartRefusedError` for TLS files that
+        cannot be read.
+        """
+        assert self._thread is None, "started already"
+        self._loop = asyncio.get_running_loop()
+        consumer = await asyncio.to_thread(self._at_the_end)
+        self._thread = threading.Thread(target=self._work, args=(consumer,), name=f"kafka-{self._topic}", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Ends the thread."""
+        if self._thread is not None:
+            self._closing.set()
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join, self._call_seconds)
+            self._thread = None
+
+    def _at_the_end(self) -> Consumer:
+        settings: dict[str, Any] = self._connection.client_settings() | {
+            "group.id": f"{self._topic}.nobody",  # Never joined: the client wants a name.
+            "enable.auto.commit": False,
+            "auto.offset.reset": "latest",
+            "fetch.wait.max.ms": 100,
+            "error_cb": self._heard,
+        }
+        consumer = Consumer(settings, logger=ClientLog())
+        for left in reversed(range(round(self._call_seconds / RETRY_SECONDS))):
+            try:
+                consumer.assign(self._ends(consumer))
+                break
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                # A partition whose leader is changing has one again in a moment.
+                if left and reason.code() not in REFUSED and not self._closing.wait(RETRY_SECONDS):
+                    continue
+                consumer.close()
+                raise Unavailable(System.CORE, f"Kafka, topic {self._topic}: {reason.str()}") from error
+        return consumer
+
+    def _ends(self, consumer: Consumer) -> list[TopicPartition]:
+        """The end of every partition as it is now: looked up later, it could lie behind an answer that matters."""
+        known = consumer.list_topics(self._topic, timeout=self._call_seconds).topics[self._topic]
+        if known.error is not None:
+            raise KafkaException(known.error)
+        places = []
+        for partition in known.partitions:
+            place = TopicPartition(self._topic, partition)
+            place.offset = consumer.get_watermark_offsets(place, timeout=self._call_seconds)[1]
+            places.append(place)
+        return places
+
+    # What follows runs in the reader's thread.
+
+    def _work(self, consumer: Consumer) -> None:
+        while not self._closing.is_set():
+            try:
+                self._receive(consumer)
+            except KafkaException as error:
+                _log.warning("kafka_reader_failed", topic=self._topic, error=str(error))
+                self._closing.wait(POLL_SECONDS)
+            if self._broken:
+                consumer = self._replace(consumer)
+        consumer.close()
+
+    def _receive(self, consumer: Consumer) -> None:
+        message = consumer.poll(POLL_SECONDS)
+        mine: list[bytes] = []
+        while message is not None:
+            error, key, value = message.error(), message.key(), message.value()
+            if error is not None:
+                _log.warning("kafka_reader_told", topic=self._topic, error=error.str())
+            elif key is not None and value is not None and key.startswith(self._own_prefix):
+                mine.append(value)
+            message = consumer.poll(0) if len(mine) < BATCH_MOST else None
+        if mine:
+            assert self._loop is not None, "the thread starts with a loop"
+            try:
+                self._loop.call_soon_threadsafe(self._deliver, mine)
+            except RuntimeError:
+                _log.warning("kafka_message_after_the_loop_ended", topic=self._topic)
+
+    def _heard(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._broken = True
+        if error.fatal() or error.code() in REFUSED:
+            _log.error("kafka_reader_told", topic=self._topic, error=error.str())
+
+    def _replace(self, consumer: Consumer) -> Consumer:
+        """A new client after a fatal error; those who waited meanwhile ask again."""
+        self._broken = False
+        consumer.close()
+        while True:
+            try:
+                return self._at_the_end()
+            except (Unavailable, StartRefusedError) as error:
+                _log.warning("kafka_reader_failed", topic=self._topic, error=str(error))
+                if self._closing.wait(1.0):
+                    return Consumer(self._connection.client_settings() | {"group.id": f"{self._topic}.nobody"})

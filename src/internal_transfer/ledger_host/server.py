@@ -1,0 +1,84 @@
+"""Runs the embedded ledger of a data directory for other processes on the same machine."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+
+import structlog
+
+from internal_transfer.adapters.ledger.sqlite import SqliteLedger
+from internal_transfer.embedded.database import Database
+from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.embedded.log import keep_log_short
+from internal_transfer.ledger_host.desk import Desk
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.errors import StartRefusedError
+
+LAST_ANSWERS_SECONDS = 5.0
+"""How long clients may take to read their last answers when the host stops."""
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve_ledger(
+    directory: DataDirectory,
+    stop: asyncio.Event,
+    *,
+    clock: Clock,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves the ledger on `directory.ledger_socket` until `stop` is set, then answers what was taken and ends.
+
+    The caller has acquired the directory, so there is one host at a time. `ready` is called when clients can connect.
+    Raises `StartRefusedError`.
+    """
+    database = Database(directory.database, on_failure=lambda error: _log.error("database_failed", error=str(error)))
+    try:
+        desk = Desk(SqliteLedger(database, clock), database)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(desk.protocol, sock=_listen_owner_only(directory))
+        async with asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(desk.run())
+            checkpoints = tasks.create_task(keep_log_short(database, clock))
+            ready()
+            await stop.wait()
+            server.close()
+            desk.close()
+            await work
+            checkpoints.cancel()
+        await _say_goodbye(desk)
+    finally:
+        directory.ledger_socket.unlink(missing_ok=True)
+        database.close()
+
+
+def _listen_owner_only(directory: DataDirectory) -> socket.socket:
+    """The socket; one that a killed host left is replaced, since the directory's lock is ours."""
+    path = directory.ledger_socket
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise StartRefusedError(f"{path}: cannot be made: {error}; a shorter path of --data may help") from error
+    finally:
+        os.umask(before)
+    return listener
+
+
+async def _say_goodbye(desk: Desk) -> None:
+    """Closes the connections after the last answers have gone out, or when that takes too long."""
+    clients = list(desk.clients)
+    for client in clients:
+        client.frames.close()
+    try:
+        async with asyncio.timeout(LAST_ANSWERS_SECONDS):
+            for client in clients:
+                await client.frames.lost
+    except TimeoutError:
+        for client in clients:
+            client.frames.abort()
+        _log.warning("ledger_answers_not_read", clients=len(desk.clients))

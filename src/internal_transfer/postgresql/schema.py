@@ -1,0 +1,94 @@
+"""The version of the tables, and what else a start depends on.
+
+Each migration is a step that says from which release's step on programs may run beside it (`runs_from`): expanding
+steps (new tables, new columns with a default, new functions) keep it, contracting ones raise it to the step whose
+release stopped using what they take away. So a release and its predecessor run side by side while a roll-out lasts.
+"""
+
+from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.postgresql.pool import Connection
+from internal_transfer.postgresql.settings import PostgresqlSettings
+
+HEAD = 2
+"""The step that this release was written for."""
+
+SERVER_VERSION_MIN = 150_000
+"""PostgreSQL 15, as `server_version_num` has it."""
+
+Check = tuple[str, bool, str]
+"""What was looked at, whether it is as it should be, and what was found or what to do."""
+
+_STATE = """
+    SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(),
+        current_setting('transaction_isolation'), current_setting('synchronous_commit'), current_setting('fsync'),
+        current_setting('max_connections')::integer,
+        EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = $1 AND c.relname = 'schema_version')
+"""
+_MISSING_RIGHTS = """
+    SELECT 'the schema itself' WHERE NOT has_schema_privilege($1::text, 'USAGE')
+    UNION ALL
+    SELECT c.relname FROM pg_class c
+    WHERE c.relnamespace = $1::text::regnamespace AND c.relkind IN ('r', 'S')
+        AND NOT CASE c.relkind
+            WHEN 'S' THEN has_sequence_privilege(c.oid, 'USAGE')
+            ELSE has_table_privilege(c.oid, 'SELECT') AND (c.relname IN ('alembic_version', 'schema_version')
+                OR (has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')))
+            END
+    UNION ALL
+    SELECT p.proname FROM pg_proc p
+    WHERE p.pronamespace = $1::text::regnamespace AND NOT has_function_privilege(p.oid, 'EXECUTE')
+    ORDER BY 1
+"""
+
+
+async def checks(connection: Connection, settings: PostgresqlSettings) -> list[Check]:
+    """What a start depends on, in order; what follows a check that fails may be left out."""
+    row = await connection.fetchrow(_STATE, settings.schema)
+    assert row is not None, "a query without a table has one row"
+    version, standby, isolation, commits, fsync, connections, has_schema = row
+    found = [
+        (
+            "server version",
+            version >= SERVER_VERSION_MIN,
+            f"{version // 10_000}.{version % 10_000}; 15 or newer is needed",
+        ),
+        ("takes writes", not standby, "a standby: give the address of the primary" if standby else "primary"),
+        ("isolation", isolation == "read committed", f"{isolation}; must be read committed (ALTER ROLE ... SET ...)"),
+        (
+            "commits are durable",
+            commits != "off" and fsync == "on",
+            f"synchronous_commit={commits}, fsync={fsync}; neither may be off",
+        ),
+        (
+            "connections",
+            settings.connections < connections,
+            f"{settings.connections} per process of the server's {connections}",
+        ),
+    ]
+    if not has_schema:
+        return [*found, ("schema", False, f"{settings.schema} is not set up: run `internal-transfer migrate`")]
+    missing = [each[0] for each in await connection.fetch(_MISSING_RIGHTS, settings.schema)]
+    if missing:
+        return [*found, ("permissions", False, f"missing on {', '.join(missing)}: GRANT them, or run as the owner")]
+    return [*found, ("permissions", True, "all"), await _step(connection, settings.schema)]
+
+
+async def _step(connection: Connection, schema: str) -> Check:
+    # The schema's name was checked to be a plain identifier.
+    row = await connection.fetchrow(f'SELECT step, runs_from FROM "{schema}".schema_version')  # noqa: S608
+    if row is None:
+        return "schema", False, "its version was removed: restore the row of schema_version"
+    step, runs_from = row
+    if step < HEAD:
+        return "schema", False, f"step {step}, older than this release's {HEAD}: run `internal-transfer migrate`"
+    if runs_from > HEAD:
+        return "schema", False, f"step {step} serves releases from step {runs_from} on, not {HEAD}: start a newer one"
+    return "schema", True, f"step {step}, for releases from step {runs_from} on"
+
+
+async def refuse_unfit(connection: Connection, settings: PostgresqlSettings) -> None:
+    """Raises `StartRefusedError` that names everything which must change first."""
+    wrong = [f"{name}: {message}" for name, fits, message in await checks(connection, settings) if not fits]
+    if wrong:
+        raise StartRefusedError(f"PostgreSQL at {settings.place}: {'; '.join(wrong)}")

@@ -1,0 +1,85 @@
+"""Events of transfers on a Kafka topic, as their readers find them."""
+
+import asyncio
+
+import pytest
+from confluent_kafka import Consumer
+
+from contracts.event_buses import kafka_connection, own_topics
+from contracts.transfer_stores import transfer
+from internal_transfer.adapters.event_publisher.kafka import KafkaEventPublisher
+from internal_transfer.domain.refusal import Code
+from internal_transfer.domain.transfer import Status
+from internal_transfer.kafka.topics import Cluster
+from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.ports.event_publisher import TransferEvent
+from internal_transfer.ports.transfer_store import Event
+from internal_transfer.wire.core_messages import UndecodableError
+from internal_transfer.wire.trace import traceparent
+from internal_transfer.wire.transfer_events import TransferEventMessage, decode_transfer_event, encode_transfer_event
+
+
+def event(number: int, version: int, status: Status, code: Code | None = None) -> TransferEvent:
+    about = transfer(number)
+    return TransferEvent(Event(about.id, version, status, about.created_at + version, code), about)
+
+
+def read(connection, topic: str, count: int) -> list[tuple[bytes, TransferEventMessage, dict[str, bytes]]]:
+    consumer = Consumer(connection.client_settings() | {"group.id": f"{topic}.test", "auto.offset.reset": "earliest"})
+    consumer.subscribe([topic])
+    found = []
+    while len(found) < count:
+        message = consumer.poll(30)
+        assert message is not None, f"{len(found)} messages, not {count}"
+        found.append((message.key(), decode_transfer_event(message.value()), dict(message.headers())))
+    consumer.close()
+    return found
+
+
+async def test_events_as_their_readers_find_them():
+    """Events come keyed by transfer and in order for each, with what never changes about it and its trace."""
+    connection, topics = kafka_connection(), own_topics()
+    await Cluster(connection, topics).create_topics(partitions=3)
+    publisher = KafkaEventPublisher(connection, topics)
+    await publisher.start()
+    statuses = [Status.REQUESTING, Status.PENDING, Status.SUCCESS]
+    page = [event(number, version + 1, status) for number in range(20) for version, status in enumerate(statuses)]
+    await publisher.publish([*page, event(20, 1, Status.REQUESTING), event(20, 2, Status.FAILED, Code.EXPIRED)])
+    await publisher.close()
+    found = await asyncio.to_thread(read, connection, topics.events, 62)
+    for number in range(20):
+        key = str(transfer(number).id)
+        mine = [message for at, message, _ in found if at == key.encode()]
+        assert [(message.version, message.status) for message in mine] == list(enumerate(statuses, 1))
+        assert all((message.transfer_id, message.amount, message.asset) == (key, "100", "USDT") for message in mine)
+        assert mine[0].source.type == "funding"
+        assert mine[0].target.type == "spot"
+    (*_, last) = [message for at, message, _ in found if at == str(transfer(20).id).encode()]
+    assert (last.status, last.code) == (Status.FAILED, Code.EXPIRED)
+    at, _, headers = found[0]
+    assert headers["request-id"] == at
+    assert headers["traceparent"] == traceparent(int(at)).encode()
+
+
+async def test_a_missing_topic():
+    """A publisher whose topic was never made does not start."""
+    with pytest.raises(StartRefusedError, match="does not exist"):
+        await KafkaEventPublisher(kafka_connection(), own_topics()).start()
+
+
+def test_an_event_byte_by_byte():
+    """An event's bytes are what other programs were promised, both ways; anything else is no event."""
+    data = encode_transfer_event(event(0, 2, Status.FAILED, Code.EXPIRED))
+    about = transfer(0)
+    assert (
+        data
+        == (
+            f'{{"type":"transfer_event/1","transfer_id":"{about.id}","version":2,"status":"FAILED",'
+            f'"at":{about.created_at + 2},"code":"EXPIRED","owner":"ada","source":{{"owner":"ada","type":"funding"}},'
+            f'"target":{{"owner":"ada","type":"spot"}},"asset":"USDT","amount":"100"}}'
+        ).encode()
+    )
+    assert decode_transfer_event(data).version == 2
+    for wrong in (data.replace(b"event/1", b"event/2"), data.replace(b'"version":2', b'"version":0'), b"{}", b"\xff"):
+        with pytest.raises(UndecodableError):
+            decode_transfer_event(wrong)

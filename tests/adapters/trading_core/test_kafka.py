@@ -1,0 +1,283 @@
+"""What is Kafka's own about the trading core: silence, modes, poison, a core that dies, a cluster that is away."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from contracts.event_buses import kafka_connection, own_topics
+from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.event_bus.kafka import KafkaEventBus
+from internal_transfer.adapters.trading_core.kafka import KafkaTradingCore
+from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.core_host.host import CoreHost
+from internal_transfer.core_host.kafka import KafkaCoreHost
+from internal_transfer.domain.account import Account, Owner
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
+from internal_transfer.embedded.database import Database
+from internal_transfer.kafka.connection import KafkaConnection
+from internal_transfer.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.kafka.topics import Cluster, Topics
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
+from internal_transfer.wire.core_messages import decode_query, encode_command
+
+SPOT = Account(Owner("alice"), "spot", "USDT")
+CLOCK = SystemClock()
+
+
+def order(transfer: int, action: Action = Action.APPLY) -> Command:
+    return Command(TransferId(transfer), "main", Side.TARGET, action, "USDT", 100, None, SPOT)
+
+
+async def drain(bus: KafkaEventBus, count: int) -> list[Verdict]:
+    seen: list[Verdict] = []
+    while len(seen) < count:
+        delivery = await bus.take(1_000)
+        seen += delivery.verdicts
+        await bus.acknowledge(delivery)
+    return seen
+
+
+class World:
+    """Topics of a test's own, the service's side of them, and the core's side when it is served."""
+
+    def __init__(self, connection: KafkaConnection, topics: Topics, folder: Path) -> None:
+        self.connection = connection
+        self.topics = topics
+        self.folder = folder
+        self.core = KafkaTradingCore(connection, topics, clock=CLOCK, query_seconds=3.0)
+        self.bus = KafkaEventBus(connection, topics, clock=CLOCK)
+
+    @asynccontextmanager
+    async def served(self, *, demo: bool = False) -> AsyncIterator[KafkaCoreHost]:
+        database = Database(self.folder / "core.db")
+        host = KafkaCoreHost(CoreHost(database, clock=CLOCK, demo=demo), self.connection, self.topics, clock=CLOCK)
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(host.run(stop))
+            try:
+                yield host
+            finally:
+                stop.set()
+                await serving
+        database.close()
+
+
+@pytest.fixture
+async def world(tmp_path):
+    connection, topics = kafka_connection(), own_topics()
+    await Cluster(connection, topics).create_topics(partitions=2)
+    world = World(connection, topics, tmp_path)
+    await world.core.start()
+    await world.bus.start()
+    yield world
+    await world.bus.close()
+    await world.core.close()
+
+
+async def test_a_silent_core(world):
+    """While no core is there orders are kept for it, and questions are `Unavailable` after their deadline; when it
+    comes, the orders are carried out.
+    """
+    asking = KafkaTradingCore(world.connection, world.topics, clock=CLOCK, query_seconds=0.3)
+    await asking.start()
+    assert await asking.tell([order(1)]) == [None]
+    with pytest.raises(Unavailable) as failure:
+        await asking.balances(Owner("alice"))
+    assert failure.value.system is System.CORE
+    with pytest.raises(OutcomeUnknown):
+        await asking.set_mode("paused")
+    await asking.close()
+    async with world.served():
+        assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.APPLIED]
+
+
+async def test_modes(world):
+    """A demonstration's core takes modes: paused it answers nothing and keeps orders, withholding it forgets them."""
+    async with world.served(demo=True) as host:
+        await world.core.set_mode(CoreMode.PAUSED)
+        assert host.state().reason == "the core is paused by the operator"
+        await world.core.tell([order(1)])
+        with pytest.raises(Unavailable, match="paused"):
+            await world.core.verdicts([TransferId(1)])
+        await world.core.set_mode(CoreMode.NORMAL)
+        assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.APPLIED]
+        await world.core.set_mode(CoreMode.WITHHOLD)
+        await world.core.tell([order(2), order(3), order(2, Action.CANCEL)])
+        assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.CANCELLED]
+        await world.core.set_mode(CoreMode.REFUSE)
+        await world.core.tell([order(3)])
+        assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.REFUSED]
+        with pytest.raises(Unavailable, match="no mode"):
+            await world.core.set_mode("upside_down")
+
+
+async def test_modes_are_for_demonstrations(world):
+    """A core that was not started as a demonstration refuses modes and stays as it is."""
+    async with world.served() as host:
+        with pytest.raises(Unavailable, match="--demo"):
+            await world.core.set_mode(CoreMode.PAUSED)
+        await world.core.tell([order(1)])
+        assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.APPLIED]
+        assert host.state().ready
+
+
+async def test_poison_among_orders(world):
+    """An order that cannot be decoded goes to the dead letters; those before and after it are carried out."""
+    producer = KafkaProducer(world.connection, system=System.CORE)
+    producer.start()
+    bad = encode_command(order(2)).replace(b'"amount":"100"', b'"amount":100')
+    async with world.served() as host:
+        await world.core.tell([order(1)])
+        await producer.send([Outgoing(world.topics.commands, b"1", bad, [])])
+        await world.core.tell([order(1, Action.REVERSE), order(3)])
+        outcomes = sorted(verdict.outcome for verdict in await drain(world.bus, 3))
+        assert outcomes == [Outcome.APPLIED, Outcome.APPLIED, Outcome.REVERSED]
+        assert await world.core.verdicts([TransferId(2)]) == [[]]
+        assert host.state().ready
+    await producer.close()
+
+
+async def test_answers_go_to_who_asked(world):
+    """Two processes that ask at the same time, many questions each, get the answers to their own."""
+    other = KafkaTradingCore(world.connection, world.topics, clock=CLOCK)
+    await other.start()
+    async with world.served():
+        await world.core.tell([order(number) for number in range(1, 41)])
+        await drain(world.bus, 40)
+        async with asyncio.TaskGroup() as tasks:
+            asked = [
+                (number, tasks.create_task(core.verdicts([TransferId(number)])))
+                for number in range(1, 41)
+                for core in (world.core, other)
+            ]
+    for number, answer in asked:
+        assert [verdict.transfer_id for verdict in answer.result()[0]] == [number]
+    await other.close()
+
+
+async def test_more_than_one_query_holds(world):
+    """Questions about more transfers, and for more entries, than one message may carry are asked in parts."""
+    async with world.served():
+        numbers = [TransferId(number) for number in range(1, 1_301)]
+        await world.core.tell([order(number) for number in numbers])
+        await drain(world.bus, 1_300)
+        assert [len(given) for given in await world.core.verdicts(numbers)] == [1] * 1_300
+        assert len(await world.core.entries_after(0, 5_000)) == 1_300
+        assert len(await world.core.entries_after(0, 1_100)) == 1_100
+
+
+async def test_questions_are_bounded(world):
+    """No more questions wait than the bound; one more is `Unavailable` at once."""
+    asking = KafkaTradingCore(world.connection, world.topics, clock=CLOCK, query_seconds=0.5, queries_most=2)
+    await asking.start()
+    answers = await asyncio.gather(*(asking.balances(Owner("alice")) for _ in range(3)), return_exceptions=True)
+    assert [isinstance(answer, Unavailable) for answer in answers] == [True] * 3
+    assert sum("questions wait" in str(answer) for answer in answers) == 1
+    await asking.close()
+
+
+async def test_a_cluster_that_is_away():
+    """Without a broker nothing is sent: telling is `Unavailable`, and says that Kafka is away."""
+    core = KafkaTradingCore(
+        KafkaConnection(bootstrap="127.0.0.1:9", delivery_seconds=0.5), Topics("x"), clock=CLOCK, query_seconds=0.5
+    )
+    core._producer.start()
+    failure: OperatingFailureError | None = None
+    # What was handed over before the client noticed has an unknown outcome, which it says.
+    while not isinstance(failure, Unavailable):
+        with pytest.raises((Unavailable, OutcomeUnknown)) as caught:
+            await core.tell([order(1)])
+        failure = caught.value
+    assert "cannot be reached" in failure.message
+    await core._producer.close()
+
+
+CORE_PROCESS = """
+import asyncio, sys
+from pathlib import Path
+from internal_transfer.core_host.kafka import KafkaCoreHost
+from internal_transfer.core_host.process import CoreOptions, run_core
+from internal_transfer.kafka.connection import KafkaConnection
+from internal_transfer.kafka.topics import Topics
+
+connection, topics = KafkaConnection(bootstrap=sys.argv[2], session_seconds=6.0), Topics(sys.argv[3])
+asyncio.run(run_core(CoreOptions(
+    data=Path(sys.argv[1]),
+    connect=lambda host, clock: KafkaCoreHost(host, connection, topics, clock=clock, batch_most=20),
+    on_ready=lambda: print("ready", flush=True),
+)))
+"""
+
+
+@asynccontextmanager
+async def core_process(world: World) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        CORE_PROCESS,
+        f"{world.folder / 'core'}",
+        world.connection.bootstrap,
+        world.topics.prefix,
+        stdout=asyncio.subprocess.PIPE,
+        env=dict(os.environ),
+    )
+    assert process.stdout is not None
+    try:
+        while (line := await process.stdout.readline()) != b"ready\n":
+            assert line, "the core ended before it was ready"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_a_core_that_is_killed_loses_and_doubles_nothing(world):
+    """Killed in the midst of its work, twice, the core goes on where its disk says, and every order has its one
+    effect; a core that is told to stop ends cleanly.
+    """
+    told = 2_000
+    verdicts: list[Verdict] = []
+
+    async def listen(count: int) -> None:
+        while len(verdicts) < count:
+            verdicts.extend(await drain(world.bus, 1))
+
+    for place in range(2):
+        async with core_process(world) as process:
+            half = range(1 + place * told // 2, 1 + (place + 1) * told // 2)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(world.core.tell([order(number) for number in half]))
+                await listen(len(verdicts) + 100)
+                process.kill()
+            await process.wait()
+    async with core_process(world) as process:
+        while {verdict.transfer_id for verdict in verdicts} != set(range(1, told + 1)):
+            await listen(len(verdicts) + 1)
+        (balance,) = await world.core.balances(Owner("alice"))
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    assert {verdict.outcome for verdict in verdicts} == {Outcome.APPLIED}
+    assert balance.posted == told * 100
+
+
+async def test_an_expired_query_is_not_answered(world):
+    """A mode that was set long ago, and waited for a core since, does nothing when the core comes."""
+    producer = KafkaProducer(world.connection, system=System.CORE)
+    producer.start()
+    old = b'{"type":"set_mode/1","correlation_id":"x","expires_at":1,"mode":"paused"}'
+    assert decode_query(old).expires_at == 1
+    await producer.send([Outgoing(world.topics.queries, b"x", old, [])])
+    async with world.served(demo=True) as host:
+        await world.core.balances(Owner("alice"))
+        await world.core.tell([order(1)])
+        await drain(world.bus, 1)
+        assert host.state().ready
+    await producer.close()

@@ -1,0 +1,67 @@
+"""The event buses that the contract suite runs on."""
+
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.event_bus.kafka import KafkaEventBus
+from internal_transfer.adapters.event_bus.memory import MemoryEventBus
+from internal_transfer.kafka.connection import KafkaConnection
+from internal_transfer.kafka.consumer import ConsumerBounds
+from internal_transfer.kafka.topics import Cluster, Topics
+from internal_transfer.ports.event_bus import EventBus
+from real_servers import need
+
+
+@dataclass
+class Bench:
+    """A bus, and what a restart of its consumers is: everything that is not acknowledged is handed out again."""
+
+    bus: EventBus
+    again: Callable[[], Awaitable[EventBus]]
+    close: Callable[[], Awaitable[None]]
+
+    async def restart(self) -> None:
+        self.bus = await self.again()
+
+
+def memory_bench() -> Bench:
+    bus = MemoryEventBus()
+
+    async def again() -> MemoryEventBus:
+        bus.redeliver()
+        return bus
+
+    async def close() -> None:
+        pass
+
+    return Bench(bus, again, close)
+
+
+def kafka_connection() -> KafkaConnection:
+    """The shared Kafka."""
+    return KafkaConnection(bootstrap=need("kafka").bootstrap, session_seconds=6.0)
+
+
+def own_topics() -> Topics:
+    """Names that no other test has."""
+    return Topics(f"test-{uuid.uuid4().hex[:12]}")
+
+
+async def kafka_bench() -> Bench:
+    connection, topics = kafka_connection(), own_topics()
+    await Cluster(connection, topics).create_topics(partitions=1)
+    buses: list[KafkaEventBus] = []
+
+    async def again() -> KafkaEventBus:
+        for bus in buses:
+            await bus.close()
+        buses[:] = [KafkaEventBus(connection, topics, clock=SystemClock(), bounds=ConsumerBounds(commit_seconds=0.02))]
+        await buses[0].start()
+        return buses[0]
+
+    async def close() -> None:
+        await buses[0].close()
+
+    return Bench(await again(), again, close)

@@ -1,0 +1,88 @@
+"""The rate limiters that the contract runs on, each with a way to let its time pass."""
+
+import os
+import time
+
+import pytest
+from valkey.asyncio import Valkey
+
+from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
+from internal_transfer.adapters.rate_limiter.valkey import ValkeyRateLimiter
+from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings
+from internal_transfer.simulation.clock import SimulatedClock
+
+BURST = 3
+PER_MINUTE = 6
+SECONDS_PER_TOKEN = 10.0
+
+# For a script that knows nothing but the server's time and its buckets, it is the same whether the time moves on or
+# all buckets move back.
+_MOVE_ALL = """
+local now = redis.call('TIME')
+now = now[1] * 1000000 + now[2]
+for _, key in ipairs(KEYS) do
+  local full_at = redis.call('GET', key) - ARGV[1]
+  if full_at <= now then
+    redis.call('DEL', key)
+  else
+    redis.call('SET', key, string.format('%.2f', full_at), 'PX', math.ceil((full_at - now) / 1000))
+  end
+end
+"""
+
+
+class MemoryLimits:
+    """The limiter in memory, on a clock that stands still."""
+
+    def __init__(self):
+        self.clock = SimulatedClock()
+        self.limiter = MemoryRateLimiter(self.clock, per_minute=PER_MINUTE, burst=BURST)
+
+    async def advance(self, seconds):
+        """Lets time pass."""
+        await self.clock.advance(seconds)
+
+    def about(self, seconds):
+        """What equals a wait of so long."""
+        return pytest.approx(seconds)
+
+    async def close(self):
+        """Nothing is to be closed."""
+
+
+class ValkeyLimits:
+    """A limiter on a real server, with keys of its own."""
+
+    def __init__(self, address, *, per_minute=PER_MINUTE, burst=BURST, **settings):
+        self.settings = ValkeySettings(
+            **{
+                "host": address.host,
+                "port": address.port,
+                "password": address.password,
+                "prefix": f"test-{os.urandom(8).hex()}:",
+                "deadline_seconds": 30.0,
+            }
+            | settings
+        )
+        self.limiter = ValkeyRateLimiter(self.settings, per_minute=per_minute, burst=burst)
+        self.server = Valkey(host=address.host, port=address.port, password=address.password)
+        self._since = time.monotonic()
+
+    async def keys(self):
+        """All keys of this limiter."""
+        return [key async for key in self.server.scan_iter(match=f"{self.settings.prefix}*", count=10_000)]
+
+    async def advance(self, seconds):
+        """Lets time pass: the buckets are moved, since the server's clock cannot be; negative is a clock set back."""
+        keys = await self.keys()
+        await self.server.eval(_MOVE_ALL, len(keys), *keys, seconds * 1e6)
+
+    def about(self, seconds):
+        """What equals a wait of so long, less at most the real time that has passed meanwhile."""
+        slack = time.monotonic() - self._since + 0.001
+        return pytest.approx(seconds - slack / 2, abs=slack / 2 + 1e-6)
+
+    async def close(self):
+        """Closes the connections."""
+        await self.limiter.close()
+        await self.server.aclose()

@@ -1,0 +1,131 @@
+"""The host of the reference core, without a transport."""
+
+import apsw
+import pytest
+
+from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.core_host.host import EXPIRY_MARGIN_MS, CoreHost, Phase
+from internal_transfer.domain.account import Account, Owner
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.leg import Action, Command, Outcome, Side
+from internal_transfer.embedded.database import Database
+from internal_transfer.ports.errors import Unavailable
+from internal_transfer.wire.core_messages import (
+    BalancesQuery,
+    BalancesReply,
+    EntriesQuery,
+    EntriesReply,
+    ModeReply,
+    RefusedReply,
+    SetModeQuery,
+    UnavailableReply,
+    VerdictsQuery,
+    VerdictsReply,
+)
+
+CLOCK = SystemClock()
+SPOT = Account(Owner("alice"), "spot", "USDT")
+LATER = CLOCK.now_ms() + 3_600_000
+
+
+def order(transfer: int, action: Action = Action.APPLY) -> Command:
+    return Command(TransferId(transfer), "main", Side.TARGET, action, "USDT", 100, None, SPOT)
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = Database(tmp_path / "core.db")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def host(database):
+    host = CoreHost(database, clock=CLOCK, demo=True)
+    host.phase = Phase.RUNNING
+    return host
+
+
+async def test_verdicts_are_on_disk_before_they_are_told(host, database):
+    """When `carry_out` answers, another connection reads the verdicts from the file."""
+    await host.carry_out([order(1), order(2)])
+    reader = database.open_reader()
+    assert reader.execute("SELECT count(*) FROM core_verdict").get == 2
+    reader.close()
+
+
+async def test_a_redelivered_order_gets_the_first_verdict(host):
+    """An order that comes again is answered again, and has one effect."""
+    first = await host.carry_out([order(1)])
+    assert await host.carry_out([order(1), order(1)]) == first * 2
+    reply = await host.answer(BalancesQuery(correlation_id="q", expires_at=LATER, owner="alice"))
+    assert isinstance(reply, BalancesReply)
+    assert [balance.posted for balance in reply.balances] == ["100"]
+
+
+async def test_answers(host):
+    """Questions are answered under their names, with what the core has stored."""
+    await host.carry_out([order(1), order(1, Action.REVERSE)])
+    verdicts = await host.answer(VerdictsQuery(correlation_id="v", expires_at=LATER, transfer_ids=("1", "2")))
+    assert isinstance(verdicts, VerdictsReply)
+    assert verdicts.correlation_id == "v"
+    assert [[each.outcome for each in given] for given in verdicts.verdicts] == [
+        [Outcome.APPLIED, Outcome.REVERSED],
+        [],
+    ]
+    entries = await host.answer(EntriesQuery(correlation_id="e", expires_at=LATER, after=0, most=10))
+    assert isinstance(entries, EntriesReply)
+    assert [entry.verdict.outcome for entry in entries.entries] == [Outcome.APPLIED, Outcome.REVERSED]
+
+
+async def test_withheld_orders_have_no_verdict(host):
+    """A withholding core leaves the orders that it forgets out of its answer."""
+    host.core.mode = CoreMode.WITHHOLD
+    verdicts = await host.carry_out([order(1), order(2, Action.CANCEL)])
+    assert [(verdict.transfer_id, verdict.outcome) for verdict in verdicts] == [(2, Outcome.CANCELLED)]
+
+
+async def test_a_paused_core_is_not_ready(host):
+    """A paused core carries nothing out, answers that it cannot, says so in its state, and can be set going again."""
+    mode = SetModeQuery(correlation_id="m", expires_at=LATER, mode="paused")
+    assert await host.answer(mode) == ModeReply(correlation_id="m", mode="paused")
+    with pytest.raises(Unavailable):
+        await host.carry_out([order(1)])
+    reply = await host.answer(BalancesQuery(correlation_id="q", expires_at=LATER, owner="alice"))
+    assert reply == UnavailableReply(correlation_id="q", reason="the core is paused by the operator")
+    assert not host.state().ready
+    await host.answer(SetModeQuery(correlation_id="m", expires_at=LATER, mode="normal"))
+    await host.carry_out([order(1)])
+    assert host.state().ready
+    assert host.state().commands == 1
+
+
+async def test_modes_are_refused(host, database):
+    """An unknown mode is refused, and every mode by a core that is no demonstration."""
+    unknown = SetModeQuery(correlation_id="m", expires_at=LATER, mode="sideways")
+    assert isinstance(await host.answer(unknown), RefusedReply)
+    known = SetModeQuery(correlation_id="m", expires_at=LATER, mode="paused")
+    assert isinstance(await CoreHost(database, clock=CLOCK).answer(known), RefusedReply)
+    assert host.core.mode is CoreMode.NORMAL
+
+
+async def test_nobody_waits_any_more(host):
+    """A question that expired longer ago than clocks may differ is dropped; one that has just expired is answered."""
+    old = BalancesQuery(correlation_id="q", expires_at=CLOCK.now_ms() - EXPIRY_MARGIN_MS - 1, owner="alice")
+    assert await host.answer(old) is None
+    late = BalancesQuery(correlation_id="q", expires_at=CLOCK.now_ms() - 1, owner="alice")
+    assert await host.answer(late) is not None
+
+
+async def test_a_database_that_fails(host, database):
+    """While the database fails orders are not carried out, the state says why, and afterwards all is well again."""
+    database.connection.execute("ALTER TABLE core_verdict RENAME TO elsewhere")
+    with pytest.raises(Unavailable) as failure:
+        await host.carry_out([order(1)])
+    assert isinstance(failure.value.__cause__, apsw.SQLError)
+    assert "elsewhere" not in (host.state().reason or "")
+    assert not host.state().ready
+    database.connection.execute("ALTER TABLE elsewhere RENAME TO core_verdict")
+    assert [verdict.outcome for verdict in await host.carry_out([order(1)])] == [Outcome.APPLIED]
+    assert host.state().ready
