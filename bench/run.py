@@ -292,9 +292,7 @@ def main() -> int:
                 f"\n## {datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip()}\n\n"
                 f"Python {platform.python_version()}, "
                 f"{os.cpu_count()} cores, stack {options.stack}, {options.rounds} rounds of {options.seconds:g} s, "
-                "medians.\n\n```\n"
-                + "\n".join(lines)
-                + "\n```\n"
+                "medians.\n\n```\n" + "\n".join(lines) + "\n```\n"
             )
     return 0 if lines[-1].startswith("verified") else 1
 

@@ -245,7 +245,8 @@ class _Opening:
         with _extra("cassandra"):
             from internal_transfer.adapters.operations.cassandra import CassandraOperations  # noqa: PLC0415
             from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore  # noqa: PLC0415
-            from internal_transfer.cql.session import Cql, CqlSettings  # noqa: PLC0415
+            from internal_transfer.cql.session import Cql  # noqa: PLC0415
+            from internal_transfer.cql.settings import CqlSettings  # noqa: PLC0415
         given = self._settings.cassandra
         password = None
         if given.user:
@@ -271,7 +272,9 @@ class _Opening:
         await self._start(cql, "Cassandra")
         store = await CassandraTransferStore.open(cql)
         self.checks.append(store.check)
-        return store, await CassandraOperations.open(cql)
+        operations = await CassandraOperations.open(cql)
+        self.checks.append(operations.check)
+        return store, operations
 
     async def open_ledger(self) -> Ledger:
         match self._systems.ledger:

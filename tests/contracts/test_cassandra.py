@@ -16,7 +16,8 @@ from internal_transfer.adapters.transfer_store import cassandra_feed, cassandra_
 from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore
 from internal_transfer.adapters.transfer_store.cassandra_limits import Limits, Share
 from internal_transfer.cql.migrations import migrate
-from internal_transfer.cql.session import Cql, CqlSettings
+from internal_transfer.cql.session import Cql
+from internal_transfer.cql.settings import CqlSettings
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status

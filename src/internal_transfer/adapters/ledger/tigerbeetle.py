@@ -1,0 +1,213 @@
+"""The ledger on a TigerBeetle cluster, through the C library of its official client."""
+
+from collections.abc import Sequence
+
+import structlog
+from msgspec import Struct
+from tigerbeetle import bindings
+
+from internal_transfer.adapters.ledger.checks import check_most
+from internal_transfer.adapters.ledger.tigerbeetle_session import (
+    CLIENT_RELEASE,
+    Session,
+    SessionRefusedError,
+    TooMuchDataError,
+    WrongReleaseError,
+)
+from internal_transfer.adapters.ledger.tigerbeetle_wire import (
+    check_layout,
+    decode_account_outcomes,
+    decode_accounts,
+    decode_transfer_outcomes,
+    decode_transfers,
+    encode_accounts,
+    encode_filter,
+    encode_ids,
+    encode_transfers,
+)
+from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System, Unavailable
+from internal_transfer.ports.ledger import (
+    BATCH_MAX,
+    AccountOutcome,
+    LedgerAccount,
+    LedgerTransfer,
+    TransferOutcome,
+)
+
+_CREATE_ACCOUNTS = int(bindings.Operation.CREATE_ACCOUNTS)
+_CREATE_TRANSFERS = int(bindings.Operation.CREATE_TRANSFERS)
+_LOOKUP_ACCOUNTS = int(bindings.Operation.LOOKUP_ACCOUNTS)
+_LOOKUP_TRANSFERS = int(bindings.Operation.LOOKUP_TRANSFERS)
+_QUERY_TRANSFERS = int(bindings.Operation.QUERY_TRANSFERS)
+
+_TIMESTAMP_MAX = 2**63 - 1
+_NOBODY = [0] * BATCH_MAX
+"""Ids that no account has; as many as fit into one call."""
+
+_log = structlog.get_logger(__name__)
+
+
+class TigerBeetleSettings(Struct, frozen=True, kw_only=True):
+    """How to reach a cluster. TigerBeetle has neither passwords nor TLS: its network must keep others out."""
+
+    cluster_id: int
+    addresses: tuple[str, ...]
+    """IP address and port of each replica, in the order of the replicas; names are not resolved."""
+    call_seconds: float = 10.0
+    """How long a call waits for its answer; what it asked for may still be done later."""
+    start_seconds: float = 10.0
+    """How long a start waits for the first answer."""
+    calls_max: int = 4_096
+    """The most calls that may wait at the same time."""
+    abandoned_max: int = 64
+    """The most calls that were given up and that TigerBeetle may still carry out; past that none is sent."""
+
+
+class TigerBeetleLedger:
+    """The ledger of a cluster, with one session for the whole process; any number of processes may have one each.
+
+    A server lets about 32 sessions in at a time, unless it was started to take more; further ones wait in silence.
+    A session that TigerBeetle ends is replaced by the next call; the calls that were waiting get `OutcomeUnknown`.
+    """
+
+    def __init__(self, settings: TigerBeetleSettings) -> None:
+        self._settings = settings
+        self._where = f"cluster {settings.cluster_id} at {','.join(settings.addresses)}"
+        self._session: Session | None = None
+        self._is_closed = False
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that were sent and not answered, those that nobody waits for any more too."""
+        return 0 if self._session is None else self._session.in_flight
+
+    @property
+    def abandoned(self) -> int:
+        """Calls that were given up, and that TigerBeetle may still carry out."""
+        return 0 if self._session is None else self._session.abandoned
+
+    async def start(self) -> None:
+        """Connects; raises `StartRefusedError` where calls could not work, with what to do about it."""
+        assert self._session is None, "started twice"
+        check_layout()
+        try:
+            self._session = self._open()
+        except SessionRefusedError as error:
+            raise StartRefusedError(error.message) from error
+        try:
+            # As many ids as a call may have, so that a server that takes fewer is found out now.
+            await self._session.request(_LOOKUP_ACCOUNTS, encode_ids(_NOBODY), self._settings.start_seconds)
+        except WrongReleaseError as error:
+            await self.close()
+            raise StartRefusedError(f"{self._where}: {error.message}") from error
+        except TooMuchDataError as error:
+            await self.close()
+            raise StartRefusedError(
+                f"{self._where} takes fewer than {BATCH_MAX} events in a call: start it without --development"
+            ) from error
+        except OperatingFailureError as error:
+            await self.close()
+            raise StartRefusedError(
+                f"{self._where} did not answer within {self._settings.start_seconds:g} s. Either no server is there"
+                " (is it running, are the addresses right?), or it is of another cluster id, or all its places for"
+                f" clients are taken: TigerBeetle answers in none of these cases. ({error.message})"
+            ) from error
+
+    async def close(self) -> None:
+        """Ends the session; calls that wait get `OutcomeUnknown`. A second call does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    async def check(self) -> list[tuple[str, bool, str]]:
+        """What `doctor` asks: name, whether it is well, and what is there or what to do."""
+        checks = [
+            ("tigerbeetle limits", *self._check_limits()),
+            (
+                "tigerbeetle permissions",
+                True,
+                "TigerBeetle asks nobody who they are: see that only this service's machines reach its ports",
+            ),
+            (
+                "tigerbeetle clients",
+                True,
+                "about 32 processes can be connected at a time, and one more waits in silence: this cannot be asked",
+            ),
+        ]
+        try:
+            await self._call(_LOOKUP_ACCOUNTS, encode_ids(_NOBODY))
+        except OperatingFailureError as error:
+            return [("tigerbeetle connection", False, f"{self._where}: {error.message}"), *checks]
+        return [
+            ("tigerbeetle connection", True, f"{self._where} answers, and takes {BATCH_MAX} events in a call"),
+            ("tigerbeetle version", True, f"the server accepts this client, release {CLIENT_RELEASE}"),
+            *checks,
+        ]
+
+    def _check_limits(self) -> tuple[bool, str]:
+        most, given_up_most = self._settings.calls_max, self._settings.abandoned_max
+        message = f"{self.in_flight} of {most} calls under way, {self.abandoned} of {given_up_most} given up"
+        return self.abandoned < given_up_most and self.in_flight < most, message
+
+    async def create_accounts(self, accounts: Sequence[LedgerAccount]) -> list[AccountOutcome]:
+        """See the port."""
+        payload = encode_accounts(accounts)
+        return decode_account_outcomes(await self._call(_CREATE_ACCOUNTS, payload), accounts) if payload else []
+
+    async def create_transfers(self, transfers: Sequence[LedgerTransfer]) -> list[TransferOutcome]:
+        """See the port."""
+        payload = encode_transfers(transfers)
+        return decode_transfer_outcomes(await self._call(_CREATE_TRANSFERS, payload), transfers) if payload else []
+
+    async def lookup_accounts(self, ids: Sequence[int]) -> list[LedgerAccount]:
+        """See the port."""
+        payload = encode_ids(ids)
+        return decode_accounts(await self._call(_LOOKUP_ACCOUNTS, payload)) if payload else []
+
+    async def lookup_transfers(self, ids: Sequence[int]) -> list[LedgerTransfer]:
+        """See the port."""
+        payload = encode_ids(ids)
+        return decode_transfers(await self._call(_LOOKUP_TRANSFERS, payload)) if payload else []
+
+    async def transfers_after(self, timestamp: int, most: int) -> list[LedgerTransfer]:
+        """See the port."""
+        check_most(most)
+        if most == 0 or timestamp >= _TIMESTAMP_MAX:
+            return []
+        query = encode_filter(timestamp_min=max(timestamp, 0) + 1, most=most, newest_first=False)
+        return decode_transfers(await self._call(_QUERY_TRANSFERS, query))
+
+    async def newest_transfers(self, most: int) -> list[LedgerTransfer]:
+        """See the port."""
+        check_most(most)
+        if most == 0:
+            return []
+        query = encode_filter(timestamp_min=0, most=most, newest_first=True)
+        return decode_transfers(await self._call(_QUERY_TRANSFERS, query))
+
+    async def _call(self, operation: int, payload: bytes) -> bytes:
+        """One request to the cluster; refused before it is sent where too many are under way."""
+        session = self._living_session()
+        settings = self._settings
+        if session.abandoned >= settings.abandoned_max:
+            raise Unavailable(
+                System.LEDGER,
+                f"TigerBeetle does not answer: {session.abandoned} calls were given up and may still be carried out",
+            )
+        if session.in_flight >= settings.calls_max:
+            raise Unavailable(System.LEDGER, f"{session.in_flight} calls wait for TigerBeetle already")
+        return await session.request(operation, payload, settings.call_seconds)
+
+    def _living_session(self) -> Session:
+        if self._is_closed:
+            raise Unavailable(System.LEDGER, "the ledger was closed")
+        assert self._session is not None, "not started"
+        if self._session.ended is not None:
+            _log.warning("tigerbeetle_session_replaced", reason=self._session.ended)
+            self._session = self._open()
+        return self._session
+
+    def _open(self) -> Session:
+        return Session(cluster_id=self._settings.cluster_id, addresses=",".join(self._settings.addresses))

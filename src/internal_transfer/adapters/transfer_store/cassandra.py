@@ -1,0 +1,201 @@
+"""The transfer store on Apache Cassandra or ScyllaDB.
+
+A transfer's partition is the truth about it. Everything else about it (what is due, the feed's markers, history,
+lists by status) is a hint that was written before, and that readers hold against the truth; the scan finishes what
+a process that stopped in the middle has left. How an accept is made of three conditional writes stands in
+`cassandra_claims`.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from internal_transfer.adapters.transfer_store import cassandra_statements as cql_text
+from internal_transfer.adapters.transfer_store.cassandra_agenda import Agenda
+from internal_transfer.adapters.transfer_store.cassandra_claims import Claims
+from internal_transfer.adapters.transfer_store.cassandra_feed import Feed
+from internal_transfer.adapters.transfer_store.cassandra_history import History
+from internal_transfer.adapters.transfer_store.cassandra_limits import Limits
+from internal_transfer.adapters.transfer_store.cassandra_lists import Lists
+from internal_transfer.adapters.transfer_store.cassandra_recorder import Recorder
+from internal_transfer.adapters.transfer_store.cassandra_registry import Registry
+from internal_transfer.adapters.transfer_store.cassandra_rows import event_of
+from internal_transfer.adapters.transfer_store.cassandra_scan import Scan
+from internal_transfer.adapters.transfer_store.cassandra_tables import Tables
+from internal_transfer.cql.migrations import migrate
+from internal_transfer.cql.session import Cql
+from internal_transfer.domain.account import Account, Owner
+from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.transfer import Status, Transfer
+from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
+from internal_transfer.ports.transfer_store import (
+    AcceptOutcome,
+    Change,
+    Event,
+    HistoryPage,
+    HistoryQuery,
+    KeyTaken,
+    OpenSummary,
+    Proposal,
+    RegisteredAccount,
+)
+
+MIGRATIONS = (files(__package__).joinpath("cassandra.cql").read_text(encoding="utf-8"),)
+"""Step n leads to version n of the tables; released steps never change."""
+
+
+class CassandraTransferStore:
+    """Implements `TransferStore`; made by `open`. Any number of processes may use one keyspace."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._due = Agenda(
+            tables,
+            name="transfer_due",
+            insert=cql_text.INSERT_DUE,
+            select=cql_text.SELECT_DUE,
+            delete=cql_text.DELETE_DUE,
+            named=1,
+            width_ms=60_000,
+            shards=4,
+            kept_buckets=10,
+        )
+        self._feed = Feed(tables)
+        self._history = History(tables)
+        self._limits = Limits(tables)
+        self._registry = Registry(tables)
+        self._claims = Claims(tables, due=self._due, feed=self._feed, history=self._history, limits=self._limits)
+        self._recorder = Recorder(tables, due=self._due, feed=self._feed, limits=self._limits, registry=self._registry)
+        self._scan = Scan(tables, due=self._due, claims=self._claims, limits=self._limits)
+        self._lists = Lists(tables, due=self._due)
+
+    @classmethod
+    async def open(cls, cql: Cql, *, migrating: bool = True) -> "CassandraTransferStore":
+        """Brings the tables up to date, or only checks that they are, and prepares the statements.
+
+        `cql` is started, and closed, by the caller.
+        """
+        await migrate(cql, "transfer_store", MIGRATIONS, changing=migrating)
+        return cls(Tables(cql, await cql.prepare(cql_text.ALL)))
+
+    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
+        """What keys stand for; see the port."""
+        return await self._claims.by_keys(keys) if keys else []
+
+    async def accept(self, proposals: Sequence[Proposal]) -> list[AcceptOutcome]:
+        """Accepts transfers; those with the key or id of one before them wait for its outcome. See the port."""
+        outcomes: list[AcceptOutcome] = []
+        batch: list[Proposal] = []
+        seen: set[object] = set()
+        for proposal in proposals:
+            transfer = proposal.transfer
+            assert transfer.status is Status.REQUESTING, "only a requested transfer is accepted"
+            assert transfer.version == transfer.revision == 1, "an accepted transfer has no past"
+            assert 0 < transfer.amount <= AMOUNT_UNITS_MAX, "the amount is out of range"
+            assert transfer.source.asset == transfer.target.asset, "a transfer is of one asset"
+            names = {transfer.id, (transfer.owner, transfer.key)}
+            if names & seen:
+                outcomes += await self._accept_some(batch, is_first=not outcomes)
+                batch, seen = [], set()
+            batch.append(proposal)
+            seen |= names
+        if batch:
+            outcomes += await self._accept_some(batch, is_first=not outcomes)
+        return outcomes
+
+    async def _accept_some(self, batch: Sequence[Proposal], *, is_first: bool) -> list[AcceptOutcome]:
+        try:
+            return await self._claims.accept(batch)
+        except Unavailable as error:
+            if is_first:
+                raise
+            raise OutcomeUnknown(error.system, error.message) from error
+
+    async def record(self, changes: Sequence[Change]) -> list[Transfer | None]:
+        """Records the next state of transfers; see the port."""
+        return await self._recorder.record(changes)
+
+    async def get(self, transfer_ids: Sequence[TransferId]) -> list[Transfer | None]:
+        """The transfers, in order."""
+        known = await self._tables.kept(transfer_ids)
+        return [known[each].transfer if each in known else None for each in transfer_ids]
+
+    async def events(self, transfer_ids: Sequence[TransferId]) -> list[list[Event]]:
+        """The events of each transfer, by version."""
+        wanted = list(dict.fromkeys(transfer_ids))
+        events: dict[TransferId, list[Event]] = {each: [] for each in wanted}
+        for row in sorted(await self._tables.by_ids(cql_text.SELECT_EVENTS_ONE, cql_text.SELECT_EVENTS, wanted)):
+            events[row[0]].append(event_of(row))
+        return [list(events[each]) for each in transfer_ids]
+
+    async def claim_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
+        """Leases due transfers, after finishing what others left half done; see the port."""
+        return await self._scan.claim_due(now_ms=now_ms, lease_ms=lease_ms, most=most)
+
+    async def make_due(self, *, now_ms: int) -> int:
+        """Makes all open transfers due; answers how many are open."""
+        return await self._scan.make_due(await self._lists.open(), now_ms=now_ms)
+
+    async def history(self, query: HistoryQuery) -> HistoryPage:
+        """One page; see the port. A filtered page looks at `HISTORY_SCAN_MAX` rows, so it may be short and not the
+        last.
+        """
+        assert query.most > 0, "a page shows something"
+        assert query.direction in {None, "in", "out"}, f"no such direction: {query.direction}"
+        assert query.direction is None or query.account_type is not None, "a direction needs an account type"
+        return await self._history.page(query)
+
+    async def by_status(self, status: Status, *, after: TransferId | None, most: int) -> list[Transfer]:
+        """Transfers in a status, by rising id; see the port."""
+        return await self._lists.by_status(status, after=after or TransferId(0), most=most)
+
+    async def stuck(self, *, open_before_ms: int, most: int) -> list[Transfer]:
+        """Open transfers that are old or need a person; walks through all that are open."""
+        return await self._lists.stuck(open_before_ms=open_before_ms, most=most)
+
+    async def daily_used(self, owner: Owner, asset: str, day: int) -> int:
+        """The sum of one owner's day."""
+        return await self._limits.used((owner, asset, day))
+
+    async def open_summary(self) -> OpenSummary:
+        """What is open; walks through all that is, so ask it seldom."""
+        return await self._lists.summary()
+
+    async def feed(self, after: int, most: int) -> list[tuple[int, Event]]:
+        """Events by rising sequence number; numbers first what is new. See the port."""
+        return await self._feed.read(after, most)
+
+    async def reader_position(self, reader: str) -> int:
+        """How far a reader of the feed has come."""
+        return await self._registry.reader_position(reader)
+
+    async def move_reader(self, reader: str, position: int) -> None:
+        """Moves a reader forward; see the port."""
+        await self._registry.move_reader(reader, position)
+
+    async def register(self, accounts: Sequence[Account]) -> list[RegisteredAccount]:
+        """Numbers accounts; see the port. Numbers may have gaps."""
+        return await self._registry.register(accounts)
+
+    async def registered(self, owner: Owner) -> list[RegisteredAccount]:
+        """The accounts of an owner, by number."""
+        return await self._registry.registered(owner)
+
+    async def registered_by_number(self, numbers: Sequence[int]) -> list[Account | None]:
+        """The accounts of some numbers, in the order asked."""
+        return await self._registry.by_number(numbers)
+
+    async def lease_worker(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
+        """Leases a worker id; see the port."""
+        return await self._registry.lease_worker(holder, now_ms=now_ms, lease_ms=lease_ms)
+
+    async def ledger_seen(self) -> int:
+        """The largest ledger timestamp on record."""
+        return await self._registry.ledger_seen()
+
+    async def check(self) -> list[tuple[str, bool, str]]:
+        """What `doctor` tells about the store: the cluster, and that the tables can be written."""
+        findings = await self._tables.cql.check()
+        if all(ok for _, ok, _ in findings[:1]):
+            findings.append(await self._registry.check())
+        return findings

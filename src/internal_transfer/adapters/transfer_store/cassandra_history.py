@@ -1,0 +1,135 @@
+"""An owner's history: accept numbers in partitions of an hour, and the hours in which there are any.
+
+A number is the microsecond of the acceptance in its upper bits, rising within a process, and bits of the process in
+its lower 12. It is drawn, and its row written, before the key is claimed: when a walk begins, every transfer on
+record has its row, at a place that never changes, so the walk meets each exactly once. A row whose transfer is not
+on record, or has another number (the id was proposed more than once), is passed over. The order is that of the
+machines' clocks, as close as these are.
+"""
+
+from collections.abc import Iterable
+
+from cassandra.query import BoundStatement  # type: ignore[import-untyped]
+
+from internal_transfer.adapters.transfer_store import cassandra_statements as cql_text
+from internal_transfer.adapters.transfer_store.cassandra_rows import Kept
+from internal_transfer.adapters.transfer_store.cassandra_tables import EVERYTHING, Tables
+from internal_transfer.cql.session import Request
+from internal_transfer.domain.account import Owner
+from internal_transfer.domain.identifier import EPOCH_MS, TransferId
+from internal_transfer.domain.transfer import Transfer
+from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery
+
+HISTORY_SCAN_MAX = 1_000
+"""How many rows one filtered page looks at; such a page may come out short and not be the last."""
+
+_PROCESS_BITS = 12
+_HOUR = 3_600_000_000 << _PROCESS_BITS
+_HOURS_PER_READ = 24
+_HOURS_REMEMBERED_MAX = 50_000
+_MOST_HOURS = 2**31 - 1
+
+
+class History:
+    """The rows, and the walk through them."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._process = int(tables.cql.clock.jitter() * (1 << _PROCESS_BITS))
+        self._tick = 0
+        self._hours: set[tuple[Owner, int]] = set()
+
+    def next_number(self) -> int:
+        """An accept number above all that this process drew before."""
+        self._tick = max(self._tick + 1, (self._tables.cql.clock.now_ms() - EPOCH_MS) * 1000)
+        return self._tick << _PROCESS_BITS | self._process
+
+    def placing(self, rows: Iterable[tuple[Owner, int, TransferId]]) -> list[Request]:
+        """The requests that write an owner's rows."""
+        bind = self._tables.bind
+        statements: list[tuple[object, BoundStatement]] = []
+        for owner, number, transfer_id in rows:
+            hour = number // _HOUR
+            statements.append(((owner, hour), bind(cql_text.INSERT_HISTORY, owner, hour, number, transfer_id)))
+            if (owner, hour) not in self._hours:
+                if len(self._hours) >= _HOURS_REMEMBERED_MAX:
+                    self._hours.clear()
+                statements.append((owner, bind(cql_text.INSERT_HISTORY_HOUR, owner, hour)))
+        return self._tables.in_batches(statements)
+
+    def placed(self, rows: Iterable[tuple[Owner, int]]) -> None:
+        """Notes that the rows' hours are on record, so that they need not be written again."""
+        self._hours.update((owner, number // _HOUR) for owner, number in rows)
+
+    async def drop(self, rows: Iterable[tuple[Owner, int]]) -> None:
+        """Removes rows of what was not accepted."""
+        await self._tables.cql.note(
+            self._tables.in_batches(
+                ((owner, number // _HOUR), self._tables.bind(cql_text.DELETE_HISTORY, owner, number // _HOUR, number))
+                for owner, number in rows
+            )
+        )
+
+    async def page(self, query: HistoryQuery) -> HistoryPage:
+        """One page of an owner's transfers; see the port."""
+        until = query.until if query.until is not None else await self._newest(query.owner)
+        top = until if query.after is None else min(until, query.after - 1)
+        shown: list[Kept] = []
+        looked = 0
+        while top > 0:
+            numbers = await self._numbers(query.owner, top, 200 if looked else query.most + 1)
+            if not numbers:
+                break
+            known = await self._tables.kept([transfer_id for _, transfer_id in numbers])
+            for number, transfer_id in numbers:
+                kept = known.get(transfer_id)
+                top = number - 1
+                looked += 1
+                if kept is None or kept.accept_number != number or not _fits(kept.transfer, query):
+                    continue
+                if len(shown) == query.most:
+                    return HistoryPage([each.transfer for each in shown], until, shown[-1].accept_number)
+                shown.append(kept)
+            if looked >= HISTORY_SCAN_MAX:
+                return HistoryPage([each.transfer for each in shown], until, top + 1)
+        return HistoryPage([each.transfer for each in shown], until, None)
+
+    async def _newest(self, owner: Owner) -> int:
+        numbers = await self._numbers(owner, EVERYTHING, 1)
+        return numbers[0][0] if numbers else 0
+
+    async def _numbers(self, owner: Owner, top: int, most: int) -> list[tuple[int, TransferId]]:
+        """The newest rows up to a number, falling."""
+        tables = self._tables
+        found: list[tuple[int, TransferId]] = []
+        hour = min(top // _HOUR, _MOST_HOURS)
+        while len(found) < most:
+            read = tables.bind(cql_text.SELECT_HISTORY_HOURS, owner, hour, _HOURS_PER_READ)
+            [hours] = await tables.cql.read([read])
+            if not hours:
+                break
+            # The newest hour alone mostly fills a page of a busy owner; a quiet one's hours hold a row or two each.
+            for some in (hours[:1], hours[1:]):
+                if some and len(found) < most:
+                    requests = [tables.bind(cql_text.SELECT_HISTORY, owner, each[0], 1, top, most) for each in some]
+                    for rows in await tables.cql.read(requests):
+                        found += rows
+            if len(hours) < _HOURS_PER_READ:
+                break
+            hour = hours[-1][0] - 1
+        return found[:most]
+
+
+def _fits(transfer: Transfer, query: HistoryQuery) -> bool:
+    if query.statuses and transfer.status not in query.statuses:
+        return False
+    if query.asset is not None and transfer.source.asset != query.asset:
+        return False
+    if query.account_type is not None:
+        goes_out = query.direction != "in" and transfer.source.type == query.account_type
+        comes_in = query.direction != "out" and transfer.target.type == query.account_type
+        if not goes_out and not comes_in:
+            return False
+    if query.from_ms is not None and transfer.created_at < query.from_ms:
+        return False
+    return query.to_ms is None or transfer.created_at < query.to_ms

@@ -1,0 +1,173 @@
+"""Daily limits: one partition per owner, asset and UTC day, with the sum and one verdict for each claim.
+
+A verdict is given once, by whoever comes first, in the conditional batch that changes the sum; so a claim that two
+processes finish side by side gets one answer, and its share is counted once and given back once.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+from msgspec import Struct
+
+from internal_transfer.adapters.transfer_store import cassandra_statements as cql_text
+from internal_transfer.adapters.transfer_store.cassandra_tables import STATEMENTS_PER_BATCH, Tables, together
+from internal_transfer.domain.account import Owner
+from internal_transfer.domain.identifier import day_of
+from internal_transfer.domain.transfer import Transfer
+from internal_transfer.ports.errors import OutcomeUnknown
+
+Use = tuple[Owner, str, int]
+"""Whose use of which asset on which UTC day."""
+
+SUM_MAX = 2**128 - 1
+_ROUNDS_MAX = 30
+_SUMS_MAX = 20_000
+_VERDICTS_PER_READ = 50
+
+
+class Kind(StrEnum):
+    """What became of a claim's share of the day."""
+
+    TAKEN = "taken"
+    GIVEN_BACK = "given_back"
+    REFUSED = "refused"
+
+
+class Share(Struct, frozen=True):
+    """What a claim wants of its day; `fresh`: nobody else can have asked for it yet."""
+
+    transfer: Transfer
+    attempt: int
+    daily_units: int
+    fresh: bool
+
+
+class Verdict(Struct, frozen=True):
+    """The answer; `remaining` is what was left when it was refused."""
+
+    kind: Kind
+    remaining: int = 0
+
+
+def use_of(transfer: Transfer) -> Use:
+    """The sum in which the transfer counts."""
+    return transfer.owner, transfer.source.asset, day_of(transfer.id)
+
+
+class Limits:
+    """The sums. Within a process one batch at a time changes a sum, so that only processes compete."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._locks: dict[Use, asyncio.Lock] = {}
+        self._sums: dict[Use, tuple[int, int]] = {}
+
+    async def take(self, shares: Sequence[Share]) -> list[Verdict]:
+        """Takes shares in order, as far as limits allow."""
+        groups: dict[Use, list[Share]] = {}
+        for share in shares:
+            groups.setdefault(use_of(share.transfer), []).append(share)
+        found: dict[tuple[str, str, int, str, int], Verdict] = {}
+        settled = await together([self._settle(use, group, back=False) for use, group in groups.items()])
+        for (owner, asset, day), verdicts in zip(groups, settled, strict=True):
+            found.update({(owner, asset, day, *name): verdict for name, verdict in verdicts.items()})
+        return [found[*use_of(share.transfer), share.transfer.key, share.attempt] for share in shares]
+
+    async def give_back(self, shares: Iterable[Share]) -> None:
+        """Gives shares back, each once, to the day that they were taken from."""
+        groups: dict[Use, list[Share]] = {}
+        for share in shares:
+            groups.setdefault(use_of(share.transfer), []).append(share)
+        await together([self._settle(use, group, back=True) for use, group in groups.items()])
+
+    async def used(self, use: Use) -> int:
+        """The sum of a day."""
+        [rows] = await self._tables.cql.read([self._tables.bind(cql_text.SELECT_USE, *use)])
+        return (rows[0][1] or 0) if rows else 0
+
+    async def _settle(self, use: Use, shares: list[Share], *, back: bool) -> dict[tuple[str, int], Verdict]:
+        lock = self._locks.setdefault(use, asyncio.Lock())
+        verdicts: dict[tuple[str, int], Verdict] = {}
+        try:
+            async with lock:
+                for start in range(0, len(shares), STATEMENTS_PER_BATCH):
+                    verdicts |= await self._settle_some(use, shares[start : start + STATEMENTS_PER_BATCH], back=back)
+        finally:
+            if not lock.locked():
+                self._locks.pop(use, None)
+        return verdicts
+
+    async def _settle_some(self, use: Use, shares: list[Share], *, back: bool) -> dict[tuple[str, int], Verdict]:
+        tables = self._tables
+        known = self._sums.get(use) if all(share.fresh for share in shares) and not back else None
+        for _ in range(_ROUNDS_MAX):
+            given: dict[tuple[str, int], Verdict] = {}
+            revision: int | None
+            if known is None:
+                revision, total, given = await self._read(use, shares)
+            else:
+                revision, total = known
+            after, puts = _with_shares(use, shares, given, total, back=back)
+            if not puts:
+                return given
+            batch = [tables.bind(cql_text.MOVE_USE, (revision or 0) + 1, after, *use, revision)]
+            batch += [tables.bind(text, *values) for text, values in puts]
+            if (await tables.cql.decide([tables.cql.batch(batch)]))[0]:
+                if len(self._sums) >= _SUMS_MAX:
+                    self._sums.clear()
+                self._sums[use] = ((revision or 0) + 1, after)
+                return given
+            self._sums.pop(use, None)
+            if known is None:
+                await tables.cql.clock.sleep(0.03 * tables.cql.clock.jitter())
+            known = None
+        raise OutcomeUnknown(tables.cql.system, f"too many processes change the daily sum of {use[0]} at once")
+
+    async def _read(self, use: Use, shares: list[Share]) -> tuple[int | None, int, dict[tuple[str, int], Verdict]]:
+        """The sum, and the verdicts on these shares that were given before it was read."""
+        bind = self._tables.bind
+        [rows] = await self._tables.cql.read([bind(cql_text.SELECT_USE_AND_VERDICTS, *use, _VERDICTS_PER_READ)])
+        if not rows:
+            return None, 0, {}
+        revision, total = rows[0][:2]
+        verdicts = [row[2:] for row in rows]
+        if len(rows) == _VERDICTS_PER_READ:
+            # Read after the sum: a verdict that is given in between moves the sum, and the write is not applied.
+            keys = list(dict.fromkeys(share.transfer.key for share in shares))
+            [verdicts] = await self._tables.cql.read([bind(cql_text.SELECT_VERDICTS, *use, keys)])
+        wanted = {(share.transfer.key, share.attempt) for share in shares}
+        given = {
+            (key, attempt): Verdict(Kind(kind), remaining or 0)
+            for key, attempt, kind, remaining in verdicts
+            if (key, attempt) in wanted
+        }
+        return revision, total or 0, given
+
+
+def _with_shares(
+    use: Use, shares: list[Share], given: dict[tuple[str, int], Verdict], total: int, *, back: bool
+) -> tuple[int, list[tuple[str, tuple[object, ...]]]]:
+    """The sum after these shares, and the verdicts to be written; `given` is completed with them."""
+    puts: list[tuple[str, tuple[object, ...]]] = []
+    for share in shares:
+        name, units = (share.transfer.key, share.attempt), share.transfer.amount
+        old = given.get(name)
+        text = cql_text.PUT_VERDICT
+        if back:
+            if old is not None and old.kind is not Kind.TAKEN:
+                continue
+            assert old is not None, f"{share.transfer.id}: nothing was taken that could be given back"
+            total -= units
+            assert total >= 0, f"{share.transfer.id}: gives back more than was used"
+            verdict = Verdict(Kind.GIVEN_BACK)
+        elif old is not None:
+            continue
+        elif (rest := min(share.daily_units, SUM_MAX) - total) < units:
+            verdict, text = Verdict(Kind.REFUSED, max(0, rest)), cql_text.PUT_REFUSAL
+        else:
+            total += units
+            verdict = Verdict(Kind.TAKEN)
+        given[name] = verdict
+        puts.append((text, (*use, *name, units, verdict.kind.value, verdict.remaining)))
+    return total, puts

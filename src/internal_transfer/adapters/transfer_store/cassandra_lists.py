@@ -1,0 +1,110 @@
+"""Lists of transfers: what is open, from the agenda, on which every open transfer has a place; what is final, by id."""
+
+from collections.abc import Iterable
+
+from cassandra.query import BoundStatement  # type: ignore[import-untyped]
+
+from internal_transfer.adapters.transfer_store import cassandra_statements as cql_text
+from internal_transfer.adapters.transfer_store.cassandra_agenda import Agenda
+from internal_transfer.adapters.transfer_store.cassandra_rows import Kept
+from internal_transfer.adapters.transfer_store.cassandra_tables import EVERYTHING, Tables
+from internal_transfer.cql.session import Request
+from internal_transfer.domain.identifier import TransferId, time_of
+from internal_transfer.domain.transfer import OPEN, Status, Transfer
+from internal_transfer.ports.transfer_store import OpenSummary
+
+FINAL_SHARDS = 4
+"""Partitions of an hour's final transfers of one status; never changes once there are any."""
+
+_HOUR_MS = 3_600_000
+_HOURS_PER_READ = 50
+
+
+def placing_final(tables: Tables, transfers: Iterable[Transfer]) -> list[Request]:
+    """The requests that put transfers on the list of their final status."""
+    statements: list[tuple[object, BoundStatement]] = []
+    for transfer in transfers:
+        hour = time_of(transfer.id) // _HOUR_MS
+        partition = (transfer.status.value, hour, transfer.id % FINAL_SHARDS)
+        statements.append((partition, tables.bind(cql_text.INSERT_FINAL, *partition, transfer.id)))
+        statements.append((transfer.status, tables.bind(cql_text.INSERT_FINAL_HOUR, transfer.status.value, hour)))
+    return tables.in_batches(statements)
+
+
+class Lists:
+    """Readers of the lists; each transfer is shown as its own partition says."""
+
+    def __init__(self, tables: Tables, *, due: Agenda) -> None:
+        self._tables = tables
+        self._due = due
+
+    async def open(self) -> list[Kept]:
+        """Every open transfer; costs a read of each."""
+        hints = await self._due.hints(await self._due.buckets(EVERYTHING), EVERYTHING)
+        known = await self._tables.kept(hint[1] for hint in hints)
+        return [kept for kept in known.values() if kept.transfer.status in OPEN]
+
+    async def by_status(self, status: Status, *, after: TransferId, most: int) -> list[Transfer]:
+        """Transfers in a status, by rising id."""
+        if status in OPEN:
+            opened = [kept.transfer for kept in await self.open() if kept.transfer.status is status]
+            return sorted((each for each in opened if each.id > after), key=lambda each: each.id)[:most]
+        found: list[Transfer] = []
+        hour = time_of(after) // _HOUR_MS
+        while len(found) < most:
+            [hours] = await self._tables.cql.read(
+                [self._tables.bind(cql_text.SELECT_FINAL_HOURS, status.value, hour, _HOURS_PER_READ)]
+            )
+            for (each,) in hours:
+                found += await self._final(status, each, after, most - len(found))
+                if len(found) >= most:
+                    break
+            if len(hours) < _HOURS_PER_READ:
+                break
+            hour = hours[-1][0] + 1
+        return found
+
+    async def _final(self, status: Status, hour: int, after: TransferId, most: int) -> list[Transfer]:
+        found: list[Transfer] = []
+        while True:
+            wanted = most - len(found)
+            answers = await self._tables.cql.read(
+                [
+                    self._tables.bind(cql_text.SELECT_FINAL, status.value, hour, shard, after, wanted)
+                    for shard in range(FINAL_SHARDS)
+                ]
+            )
+            ids = sorted(row[0] for rows in answers for row in rows)[:wanted]
+            known = await self._tables.kept(ids)
+            found += [known[each].transfer for each in ids if each in known and known[each].transfer.status is status]
+            if len(ids) < wanted or len(found) >= most:
+                return found
+            # Some of them were only meant to end so.
+            after = ids[-1]
+
+    async def stuck(self, *, open_before_ms: int, most: int) -> list[Transfer]:
+        """Open transfers that were created before this time or need a person, oldest first."""
+        stuck = [
+            kept.transfer
+            for kept in await self.open()
+            if kept.transfer.created_at < open_before_ms or kept.transfer.needs_person is not None
+        ]
+        return sorted(stuck, key=lambda each: (each.created_at, each.id))[:most]
+
+    async def summary(self) -> OpenSummary:
+        """What is open."""
+        by_status = {Status.REQUESTING: 0, Status.PENDING: 0}
+        oldest_open: dict[Status, int] = {}
+        oldest_asked: dict[str, int] = {}
+        needs_person: dict[str, int] = {}
+        for kept in await self.open():
+            transfer = kept.transfer
+            status, created = transfer.status, transfer.created_at
+            by_status[status] += 1
+            oldest_open[status] = min(created, oldest_open.get(status, created))
+            if transfer.needs_person is not None:
+                needs_person[transfer.needs_person.value] = needs_person.get(transfer.needs_person.value, 0) + 1
+            if kept.asked_core is not None and kept.asked_since is not None:
+                since = oldest_asked.get(kept.asked_core, kept.asked_since)
+                oldest_asked[kept.asked_core] = min(since, kept.asked_since)
+        return OpenSummary(by_status, oldest_asked, oldest_open, needs_person)

@@ -1,0 +1,79 @@
+"""Brings a part of the keyspace to its newest version, one process at a time.
+
+CQL has no transactions over its schema, so every statement of a step says IF NOT EXISTS (or may fail as already
+done), a step may run twice, and a step is marked as done only after all of its statements. A lease keeps two
+processes from changing the schema side by side, which Cassandra takes badly; one that died holding it is waited
+out.
+"""
+
+from collections.abc import Sequence
+
+from internal_transfer.cql.session import Cql
+from internal_transfer.ports.errors import StartRefusedError
+
+LEASE_SECONDS = 60
+"""How long a migrating process keeps others out; renewed at each step."""
+
+_TABLE = """
+    CREATE TABLE IF NOT EXISTS schema_version (part text PRIMARY KEY, version int, holder bigint, opened boolean)
+"""
+_SELECT = "SELECT version FROM schema_version WHERE part = ?"
+_OPEN = "INSERT INTO schema_version (part, opened) VALUES (?, true) IF NOT EXISTS"
+_LEASE = f"UPDATE schema_version USING TTL {LEASE_SECONDS} SET holder = ? WHERE part = ? IF holder = ?"  # noqa: S608
+_RAISE = "UPDATE schema_version SET version = ? WHERE part = ? IF holder = ?"
+_RETURN = "UPDATE schema_version SET holder = null WHERE part = ? IF holder = ?"
+
+
+def statements_of(script: str) -> list[str]:
+    """The statements of a `.cql` file, without its comment lines; statements end with a semicolon."""
+    code = "\n".join(line for line in script.splitlines() if not line.lstrip().startswith("--"))
+    return [statement.strip() for statement in code.split(";") if statement.strip()]
+
+
+async def migrate(cql: Cql, part: str, steps: Sequence[str], *, changing: bool = True) -> None:
+    """Runs the steps that the keyspace has not seen; step n leads to version n, and released steps never change.
+
+    Raises `StartRefusedError` where the keyspace is newer than this program, and where it is older and `changing` is
+    false. Where nothing is to be done, nothing but a read is needed.
+    """
+    found = await _version(cql, part)
+    if found < len(steps):
+        if not changing:
+            raise StartRefusedError(
+                f"{cql.settings!r}: {part} has version {found} and needs {len(steps)}; run `internal-transfer migrate`"
+            )
+        found = await _take_steps(cql, part, steps)
+    if found > len(steps):
+        raise StartRefusedError(
+            f"{cql.settings!r}: {part} has version {found}, and this program knows {len(steps)}; run the newer program"
+        )
+
+
+async def _version(cql: Cql, part: str) -> int:
+    """The version on record; 0 also where there is no record of versions yet."""
+    if not await cql.has_table("schema_version"):
+        return 0
+    prepared = await cql.prepare((_SELECT,))
+    [rows] = await cql.read([cql.serially(prepared[_SELECT].bind((part,)))])
+    return int(rows[0][0] or 0) if rows else 0
+
+
+async def _take_steps(cql: Cql, part: str, steps: Sequence[str]) -> int:
+    await cql.define(_TABLE)
+    prepared = await cql.prepare((_OPEN, _LEASE, _RAISE, _RETURN))
+    holder = 1 + int(cql.clock.jitter() * 2**52)
+    await cql.decide([prepared[_OPEN].bind((part,))])
+    previous = None
+    while (version := await _version(cql, part)) < len(steps):
+        if not (await cql.decide([prepared[_LEASE].bind((holder, part, previous))]))[0]:
+            previous = None
+            await cql.clock.sleep(0.2 + 0.3 * cql.clock.jitter())
+            continue
+        previous = holder
+        if await _version(cql, part) != version:
+            continue
+        for statement in statements_of(steps[version]):
+            await cql.define(statement)
+        await cql.decide([prepared[_RAISE].bind((version + 1, part, holder))])
+    await cql.decide([prepared[_RETURN].bind((part, holder))])
+    return version
