@@ -51,7 +51,7 @@ def main() -> int:
         commands.insert(0, ["serve", "--roles", "ledger", "--data", str(directory / "ledger"), "--admin-port", "0"])
     service = ["serve", "--demo", *common, "--data", str(directory / "data"), "--port", options.port]
     commands.append([*service, "--workers", options.workers])
-    subprocess.run([*PROGRAM, "migrate", *common], env=environment, check=True)
+    subprocess.run([*PROGRAM, "migrate", *common], env=environment, check=True)  # noqa: S603 - our own words.
     return _run(commands, environment, directory)
 
 
@@ -82,7 +82,7 @@ def _run(commands: list[list[str]], environment: dict[str, str], directory: Path
         for command in commands:
             name = command[2] if command[1] == "--roles" else command[0]
             with (directory / f"{name}.log").open("a") as log:
-                process = subprocess.Popen(
+                process = subprocess.Popen(  # noqa: S603 - as above.
                     [*PROGRAM, *command], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
                 )
             running.append(process)
