@@ -35,6 +35,7 @@ from internal_transfer.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from internal_transfer.aeron.connection import AeronConnection
+    from internal_transfer.cql.settings import CqlSettings
     from internal_transfer.kafka.connection import KafkaConnection
     from internal_transfer.postgresql.settings import PostgresqlSettings
 
@@ -161,6 +162,47 @@ def postgresql_settings(settings: Settings) -> "PostgresqlSettings":
     return PostgresqlSettings(url=url, schema=given.db_schema, connections=given.connections, pooled=given.pooled)
 
 
+def cql_settings(settings: Settings) -> "CqlSettings":
+    """How the settings say that ScyllaDB or Cassandra is reached."""
+    with _extra("cassandra"):
+        from internal_transfer.cql.settings import CqlSettings  # noqa: PLC0415
+    given = settings.cassandra
+    password = None
+    if given.user:
+        password = _secret(settings.secrets.cql_password, "INTERNAL_TRANSFER_CQL_PASSWORD", "cassandra.user")
+    if given.tls and not given.ca_file:
+        raise StartRefusedError("cassandra.ca_file: must be given where tls is true")
+    files = _files(given)
+    return CqlSettings(
+        contact_points=tuple(given.hosts),
+        datacenter=given.datacenter,
+        keyspace=given.keyspace,
+        port=given.port,
+        user=given.user or None,
+        password=password,
+        replication=given.replication or None,
+        ca_file=files["ca_file"],
+        certificate_file=files["certificate_file"],
+        key_file=files["key_file"],
+    )
+
+
+async def migrate_cassandra(settings: Settings) -> None:
+    """Makes or upgrades the tables; raises `StartRefusedError` or an operating failure."""
+    target = cql_settings(settings)
+    from internal_transfer.adapters.operations.cassandra import CassandraOperations  # noqa: PLC0415
+    from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore  # noqa: PLC0415
+    from internal_transfer.cql.session import Cql  # noqa: PLC0415
+
+    cql = Cql(target, SystemClock())
+    await cql.start()
+    try:
+        await CassandraTransferStore.open(cql, migrating=True)
+        await CassandraOperations.open(cql, migrating=True)
+    finally:
+        await cql.close()
+
+
 def aeron_connection(settings: Settings) -> "AeronConnection":
     """How the settings say that the cores are reached over Aeron."""
     from internal_transfer.aeron.connection import AeronConnection  # noqa: PLC0415
@@ -246,33 +288,12 @@ class _Opening:
             from internal_transfer.adapters.operations.cassandra import CassandraOperations  # noqa: PLC0415
             from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore  # noqa: PLC0415
             from internal_transfer.cql.session import Cql  # noqa: PLC0415
-            from internal_transfer.cql.settings import CqlSettings  # noqa: PLC0415
-        given = self._settings.cassandra
-        password = None
-        if given.user:
-            password = _secret(self._settings.secrets.cql_password, "INTERNAL_TRANSFER_CQL_PASSWORD", "cassandra.user")
-        if given.tls and not given.ca_file:
-            raise StartRefusedError("cassandra.ca_file: must be given where tls is true")
-        files = _files(given)
-        cql = Cql(
-            CqlSettings(
-                contact_points=tuple(given.hosts),
-                datacenter=given.datacenter,
-                keyspace=given.keyspace,
-                port=given.port,
-                user=given.user or None,
-                password=password,
-                replication=given.replication or None,
-                ca_file=files["ca_file"],
-                certificate_file=files["certificate_file"],
-                key_file=files["key_file"],
-            ),
-            self._clock,
-        )
+        cql = Cql(cql_settings(self._settings), self._clock)
         await self._start(cql, "Cassandra")
-        store = await CassandraTransferStore.open(cql)
+        # Several processes that start at once would be in each other's way with the tables.
+        store = await CassandraTransferStore.open(cql, migrating=False)
         self.checks.append(store.check)
-        operations = await CassandraOperations.open(cql)
+        operations = await CassandraOperations.open(cql, migrating=False)
         self.checks.append(operations.check)
         return store, operations
 

@@ -97,7 +97,10 @@ def _migrate_store(settings: Settings) -> list[str]:
 
         return [f"PostgreSQL: the schema {target.schema} is at step {run(target)}"]
     if settings.systems.store is StoreSystem.CASSANDRA:
-        return ["Cassandra: the tables are made and upgraded by the first process that starts"]
+        from internal_transfer.stack import migrate_cassandra  # noqa: PLC0415 - as above.
+
+        asyncio.run(migrate_cassandra(settings))
+        return [f"Cassandra: the tables of {settings.cassandra.keyspace} are up to date"]
     return []
 
 
