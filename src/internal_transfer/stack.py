@@ -64,8 +64,8 @@ class Foreign(Protocol):
 class Stack:
     """The ports, each with the adapter that the settings chose for it.
 
-    `tending` is what has to run as long as the stack is used, `checks` what `doctor` asks. `set_core_mode` is for
-    demonstrations.
+    `tending` is what has to run as long as the stack is used, `checks` what `doctor` asks; `failures` tell why
+    something does not work at present, as far as is known without asking. `set_core_mode` is for demonstrations.
     """
 
     store: TransferStore
@@ -79,6 +79,7 @@ class Stack:
     set_core_mode: Callable[[str], Awaitable[None]]
     tending: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
     checks: list[Callable[[], Awaitable[list[Check]]]] = field(default_factory=list)
+    failures: list[Callable[[], str | None]] = field(default_factory=list)
 
 
 class AtOnce:
@@ -239,6 +240,7 @@ class _Opening:
         self._settles = settles
         self._tending: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.checks: list[Callable[[], Awaitable[list[Check]]]] = []
+        self._failures: list[Callable[[], str | None]] = []
         self._database: Database | None = None
 
     async def open(self) -> Stack:
@@ -257,6 +259,7 @@ class _Opening:
             durability=self._embedded() if self._systems.shares_a_commit else AtOnce(),
             tending=self._tending,
             checks=self.checks,
+            failures=self._failures,
         )
 
     async def open_store(self) -> tuple[TransferStore, Operations]:
@@ -351,6 +354,7 @@ class _Opening:
         core = KafkaTradingCore(connection, topics, clock=self._clock)
         await self._start(core, "Kafka")
         self.checks.append(core.check)
+        self._failures.append(lambda: core.failure)
 
         async def set_mode(mode: str) -> None:
             await core.set_mode(mode)
@@ -358,6 +362,7 @@ class _Opening:
         if not self._settles:
             return core, MemoryEventBus(), set_mode
         bus = KafkaEventBus(connection, topics, clock=self._clock, on_poison=self._count_poison)
+        self._failures.append(lambda: bus.failure)
         await self._start(bus, "Kafka")
         return core, bus, set_mode
 
@@ -371,6 +376,7 @@ class _Opening:
         bus = AeronEventBus(client, on_poison=self._count_poison) if self._settles else None
         await self._start(client, "Aeron")
         self.checks.append(core.check)
+        self._failures.append(lambda: core.failure)
         if bus is not None:
             self.checks.append(bus.check)
 

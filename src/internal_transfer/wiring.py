@@ -10,9 +10,10 @@ from enum import StrEnum
 import structlog
 
 from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.domain.identifier import TransferId, hold_id
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
+from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System, Unavailable
 from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
@@ -21,6 +22,7 @@ from internal_transfer.services.api_keys import ApiKeys
 from internal_transfer.services.cash import CashDesk
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.courier import Courier, CourierBounds
+from internal_transfer.services.deadline import deadline
 from internal_transfer.services.desk import Desk
 from internal_transfer.services.driver import Driver, Timing
 from internal_transfer.services.evidence import Examiner
@@ -31,6 +33,9 @@ from internal_transfer.services.policy_board import PolicyBoard
 from internal_transfer.services.policy_desk import PolicyDesk
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.reconciliation import Reconciliation
+from internal_transfer.services.restore import RestoreCheck
+from internal_transfer.services.restore_keys import RestoredKeys
+from internal_transfer.services.restore_reach import Reach
 from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.settings import Settings, check_pins, pins
@@ -60,6 +65,7 @@ class Role(StrEnum):
 
 ROLES = frozenset(Role)
 
+PROBE_SECONDS = 2.0
 SHARING_WORKERS = 4
 """So many batches of a gateway are on their way at once where calls wait for other systems."""
 
@@ -83,6 +89,8 @@ class Service:
     gateway: Gateway
     settler: Settler
     scanner: Scanner
+    restore: RestoreCheck
+    restored_keys: RestoredKeys
     follower: Follower
     courier: Courier | None
     inquiry: Inquiry
@@ -104,6 +112,10 @@ class Service:
             await self._check_pins()
         else:
             await self._pin(DEMO if demo else REAL)
+        disagreement = await self.restore.disagreement()
+        if disagreement is not None and demo is not None:
+            raise StartRefusedError(disagreement)
+        await self.restored_keys.refresh()
         await self._lease()
         await self.driver.prepare()
         await self.policies.refresh()
@@ -139,10 +151,26 @@ class Service:
             self.clock.new_ids(1)
         except OperatingFailureError as error:
             return str(error)
+        if not self.settings.systems.shares_a_commit:
+            failure = await self._failure()
+            if failure is not None:
+                return failure
         silent = [name for name in sorted(self._cores()) if self.pressure.is_silent(name)]
         if silent:
             return f"the trading core {silent[0]!r} does not answer"
         return None
+
+    async def _failure(self) -> str | None:
+        """What of the systems outside does not work now; store and ledger are asked for something that is not there."""
+        nothing = TransferId(1)
+        try:
+            async with deadline(PROBE_SECONDS, Unavailable(System.STORE, f"no answer in {PROBE_SECONDS:g} s")):
+                await self.store.get([nothing])
+            async with deadline(PROBE_SECONDS, Unavailable(System.LEDGER, f"no answer in {PROBE_SECONDS:g} s")):
+                await self.stack.ledger.lookup_transfers([hold_id(nothing)])
+        except OperatingFailureError as error:
+            return str(error)
+        return next((failure for tell in self.stack.failures if (failure := tell()) is not None), None)
 
     def _cores(self) -> set[str]:
         return {kind.core for kind in self.settings.rules.account_types.values() if kind.core}
@@ -247,8 +275,10 @@ def build(
             expiry_seconds=times.expiry_seconds,
         ),
     )
+    restored_keys = RestoredKeys(store=store, operations=operations, rules=settings.rules)
     gateway = Gateway(
         store=store,
+        restored_keys=restored_keys,
         limiter=stack.limiter,
         driver=driver,
         durability=durability,
@@ -315,6 +345,7 @@ def build(
         )
     inquiry = Inquiry(
         store=store,
+        restored_keys=restored_keys,
         ledger=ledger,
         core=core,
         durability=durability,
@@ -359,6 +390,20 @@ def build(
         rules=settings.rules,
         telemetry=telemetry,
     )
+    restore = RestoreCheck(
+        Reach(
+            store=store,
+            ledger=ledger,
+            core=core,
+            operations=operations,
+            driver=driver,
+            durability=durability,
+            clock=clock,
+            rules=settings.rules,
+        ),
+        audit=audit,
+        reconciliation=reconciliation,
+    )
     api_keys = ApiKeys(
         operations=operations,
         audit=audit,
@@ -381,6 +426,8 @@ def build(
         gateway=gateway,
         settler=settler,
         scanner=scanner,
+        restore=restore,
+        restored_keys=restored_keys,
         follower=follower,
         courier=courier,
         inquiry=inquiry,

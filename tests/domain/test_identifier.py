@@ -12,6 +12,7 @@ from internal_transfer.domain.identifier import (
     key_hash,
     post_id,
     read_transfer_id,
+    restored_key,
     snowflake,
     time_of,
     transfer_of,
@@ -109,3 +110,11 @@ def test_a_key_belongs_to_its_owner(one, other):
     """The hash tells owners and keys apart, wherever the border between them is."""
     assert (key_hash(*one) == key_hash(*other)) == (one == other)
     assert 0 <= key_hash(*one) < 2**128
+
+
+@given(st.integers(min_value=0, max_value=2**128 - 1))
+def test_a_restored_key_stands_for_its_hash(digest):
+    """What is known of a lost key is kept in a key that no client can send, whoever it is kept for."""
+    key = restored_key(digest)
+    assert key_hash("u1", key) == key_hash("u2", key) == digest
+    assert not key.isascii()

@@ -34,6 +34,7 @@ from internal_transfer.services.gateway import Gateway, GatewayBounds
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.services.policy_board import PolicyBoard
 from internal_transfer.services.pressure import Pressure
+from internal_transfer.services.restore_keys import RestoredKeys
 from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.simulation.clock import SimulatedClock
@@ -144,9 +145,9 @@ class Stack:
         self.database = Database(self.path, each_call=self.each_call)
         if not self.synced:
             self.database.connection.execute("PRAGMA synchronous=OFF")  # A process may die here, the machine may not.
-        self.ledger = SqliteLedger(self.database, self.clock)
+        self.ledger = SqliteLedger(self.database_of(System.LEDGER), self.clock)
         self.store = SqliteTransferStore(self.database)
-        self.core = ReferenceCore(self.database)
+        self.core = ReferenceCore(self.database_of(System.CORE))
         self.operations = SqliteOperations(self.database)
         self.bus = MemoryEventBus()
         self.limiter = MemoryRateLimiter(self.clock, per_minute=self.per_minute, burst=self.burst)
@@ -158,6 +159,8 @@ class Stack:
         self._durability_line.target = self.database
         durability = self.durability_faults.wrap(self._durability_line)
         self.policies = PolicyBoard(operations)
+        self.restored_keys = RestoredKeys(store=store, operations=self.operations, rules=self.rules)
+        await self.restored_keys.refresh()
         self.completions = Completions()
         self.pressure = Pressure(clock=self.clock, telemetry=self.telemetry, open_most=self.open_most)
         self.driver = Driver(
@@ -185,6 +188,7 @@ class Stack:
             completions=self.completions,
             telemetry=self.telemetry,
             bounds=self.gateway_bounds,
+            restored_keys=self.restored_keys,
         )
         self.settler = Settler(
             bus=self._through(System.BUS, self.bus),
@@ -214,6 +218,7 @@ class Stack:
             clock=self.clock,
             rules=self.rules,
             policies=self.policies,
+            restored_keys=self.restored_keys,
         )
         await self._prepare_past_faults()
         await self.store.lease_worker("stack", now_ms=self.clock.now_ms(), lease_ms=60_000)
@@ -224,6 +229,10 @@ class Stack:
             loops.append(self.scanner.run())
         self.tasks = [asyncio.ensure_future(loop) for loop in loops]
         return self
+
+    def database_of(self, _: System) -> Database:
+        """The database of one system: all share one, so that they share commits."""
+        return self.database
 
     async def _prepare_past_faults(self) -> None:
         faulty, self.driver._ledger = self.driver._ledger, self.ledger

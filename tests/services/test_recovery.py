@@ -55,7 +55,7 @@ async def fence_again(stack, transfer):
 
 
 def hold_of(stack, transfer):
-    return stack.driver._hold_of(transfer)
+    return stack.driver.hold_of(transfer)
 
 
 async def test_a_hold_that_was_never_made_is_made_in_time(start):

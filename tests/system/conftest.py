@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
+import real_servers
 from internal_transfer.simulation.scenarios.catalogue import SCENARIOS, new_server, play_alone
+from internal_transfer.simulation.scenarios.surroundings import StackKind
 
 
 @pytest.fixture
@@ -29,3 +31,20 @@ def play(place):
         return await play_alone(scenario, place)
 
     return run
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Names the shared servers to the processes that scenarios start."""
+
+    def name_servers(kind, **own):
+        addresses = {"kafka": None, kind.value: None} | own
+        for name in addresses:
+            addresses[name] = addresses[name] or real_servers.need(name)
+        monkeypatch.setenv("KAFKA_BOOTSTRAP", addresses["kafka"].bootstrap)
+        if kind is StackKind.POSTGRESQL:
+            monkeypatch.setenv("POSTGRESQL_DSN", addresses["postgresql"].dsn)
+        else:
+            monkeypatch.setenv("CASSANDRA_ADDRESS", f"{addresses['cassandra'].host}:{addresses['cassandra'].port}")
+
+    return name_servers

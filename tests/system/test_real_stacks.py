@@ -30,23 +30,6 @@ PLAYED = [
 """Those that the stack makes a difference to; `make demo STACK=...` plays all of them."""
 
 
-@pytest.fixture
-def environment(monkeypatch):
-    """Names the shared servers to the processes that scenarios start."""
-
-    def name_servers(kind, **own):
-        addresses = {"kafka": None, kind.value: None} | own
-        for name in addresses:
-            addresses[name] = addresses[name] or real_servers.need(name)
-        monkeypatch.setenv("KAFKA_BOOTSTRAP", addresses["kafka"].bootstrap)
-        if kind is StackKind.POSTGRESQL:
-            monkeypatch.setenv("POSTGRESQL_DSN", addresses["postgresql"].dsn)
-        else:
-            monkeypatch.setenv("CASSANDRA_ADDRESS", f"{addresses['cassandra'].host}:{addresses['cassandra'].port}")
-
-    return name_servers
-
-
 @pytest.mark.parametrize("kind", STACKS)
 @pytest.mark.parametrize("name", PLAYED)
 async def test_a_scenario_ends_as_on_the_embedded_stack(place, environment, kind, name):

@@ -11,6 +11,7 @@ from internal_transfer.cli.core_check import core_check as core_check_command
 from internal_transfer.cli.credentials import api_key as api_key_commands
 from internal_transfer.cli.credentials import token as token_command
 from internal_transfer.cli.doctor import doctor as doctor_command
+from internal_transfer.cli.restore import restore_check as restore_check_command
 from internal_transfer.cli.serve import serve as serve_command
 from internal_transfer.cli.systems import core as core_command
 from internal_transfer.cli.systems import migrate as migrate_command
@@ -27,6 +28,7 @@ app.command()(core_check_command)
 app.command()(migrate_command)
 app.command()(token_command)
 app.command()(doctor_command)
+app.command()(restore_check_command)
 app.add_typer(api_key_commands, name="api-key")
 app.add_typer(admin_commands, name="admin")
 

@@ -16,6 +16,7 @@ _WRITTEN = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _TRANSFER_ID_MAX = 2**63 - 1
 _HOLD, _POST, _VOID = 1, 2, 3
 _CASH_RANGE = 1 << 127
+RESTORED_KEY = "\N{SECTION SIGN}restored:"
 FENCE_HOLD_ID = 4 << 60
 """The constant hold that can never exist: its id is burnt when a ledger is first used. See `fencing` in the design."""
 
@@ -76,8 +77,18 @@ def cash_id(reference: str) -> int:
     return _CASH_RANGE | int.from_bytes(digest, "big")
 
 
+def restored_key(digest: int) -> str:
+    """What stands for a key of which only its hash is known; it is not ASCII, so no client's key can look like it."""
+    return f"{RESTORED_KEY}{digest:032x}"
+
+
 def key_hash(owner: str, key: str) -> int:
-    """The 128-bit hash of a user's idempotency key: the hold's `user_data_128`, the way back after a restore."""
+    """The 128-bit hash of a user's idempotency key: the hold's `user_data_128`, the way back after a restore.
+
+    That of a restored key is the hash that it was made of.
+    """
+    if key.startswith(RESTORED_KEY):
+        return int(key[len(RESTORED_KEY) :], 16)
     encoded = owner.encode()
     digest = blake2b(digest_size=16, person=b"key")
     digest.update(len(encoded).to_bytes(2, "big") + encoded + key.encode())

@@ -39,6 +39,15 @@ class Cash(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class CashEvidence(Struct, frozen=True, kw_only=True):
+    """The evidence of an entry in the audit chain: all that is needed to do the same again."""
+
+    account: Account
+    amount: str
+    units: str
+    ledger_id: str
+
+
 class CashDesk:
     """Moves money between a user's ledger-held account and the far side of an asset.
 
@@ -79,16 +88,8 @@ class CashDesk:
             return checked
         asset, units = checked
         account, far_side = cash.account, cash_account(act, asset.code)
-        debit, credit = (far_side, account) if act is CashAct.DEPOSIT else (account, far_side)
-        transfer = LedgerTransfer(
-            id=cash_id(cash.reference),
-            debit_account_id=ledger_account_id(debit),
-            credit_account_id=ledger_account_id(credit),
-            amount=units,
-            ledger=asset.number,
-            code=TRANSFER_CODES[act],
-        )
-        evidence = {"account": account, "amount": cash.amount, "units": str(units), "ledger_id": str(transfer.id)}
+        transfer = cash_transfer(act, account, asset, units=units, ledger_id=cash_id(cash.reference))
+        evidence = CashEvidence(account=account, amount=cash.amount, units=str(units), ledger_id=str(transfer.id))
         entry = self._audit.entry(
             actor=actor,
             action=act,
@@ -150,6 +151,20 @@ class CashDesk:
             case status:
                 self._telemetry.unexpected.labels(System.LEDGER, status).inc()
                 raise OutcomeUnknown(System.LEDGER, f"unexpected answer to a deposit or withdrawal: {status}")
+
+
+def cash_transfer(act: CashAct, account: Account, asset: Asset, *, units: int, ledger_id: int) -> LedgerTransfer:
+    """A deposit or withdrawal as the ledger has it."""
+    far_side = cash_account(act, asset.code)
+    debit, credit = (far_side, account) if act is CashAct.DEPOSIT else (account, far_side)
+    return LedgerTransfer(
+        id=ledger_id,
+        debit_account_id=ledger_account_id(debit),
+        credit_account_id=ledger_account_id(credit),
+        amount=units,
+        ledger=asset.number,
+        code=TRANSFER_CODES[act],
+    )
 
 
 def _units(amount: str, asset: Asset) -> int | Refusal:

@@ -63,6 +63,11 @@ HOLD_CODE = 1
 """The ledger `code` of holds, posts and voids."""
 
 _KNOWN_ACCOUNTS_MAX = 100_000
+_ACCOUNT_EXISTS = frozenset(
+    # A registry that was restored to an earlier day numbers anew what came later. The id is a hash of all that makes
+    # the account, so under another number it is the same one.
+    {AccountResult.CREATED, AccountResult.EXISTS, AccountResult.EXISTS_WITH_DIFFERENT_USER_DATA_128}
+)
 _HOLD_EXISTS = frozenset({Hold.HELD, Hold.POSTED, Hold.VOIDED})
 
 _SYSTEMS: dict[type[Step], System] = {Write: System.STORE, Tell: System.CORE}
@@ -292,7 +297,7 @@ class Driver:
         works = await self._with_accounts(works)
         if not works:
             return
-        outcomes = await self._create("hold", [self._hold_of(work.transfer) for work in works])
+        outcomes = await self._create("hold", [self.hold_of(work.transfer) for work in works])
         for work, outcome in zip(works, outcomes, strict=True):
             match outcome.status:
                 case TransferResult.CREATED | TransferResult.EXISTS:
@@ -308,7 +313,7 @@ class Driver:
                     self._unexpected(work, "hold", status)
 
     async def _fence(self, works: list[Work]) -> None:
-        fences = [_fence_of(hold_id(work.transfer.id)) for work in works]
+        fences = [fence_of(hold_id(work.transfer.id)) for work in works]
         for work, outcome in zip(works, await self._create("fence", fences), strict=True):
             match outcome.status:
                 case TransferResult.PENDING_TRANSFER_NOT_FOUND | TransferResult.ID_ALREADY_FAILED:
@@ -320,7 +325,7 @@ class Driver:
                     self._unexpected(work, "fence", status)
 
     async def _fence_post(self, works: list[Work]) -> None:
-        fences = [_fence_of(post_id(work.transfer.id, work.transfer.post_attempt)) for work in works]
+        fences = [fence_of(post_id(work.transfer.id, work.transfer.post_attempt)) for work in works]
         for work, outcome in zip(works, await self._create("fence", fences), strict=True):
             match outcome.status:
                 case TransferResult.PENDING_TRANSFER_NOT_FOUND | TransferResult.ID_ALREADY_FAILED:
@@ -331,15 +336,7 @@ class Driver:
                     self._unexpected(work, "fence_post", status)
 
     async def _post(self, works: list[Work]) -> None:
-        posts = [
-            LedgerTransfer(
-                id=post_id(work.transfer.id, work.transfer.post_attempt),
-                pending_id=hold_id(work.transfer.id),
-                amount=work.transfer.amount,
-                flags=TransferFlag.POST_PENDING_TRANSFER,
-            )
-            for work in works
-        ]
+        posts = [post_of(work.transfer) for work in works]
         for work, outcome in zip(works, await self._create("post", posts), strict=True):
             if outcome.status is TransferResult.ID_ALREADY_FAILED:
                 work.facts.post_burnt = True
@@ -347,14 +344,7 @@ class Driver:
                 self._resolved(work, outcome, Hold.POSTED, "post")
 
     async def _void(self, works: list[Work]) -> None:
-        voids = [
-            LedgerTransfer(
-                id=void_id(work.transfer.id, work.transfer.void_attempt),
-                pending_id=hold_id(work.transfer.id),
-                flags=TransferFlag.VOID_PENDING_TRANSFER,
-            )
-            for work in works
-        ]
+        voids = [void_of(work.transfer) for work in works]
         for work, outcome in zip(works, await self._create("void", voids), strict=True):
             if outcome.status is TransferResult.ID_ALREADY_FAILED:
                 work.facts.void_burnt = True
@@ -379,8 +369,11 @@ class Driver:
                 self._unexpected(work, act, status)
 
     async def _look(self, works: list[Work]) -> None:
-        for work, (hold, _) in zip(works, await self.look([work.transfer for work in works]), strict=True):
+        for work, (hold, rows) in zip(works, await self.look([work.transfer for work in works]), strict=True):
             work.facts.hold = hold
+            if hold in _HOLD_EXISTS:
+                # A restored ledger is filled in the order of these, so what is found has its place too.
+                work.transfer = replace(work.transfer, ledger_timestamp=max(row.timestamp for row in rows))
 
     async def look(self, transfers: Sequence[Transfer]) -> list[tuple[Hold, list[LedgerTransfer]]]:
         """What became of holds, in order, and the rows that say so: the hold's own, then those of all posts and voids
@@ -403,7 +396,7 @@ class Driver:
         hold = rows.get(hold_id(transfer.id))
         if hold is None:
             return Hold.ABSENT
-        if replace(hold, timestamp=0) != self._hold_of(transfer):
+        if replace(hold, timestamp=0) != self.hold_of(transfer):
             return Hold.FOREIGN
         resolutions = (
             (Hold.POSTED, TransferFlag.POST_PENDING_TRANSFER, post_id, transfer.post_attempt),
@@ -448,7 +441,8 @@ class Driver:
         finally:
             self._telemetry.ledger_operation.labels(operation).observe(self._clock.monotonic() - started)
 
-    def _hold_of(self, transfer: Transfer) -> LedgerTransfer:
+    def hold_of(self, transfer: Transfer) -> LedgerTransfer:
+        """The hold that a transfer has in the ledger."""
         known = self._known
         source, target = transfer.source, transfer.target
         return LedgerTransfer(
@@ -514,7 +508,7 @@ class Driver:
         ]
         rejected: dict[Account, OutcomeUnknown] = {}
         for account, outcome in zip(accounts, await self._ledger.create_accounts(rows), strict=True):
-            if outcome.status not in {AccountResult.CREATED, AccountResult.EXISTS}:
+            if outcome.status not in _ACCOUNT_EXISTS:
                 self._telemetry.unexpected.labels("ledger", outcome.status).inc()
                 _log.error("account_rejected", account=account, answer=outcome.status)
                 message = f"account {account} cannot be created: {outcome.status}"
@@ -522,6 +516,25 @@ class Driver:
         return rejected
 
 
-def _fence_of(ledger_id: int) -> LedgerTransfer:
+def post_of(transfer: Transfer) -> LedgerTransfer:
+    """The post of a transfer's hold, under the id of the attempt on record."""
+    return LedgerTransfer(
+        id=post_id(transfer.id, transfer.post_attempt),
+        pending_id=hold_id(transfer.id),
+        amount=transfer.amount,
+        flags=TransferFlag.POST_PENDING_TRANSFER,
+    )
+
+
+def void_of(transfer: Transfer) -> LedgerTransfer:
+    """The void of a transfer's hold, under the id of the attempt on record."""
+    return LedgerTransfer(
+        id=void_id(transfer.id, transfer.void_attempt),
+        pending_id=hold_id(transfer.id),
+        flags=TransferFlag.VOID_PENDING_TRANSFER,
+    )
+
+
+def fence_of(ledger_id: int) -> LedgerTransfer:
     """A void of the hold that can never exist: it burns this id, unless a transfer has it already."""
     return LedgerTransfer(id=ledger_id, pending_id=FENCE_HOLD_ID, flags=TransferFlag.VOID_PENDING_TRANSFER)

@@ -37,6 +37,7 @@ from internal_transfer.services.intake import Intake
 from internal_transfer.services.policy_board import PolicyBoard
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.reading import RecordReader
+from internal_transfer.services.restore_keys import KeyLookup, RestoredKeys
 from internal_transfer.telemetry import Telemetry
 
 ID_DRAWS_MAX = 5
@@ -98,8 +99,10 @@ class Gateway:
         completions: Completions,
         telemetry: Telemetry,
         bounds: GatewayBounds,
+        restored_keys: RestoredKeys | None = None,
     ) -> None:
         self.rules = rules
+        self._keys: KeyLookup = restored_keys or store
         self._store = store
         self._limiter = limiter
         self._driver = driver
@@ -199,7 +202,7 @@ class Gateway:
 
     async def _look_up(self, items: list[_Submission]) -> None:
         async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer about the keys in time")):
-            hits = await self._store.by_keys([(item.request.caller, item.request.key) for item in items])
+            hits = await self._keys.by_keys([(item.request.caller, item.request.key) for item in items])
         for item, hit in zip(items, hits, strict=True):
             item.hit = hit
 
@@ -323,10 +326,10 @@ class Gateway:
             work = works.get(hit.transfer.id)
             transfer = work.transfer if work is not None else hit.transfer
             fingerprint = item.request.fingerprint()
-            if fingerprint == hit.fingerprint:
+            differing = () if fingerprint == hit.fingerprint else differing_fields(hit.fingerprint, fingerprint)
+            if not differing:
                 item.answer = Answer(transfer, replayed=True, events=tuple(recorded))
                 continue
-            differing = differing_fields(hit.fingerprint, fingerprint)
             names = ", ".join(detail.field for detail in differing)
             refusal = Refusal(Code.IDEMPOTENCY_KEY_REUSED, f"the key was used with another {names}", differing)
             item.answer = Answer(transfer, refusal)

@@ -16,6 +16,7 @@ from internal_transfer.ports.trading_core import CoreBalance, TradingCore
 from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery, TransferStore
 from internal_transfer.services.answer import Answer, BalanceLine, Preview
 from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.restore_keys import KeyLookup, RestoredKeys
 
 
 class Inquiry:
@@ -35,7 +36,9 @@ class Inquiry:
         rules: Rules,
         policies: PolicyBoard,
         call_seconds: float = 10.0,
+        restored_keys: RestoredKeys | None = None,
     ) -> None:
+        self._keys: KeyLookup = restored_keys or store
         self._store = store
         self._ledger = ledger
         self._core = core
@@ -58,7 +61,7 @@ class Inquiry:
     async def by_key(self, owner: Owner, key: str) -> Answer | None:
         """The transfer that an idempotency key of this owner stands for."""
         async with asyncio.timeout(self._call_seconds):
-            [hit] = await self._store.by_keys([(owner, key)])
+            [hit] = await self._keys.by_keys([(owner, key)])
             await self._durability.durable()
         return None if hit is None else await self.get(owner, hit.transfer.id)
 

@@ -30,6 +30,7 @@ from internal_transfer.services.consistency import differences
 from internal_transfer.services.deadline import deadline
 from internal_transfer.services.driver import HOLD_CODE, Driver
 from internal_transfer.services.replay import Replay
+from internal_transfer.services.restore_mark import REPAIR, SUBJECT, wanted_timestamp
 from internal_transfer.telemetry import Telemetry
 
 ITEMS_MAX = 10_000
@@ -336,6 +337,8 @@ class Reconciliation:
         """Finds a ledger that is older than the store: what was recorded as done in it is not there any more."""
         async with deadline(self._call_seconds, Unavailable(System.STORE, "no answer in time")):
             seen = await self._store.ledger_seen()
+        async with deadline(self._call_seconds, Unavailable(System.OPERATIONS, "no answer in time")):
+            seen = wanted_timestamp(seen, await self._operations.audit_about(REPAIR, [SUBJECT]))
         if not seen:
             return
         async with deadline(self._call_seconds, Unavailable(System.LEDGER, "no answer in time")):

@@ -141,6 +141,13 @@ class Surroundings:
         if self._is_started or self.kind is StackKind.EMBEDDED:
             return
         self._is_started = True
+        await self.migrate()
+        for companion in (self.ledger, self.core):
+            if companion is not None:
+                await companion.start()
+
+    async def migrate(self) -> None:
+        """Makes the tables and topics."""
         process = await asyncio.create_subprocess_exec(
             *PROGRAM,
             "migrate",
@@ -153,9 +160,6 @@ class Surroundings:
         said, _ = await process.communicate()
         if process.returncode != 0:
             raise ScenarioFailedError(f"migrate ended with {process.returncode}: {said.decode()}")
-        for companion in (self.ledger, self.core):
-            if companion is not None:
-                await companion.start()
 
     async def kill(self) -> None:
         """Ends what is beside the server."""

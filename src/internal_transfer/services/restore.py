@@ -1,0 +1,260 @@
+"""Finds out whether store, ledger and cores were restored to different points in time, and repairs the record.
+
+The three are backed up apart. Every role asks `disagreement` at its start, which is cheap, and does not run where it
+says something. `repair` runs while nothing else does: it fills the ledger from the record, rebuilds records from the
+ledger, and tells the cores again what they had done. Each is done under the original ids and changes nothing where
+nothing is missing, so a repair that was broken off is simply run again; until it has ended well no role starts.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from internal_transfer.domain.identifier import TransferId, transfer_of
+from internal_transfer.domain.leg import LegState, Verdict
+from internal_transfer.domain.refusal import Refusal
+from internal_transfer.domain.transfer import Status, Transfer
+from internal_transfer.ports.errors import OperatingFailureError, System
+from internal_transfer.ports.ledger import LedgerTransfer
+from internal_transfer.services.acts import DECIDED, AuditTrail, check_reason
+from internal_transfer.services.evidence import is_applied
+from internal_transfer.services.reconciliation import Reconciled, Reconciliation
+from internal_transfer.services.restore_core import CORE_ONLY, CoreRetelling
+from internal_transfer.services.restore_ledger import LedgerReplay
+from internal_transfer.services.restore_mark import (
+    ACCEPT_UNKNOWN,
+    REPAIR,
+    REPAIRED,
+    SUBJECT,
+    UNFINISHED,
+    RepairEvidence,
+    is_unfinished,
+    wanted_timestamp,
+)
+from internal_transfer.services.restore_reach import Findings, Problem, Reach
+from internal_transfer.services.restore_record import TWO_PHASES, UNNAMED, RecordRebuild, ToldTransfer
+
+CORE_LOOK = 32
+NEWEST_LOOKS = (64, 512, 4096)
+"""How many of the ledger's newest rows are looked at; more where those before were all deposits and withdrawals."""
+
+_ADVICE = (
+    "stop every role, keep the backups, and run `internal-transfer restore-check --repair --reason ...` "
+    "(docs/guides/restore.md)"
+)
+
+_ACCEPTABLE = frozenset({UNNAMED, CORE_ONLY})
+
+_log = structlog.get_logger(__name__)
+
+
+class Repaired(Struct, frozen=True, kw_only=True):
+    """What a repair did, by kind, what needs a person, what is worth knowing, and the reconciliation at its end."""
+
+    ended: bool
+    done: dict[str, int]
+    problems: tuple[Problem, ...]
+    accepted: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    reconciled: Reconciled
+
+    @property
+    def clean(self) -> bool:
+        """Tells whether nothing at all remains to be looked at."""
+        return self.ended and not self.accepted and not self.notes and self.reconciled.clean
+
+
+class RestoreCheck:
+    """Compares at every start and repairs on command.
+
+    All calls raise `Unavailable` or `OutcomeUnknown` where a system does not answer; a repair is then run again.
+    """
+
+    def __init__(self, reach: Reach, *, audit: AuditTrail, reconciliation: Reconciliation) -> None:
+        self._reach = reach
+        self._audit = audit
+        self._reconciliation = reconciliation
+
+    async def disagreement(self) -> str | None:
+        """Why no role may start, and what to do, or None. Reads a few pages and changes nothing."""
+        reach = self._reach
+        links = await self._audit.about(REPAIR, [SUBJECT])
+        if is_unfinished(links):
+            return f"a repair after a restore was begun and has not ended well: {_ADVICE}"
+        async with reach.asking(System.STORE):
+            wanted = wanted_timestamp(await reach.store.ledger_seen(), links)
+        if wanted:
+            async with reach.asking(System.LEDGER):
+                rows = await reach.ledger.transfers_after(wanted - 1, 1)
+            if not rows or rows[0].timestamp != wanted:
+                return f"the ledger is older than the store, which has seen its timestamp {wanted}: {_ADVICE}"
+        ids = await self._newest()
+        transfers = await reach.transfers(list(ids))
+        missing = ids.keys() - {transfer.id for transfer in transfers}
+        if missing and (missing := missing - await self._accepted(missing)):
+            named = ", ".join(map(str, sorted(missing)[:3]))
+            return f"the store is older than the ledger, which has holds of unknown transfers ({named}): {_ADVICE}"
+        try:
+            return await self._older_core(transfers) or await self._newer_core()
+        except OperatingFailureError as error:
+            if error.system is not System.CORE:
+                raise
+            # A silent core keeps no role from starting: its routes are shed until it answers.
+            _log.warning("core_not_compared", error=str(error))
+            return None
+
+    async def _newest(self) -> dict[TransferId, None]:
+        """The transfers of the ledger's newest rows, as far back as there are any, within a bound."""
+        for most in NEWEST_LOOKS:
+            async with self._reach.asking(System.LEDGER):
+                rows = await self._reach.ledger.newest_transfers(most)
+            ids = _transfers_of(rows)
+            if ids or len(rows) < most:
+                return ids
+        return {}
+
+    async def _accepted(self, ids: Iterable[TransferId]) -> set[TransferId]:
+        links = await self._audit.about(ACCEPT_UNKNOWN, [str(each) for each in ids])
+        return {TransferId(int(link.entry.subject)) for link in links}
+
+    async def _older_core(self, transfers: Sequence[Transfer]) -> str | None:
+        """Looks whether the cores know what the newest transfers had them do."""
+        done = [transfer for transfer in transfers if transfer.status is Status.SUCCESS and transfer.legs]
+        if not done:
+            return None
+        async with self._reach.asking(System.CORE):
+            verdicts = await self._reach.core.verdicts([transfer.id for transfer in done])
+        for transfer, said in zip(done, verdicts, strict=True):
+            for leg in transfer.legs:
+                if leg.state is LegState.APPLIED and not is_applied(leg.side, said):
+                    return (
+                        f"the trading core {leg.core!r} is older than the record: it does not know that it applied the "
+                        f"{leg.side} leg of {transfer.id}: {_ADVICE}"
+                    )
+        return None
+
+    async def _newer_core(self) -> str | None:
+        """Looks whether the newest entries of the cores are of transfers on record."""
+        ids = {verdict.transfer_id for verdict in await self._newest_entries()}
+        known = {transfer.id for transfer in await self._reach.transfers(list(ids))}
+        missing = ids - known
+        if missing and (missing := missing - await self._accepted(missing)):
+            named = ", ".join(map(str, sorted(missing)[:3]))
+            return (
+                f"store and ledger are both older than the trading core, which has moved money for unknown transfers "
+                f"({named}): {_ADVICE}"
+            )
+        return None
+
+    async def _newest_entries(self) -> list[Verdict]:
+        """The last entry and some of those before it, found by halving: a core tells its entries by rising number."""
+        low, high = 0, 1
+        while entry := await self._entry_after(high):
+            low, high = entry, 2 * entry
+        # The last entry is above `low` (unless it is `low`) and not above `high`.
+        while high - low > 1:
+            middle = (low + high) // 2
+            if entry := await self._entry_after(middle):
+                low = entry
+            else:
+                high = middle
+        async with self._reach.asking(System.CORE):
+            page = await self._reach.core.entries_after(max(0, low - CORE_LOOK), 2 * CORE_LOOK)
+        return [verdict for _, verdict in page]
+
+    async def _entry_after(self, number: int) -> int:
+        async with self._reach.asking(System.CORE):
+            page = await self._reach.core.entries_after(number, 1)
+        return page[0][0] if page else 0
+
+    async def repair(
+        self,
+        *,
+        actor: str,
+        reason: str,
+        told: Iterable[ToldTransfer] = (),
+        accept_unknown: bool = False,
+        since_ms: int = 0,
+    ) -> Repaired | Refusal:
+        """Repairs what can be repaired, and says what cannot.
+
+        No role may run meanwhile. `told` are events that some feed has kept; `since_ms` leaves the legs of transfers
+        that were accepted before alone. With `accept_unknown` the transfers that have no record and can get none (since
+        nobody can name their accounts, or only a core knows of them) stay as they are, and keep no role from starting
+        any more; everything else that needs a person still does.
+        """
+        refusal = check_reason(reason)
+        if refusal is not None:
+            return refusal
+        found = await self.disagreement()
+        await self._note(actor, reason, DECIDED, found or "no disagreement was seen")
+        self._reach.findings = Findings()
+        await LedgerReplay(self._reach).run()
+        await RecordRebuild(self._reach).run(told)
+        await CoreRetelling(self._reach, since_ms=since_ms).run()
+        findings = self._reach.findings
+        accepted = await self._accept(actor, reason, list(findings.problems), accept_unknown=accept_unknown)
+        problems = tuple(problem for problem in findings.problems if problem not in accepted)
+        done = {kind: count for kind, count in sorted(findings.done.items()) if count}
+        evidence = RepairEvidence(
+            seen=await self._seen(), newest=await self._newest_timestamp(), done=done, problems=len(problems)
+        )
+        outcome = UNFINISHED if problems else REPAIRED
+        await self._note(actor, reason, outcome, msgspec.json.encode(evidence).decode())
+        # After the note, which says the ledger of which timestamps counts from now on.
+        reconciled = await self._reconciliation.run()
+        return Repaired(
+            ended=not problems,
+            done=done,
+            problems=problems,
+            accepted=accepted,
+            notes=tuple(findings.notes),
+            reconciled=reconciled,
+        )
+
+    async def _accept(
+        self, actor: str, reason: str, problems: Sequence[Problem], *, accept_unknown: bool
+    ) -> tuple[Problem, ...]:
+        """Those problems about transfers without a record that persons accepted before, or accept now."""
+        unknown = [problem for problem in problems if problem.kind in _ACCEPTABLE]
+        if not unknown:
+            return ()
+        ids = {TransferId(int(problem.request_id or 0)): problem for problem in unknown}
+        accepted = await self._accepted(ids)
+        if accept_unknown:
+            for transfer_id in sorted(ids.keys() - accepted):
+                entry = self._audit.entry(
+                    actor=actor,
+                    action=ACCEPT_UNKNOWN,
+                    subject=str(transfer_id),
+                    reason=reason,
+                    outcome="left as it is",
+                    evidence=ids[transfer_id].detail,
+                )
+                await self._audit.append(entry)
+            return tuple(unknown)
+        return tuple(problem for problem in unknown if TransferId(int(problem.request_id or 0)) in accepted)
+
+    async def _seen(self) -> int:
+        async with self._reach.asking(System.STORE):
+            return await self._reach.store.ledger_seen()
+
+    async def _newest_timestamp(self) -> int:
+        async with self._reach.asking(System.LEDGER):
+            rows = await self._reach.ledger.newest_transfers(1)
+        return rows[0].timestamp if rows else 0
+
+    async def _note(self, actor: str, reason: str, outcome: str, evidence: str) -> None:
+        entry = self._audit.entry(
+            actor=actor, action=REPAIR, subject=SUBJECT, reason=reason, outcome=outcome, evidence=evidence
+        )
+        await self._audit.append(entry)
+        await self._reach.durability.durable()
+
+
+def _transfers_of(rows: Sequence[LedgerTransfer]) -> dict[TransferId, None]:
+    """The transfers whose holds, posts and voids these are; deposits and withdrawals are nobody's."""
+    ids = ((row, transfer_of(row.id)) for row in rows)
+    return {transfer_id: None for row, transfer_id in ids if transfer_id is not None and row.flags & TWO_PHASES}

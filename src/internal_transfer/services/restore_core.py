@@ -1,0 +1,182 @@
+"""Tells trading cores again what they had done, after one was restored to before it.
+
+A verdict is given once and repeated for ever, so telling again what a core knows changes nothing. Still a core is first
+asked what it knows, and told only what it does not: a leg that is on record as applied is applied, one that was
+reversed is reversed, and one that was refused or cancelled is cancelled, so that an order which is on its way somewhere
+never comes to be. A verdict that is not the recorded one needs a person.
+
+A refusal is a verdict as well, so debits are told with care: all credits first, then, in the order of the ledger's
+timestamps, what debits, and only where the core's own balance suffices. What a core still lacks after that (the trades
+between, which it restores from its own journal) needs a person.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from internal_transfer.domain.account import Account, Owner
+from internal_transfer.domain.identifier import EPOCH_MS, TransferId, snowflake
+from internal_transfer.domain.leg import Action, Command, Leg, LegState, Outcome, Side, Verdict
+from internal_transfer.domain.transfer import Status, Transfer, command_of
+from internal_transfer.ports.errors import System
+from internal_transfer.services.evidence import is_applied
+from internal_transfer.services.restore_reach import Reach
+
+LOOKS_MAX = 40
+"""How often a core that answers over the bus is looked at for its verdicts."""
+LOOK_SECONDS = 0.5
+CORE_ONLY = "core_entry_without_transfer"
+"""The kind of problem where money moved in a core for a transfer that is not on record anywhere else."""
+
+_EXPECTED = {
+    Action.APPLY: frozenset({Outcome.APPLIED}),
+    Action.CANCEL: frozenset({Outcome.CANCELLED, Outcome.REFUSED}),
+    Action.REVERSE: frozenset({Outcome.REVERSED}),
+}
+
+
+class _Debit(Struct, frozen=True, order=True):
+    """A leg that takes from a core's account. One is kept in memory for each that a core lacks, about 100 bytes."""
+
+    is_last: bool
+    timestamp: int
+    transfer_id: TransferId
+
+
+class CoreRetelling:
+    """One repair of the cores; `since_ms` leaves out transfers that were accepted before."""
+
+    def __init__(self, reach: Reach, *, since_ms: int = 0) -> None:
+        self._reach = reach
+        self._above = None if since_ms <= EPOCH_MS else TransferId(snowflake(at_ms=since_ms, worker=0, counter=0) - 1)
+        self._debits: list[_Debit] = []
+
+    async def run(self) -> None:
+        """Tells what is missing; raises `Unavailable` or `OutcomeUnknown` where a system does not answer."""
+        reach = self._reach
+        async for page in reach.records(Status.SUCCESS, Status.FAILED, Status.PENDING, above=self._above):
+            transfers = [transfer for transfer in page if transfer.legs]
+            if not transfers:
+                continue
+            async with reach.asking(System.CORE):
+                verdicts = await reach.core.verdicts([transfer.id for transfer in transfers])
+            commands = []
+            for transfer, said in zip(transfers, verdicts, strict=True):
+                for leg in transfer.legs:
+                    action = self._missing(transfer, leg, said)
+                    if action is Action.APPLY and leg.side is not Side.TARGET:
+                        self._debits.append(_Debit(leg.side is Side.SOURCE, transfer.ledger_timestamp, transfer.id))
+                    elif action is not None:
+                        commands.append(command_of(transfer, leg, action))
+            await self._tell(commands)
+        await self._debit_all(sorted(self._debits))
+        await self._find_unknown()
+
+    def _missing(self, transfer: Transfer, leg: Leg, said: Sequence[Verdict]) -> Action | None:
+        """What the core has to be told of a leg again, if anything."""
+        own = [verdict for verdict in said if verdict.side is leg.side]
+        applied = is_applied(leg.side, own)
+        match leg.state:
+            case LegState.APPLIED if not own:
+                return Action.APPLY
+            case LegState.REVERSED if not any(verdict.action is Action.REVERSE for verdict in own):
+                return Action.REVERSE
+            case LegState.REFUSED | LegState.CANCELLED if not own:
+                return Action.CANCEL
+            case LegState.APPLIED if not applied:
+                self._contradicts(transfer, leg)
+            case LegState.REVERSED | LegState.REFUSED | LegState.CANCELLED if applied:
+                self._contradicts(transfer, leg)
+            case _:
+                # Right, or open: then the scanner asks.
+                return None
+        return None
+
+    def _contradicts(self, transfer: Transfer, leg: Leg) -> None:
+        detail = f"the {leg.side} leg is {leg.state} on record, and the core {leg.core!r} says something else"
+        self._reach.findings.need("core_contradiction", detail, transfer.id)
+
+    async def _tell(self, commands: Sequence[Command]) -> None:
+        if not commands:
+            return
+        reach = self._reach
+        async with reach.asking(System.CORE):
+            answers = await reach.core.tell(commands)
+        for _ in range(LOOKS_MAX):
+            silent = [place for place, answer in enumerate(answers) if answer is None]
+            if not silent:
+                break
+            await reach.clock.sleep(LOOK_SECONDS)
+            async with reach.asking(System.CORE):
+                looked = await reach.core.verdicts([commands[place].transfer_id for place in silent])
+            for place, said in zip(silent, looked, strict=True):
+                answers[place] = next((verdict for verdict in said if _answers(verdict, commands[place])), None)
+        for command, answer in zip(commands, answers, strict=True):
+            leg = f"the {command.side} leg"
+            if answer is None:
+                detail = f"the core {command.core!r} was told to {command.action} {leg} and has not answered"
+                reach.findings.need("core_silent", detail, command.transfer_id)
+            elif answer.outcome not in _EXPECTED[command.action]:
+                detail = f"the core {command.core!r}, told to {command.action} {leg} again, said: {answer.outcome}"
+                reach.findings.need("core_contradiction", detail, command.transfer_id)
+            else:
+                reach.findings.done["legs_told_again"] += 1
+
+    async def _debit_all(self, debits: list[_Debit]) -> None:
+        """Debits in order, again and again as long as some are funded by others."""
+        while debits:
+            waiting: list[_Debit] = []
+            for start in range(0, len(debits), self._reach.page_most):
+                page = debits[start : start + self._reach.page_most]
+                short = await self._debit([each.transfer_id for each in page])
+                waiting += [each for each in page if each.transfer_id in short]
+                await self._reach.breathe()
+            if len(waiting) == len(debits):
+                break
+            debits = waiting
+        for debit in debits:
+            detail = "the core's balance is too small for the debit that it had made: restore its own journal first"
+            self._reach.findings.need("core_funds_missing", detail, debit.transfer_id)
+
+    async def _debit(self, ids: Sequence[TransferId]) -> set[TransferId]:
+        """Tells debits that the cores' balances allow; answers the others."""
+        reach = self._reach
+        transfers = await reach.transfers(ids)
+        available = await self._balances({transfer.source.owner for transfer in transfers})
+        commands: list[Command] = []
+        short: set[TransferId] = set()
+        for transfer in transfers:
+            leg = next(leg for leg in transfer.legs if leg.side is not Side.TARGET)
+            if available.get(transfer.source, 0) < transfer.amount:
+                short.add(transfer.id)
+                continue
+            available[transfer.source] -= transfer.amount
+            if leg.side is Side.BOTH:
+                available[transfer.target] = available.get(transfer.target, 0) + transfer.amount
+            commands.append(command_of(transfer, leg, Action.APPLY))
+        await self._tell(commands)
+        return short
+
+    async def _find_unknown(self) -> None:
+        """Finds what a core did for transfers that neither store nor ledger know: both were restored to before them."""
+        reach = self._reach
+        async for page in reach.core_entries():
+            verdicts = {verdict.transfer_id: verdict for verdict in page}
+            known = {transfer.id for transfer in await reach.transfers(list(verdicts))}
+            for transfer_id, verdict in verdicts.items():
+                if transfer_id not in known:
+                    account = verdict.debit or verdict.credit
+                    detail = f"a core has {verdict.outcome} {verdict.amount} units of {verdict.asset} for {account}"
+                    reach.findings.need(CORE_ONLY, f"{detail}; neither store nor ledger knows of it", transfer_id)
+
+    async def _balances(self, owners: set[Owner]) -> dict[Account, int]:
+        available: dict[Account, int] = {}
+        for owner in sorted(owners):
+            async with self._reach.asking(System.CORE):
+                balances = await self._reach.core.balances(owner)
+            available.update({balance.account: balance.posted - balance.held for balance in balances})
+        return available
+
+
+def _answers(verdict: Verdict, command: Command) -> bool:
+    return (verdict.side, verdict.action) == (command.side, command.action)

@@ -1,0 +1,55 @@
+"""Finds transfers by keys of which, after a restore, only the hash is known."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from internal_transfer.domain.account import Owner
+from internal_transfer.domain.identifier import key_hash, restored_key
+from internal_transfer.domain.rules import Rules
+from internal_transfer.ports.operations import Operations
+from internal_transfer.ports.transfer_store import KeyTaken, TransferStore
+
+KEYS_RESTORED = "keys.restored"
+"""Pinned before the first row is rebuilt under the hash of its key; it stays, since keys are for ever."""
+
+
+class KeyLookup(Protocol):
+    """The part of the store that finds transfers by key."""
+
+    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
+        """What each (owner, idempotency key) stands for, in order."""
+        ...
+
+
+class RestoredKeys:
+    """The store's look-up of keys with a second one behind it, which is made only where rows were ever rebuilt."""
+
+    def __init__(self, *, store: TransferStore, operations: Operations, rules: Rules) -> None:
+        self._store = store
+        self._operations = operations
+        self._rules = rules
+        self._exist = False
+
+    async def refresh(self) -> None:
+        """Reads whether there are such rows; once per start is enough, since they are made while nothing runs."""
+        self._exist = KEYS_RESTORED in await self._operations.pins()
+
+    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
+        """What each (owner, idempotency key) stands for, also where only the hash of it is on record."""
+        hits = await self._store.by_keys(keys)
+        if not self._exist:
+            return hits
+        forms: list[tuple[Owner, str]] = []
+        places: list[int] = []
+        for place, ((caller, key), hit) in enumerate(zip(keys, hits, strict=True)):
+            if hit is None:
+                form = restored_key(key_hash(caller, key))
+                # Whose row it became is a guess where a master had moved a sub-account's money. The hash is of the
+                # caller, so whatever is found under any of them is the caller's.
+                owners = [caller, *sorted(self._rules.sub_accounts.get(caller, ()))]
+                forms += [(owner, form) for owner in owners]
+                places += [place] * len(owners)
+        for place, hit in zip(places, await self._store.by_keys(forms) if forms else [], strict=True):
+            if hit is not None:
+                hits[place] = hit
+        return hits

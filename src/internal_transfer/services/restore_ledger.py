@@ -1,0 +1,310 @@
+"""Fills a ledger that was restored to before what store and audit chain say about it.
+
+Everything is done again under its own id, so what is there already stays as it is, and a repair that was broken off is
+run again. The order is what makes sure that nothing is refused which was not refused before; a refusal would burn the
+id for ever:
+
+1. **Deposits** come first. More credit earlier can only help.
+2. **Final transfers** follow in the order of their ledger timestamps, each with its hold and at once its post or void.
+   The timestamp k on record is that of the hold, of its resolution, or lies between. At k the lost ledger counted the
+   transfer's amount in the source's debits, pending or posted, and its limit held. What is filled in before has a
+   smaller timestamp: its debits were held or posted at k as well, so there are no more debits now than at k. And every
+   credit that was posted by k belongs to a transfer with a smaller timestamp, which has been posted now as well, so
+   there are no fewer credits.
+3. **Open holds** follow. At the time of the loss the lost ledger had all of them beside all that was final.
+4. **Withdrawals** come last. They only debit; before them each account has at least what it had at the time of the
+   loss and what was withdrawn. A failed transfer that never had a hold, and a deposit or withdrawal that was refused,
+   have their ids burnt again, which moves nothing.
+
+A transfer may have been posted without that being on record yet, and its credit used by another that is. So no hold or
+withdrawal is sent before the account is seen to have enough; one that has to wait is tried again after the open
+transfers were driven on, and what still has to wait then needs a person.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from internal_transfer.domain.account import Account, Holder, ledger_account_id
+from internal_transfer.domain.cash import CashAct, cash_account
+from internal_transfer.domain.identifier import TransferId, hold_id
+from internal_transfer.domain.refusal import Code
+from internal_transfer.domain.transfer import Facts, Hold, Need, Status, Transfer
+from internal_transfer.ports.errors import System
+from internal_transfer.ports.ledger import LedgerTransfer, TransferResult
+from internal_transfer.ports.operations import ChainedEntry
+from internal_transfer.ports.transfer_store import Change
+from internal_transfer.services.acts import DECIDED
+from internal_transfer.services.cash import CashEvidence, cash_transfer
+from internal_transfer.services.driver import Work, fence_of, post_of, void_of
+from internal_transfer.services.restore_reach import NANOSECONDS_PER_MILLISECOND, Reach
+
+Ordered = tuple[int, TransferId]
+"""The ledger timestamp by which a transfer is done again, and the transfer. Of each that the ledger lacks one is kept
+in memory, about 100 bytes."""
+
+_ACTS = frozenset(CashAct)
+_MADE = frozenset({TransferResult.CREATED.value, TransferResult.EXISTS.value})
+_REFUSED = f"refused: {Code.INSUFFICIENT_BALANCE}"
+_VERSION_AFTER_HOLD = 3
+"""A transfer that failed after its hold went through PENDING; one that failed without went there at once."""
+
+
+class Funds:
+    """What ledger-held accounts have available while a batch is put together."""
+
+    def __init__(self) -> None:
+        self._available: dict[Account, int] = {}
+
+    async def look(self, reach: Reach, accounts: Sequence[Account]) -> None:
+        """Reads the balances of those among the accounts that have a limit."""
+        types = reach.rules.account_types
+        limited = {ledger_account_id(a): a for a in accounts if types[a.type].holder is Holder.LEDGER}
+        if not limited:
+            return
+        async with reach.asking(System.LEDGER):
+            rows = await reach.ledger.lookup_accounts(list(limited))
+        self._available = dict.fromkeys(limited.values(), 0)
+        for row in rows:
+            self._available[limited[row.id]] = row.credits_posted - row.debits_posted - row.debits_pending
+
+    def take(self, account: Account, amount: int) -> bool:
+        """Takes from an account, if it has enough; one without a limit always has."""
+        if account not in self._available:
+            return True
+        if self._available[account] < amount:
+            return False
+        self._available[account] -= amount
+        return True
+
+    def give(self, account: Account, amount: int) -> None:
+        """Gives to an account."""
+        if account in self._available:
+            self._available[account] += amount
+
+
+class LedgerReplay:
+    """One repair of the ledger."""
+
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
+        self._final: list[Ordered] = []
+        self._open: list[Ordered] = []
+
+    async def run(self) -> None:
+        """Fills the ledger; raises `Unavailable` or `OutcomeUnknown` where a system does not answer."""
+        reach = self._reach
+        async with reach.asking(System.LEDGER):
+            await reach.driver.prepare()
+        await self._deposit()
+        await self._find()
+        waiting = await self._do_all(sorted(self._final)) + await self._do_all(sorted(self._open))
+        if waiting:
+            await self._drive_open()
+            waiting = await self._do_all(waiting)
+        for _, transfer_id in waiting:
+            reach.findings.need(
+                "funds_missing", "its account has not enough for its hold to be made again", transfer_id
+            )
+        await self._withdraw()
+
+    async def _deposit(self) -> None:
+        undecided: dict[str, CashEvidence] = {}
+        async for page in self._reach.audit_entries():
+            moves = []
+            for link in page:
+                entry = link.entry
+                if entry.action not in _ACTS:
+                    continue
+                evidence = _evidence_of(link)
+                if entry.outcome == DECIDED:
+                    undecided[f"{entry.action} {entry.subject!r}"] = evidence
+                else:
+                    undecided.pop(f"{entry.action} {entry.subject!r}", None)
+                if entry.outcome in _MADE and entry.action == CashAct.DEPOSIT:
+                    moves.append(evidence)
+            await self._move(CashAct.DEPOSIT, moves)
+        await self._note_undecided(undecided)
+
+    async def _note_undecided(self, undecided: dict[str, CashEvidence]) -> None:
+        there = await self._known([int(evidence.ledger_id) for evidence in undecided.values()])
+        for name, evidence in undecided.items():
+            if int(evidence.ledger_id) not in there:
+                self._reach.findings.notes.append(
+                    f"the {name} over {evidence.amount} {evidence.account.asset} was decided, and neither its outcome "
+                    "nor its money is on record: repeat it under the same reference if it was meant"
+                )
+
+    async def _withdraw(self) -> None:
+        async for page in self._reach.audit_entries():
+            moves, burnt = [], []
+            for link in page:
+                entry = link.entry
+                if entry.action not in _ACTS:
+                    continue
+                if entry.outcome == _REFUSED:
+                    burnt.append(int(_evidence_of(link).ledger_id))
+                elif entry.outcome in _MADE and entry.action == CashAct.WITHDRAWAL:
+                    moves.append(_evidence_of(link))
+            await self._move(CashAct.WITHDRAWAL, moves)
+            await self._burn(burnt)
+
+    async def _move(self, act: CashAct, moves: Sequence[CashEvidence]) -> None:
+        reach = self._reach
+        there = await self._known([int(evidence.ledger_id) for evidence in moves])
+        # One reference may have been told of more than once.
+        missing = {int(move.ledger_id): move for move in moves if int(move.ledger_id) not in there}
+        if not missing:
+            return
+        accounts = [move.account for move in missing.values()]
+        await self._open_accounts([*accounts, *(cash_account(act, account.asset) for account in accounts)])
+        funds = Funds()
+        if act is CashAct.WITHDRAWAL:
+            await funds.look(reach, accounts)
+        rows = []
+        for ledger_id, move in missing.items():
+            units = int(move.units)
+            if funds.take(move.account, units):
+                asset = reach.rules.assets[move.account.asset]
+                rows.append(cash_transfer(act, move.account, asset, units=units, ledger_id=ledger_id))
+            else:
+                detail = f"{move.account} has not enough for the {act} {ledger_id} of {move.amount} to be made again"
+                reach.findings.need("funds_missing", detail)
+        await reach.create(rows)
+        reach.findings.done[f"{act}s_made_again"] += len(rows)
+
+    async def _known(self, ledger_ids: Sequence[int]) -> set[int]:
+        if not ledger_ids:
+            return set()
+        async with self._reach.asking(System.LEDGER):
+            return {row.id for row in await self._reach.ledger.lookup_transfers(ledger_ids)}
+
+    async def _open_accounts(self, accounts: Sequence[Account]) -> None:
+        async with self._reach.asking(System.LEDGER):
+            await self._reach.driver.open_accounts(list(dict.fromkeys(accounts)))
+
+    async def _burn(self, ledger_ids: Sequence[int]) -> None:
+        """Burns ids that were burnt; one that exists after all is not changed by it."""
+        if ledger_ids:
+            async with self._reach.asking(System.LEDGER):
+                outcomes = await self._reach.ledger.create_transfers([fence_of(each) for each in ledger_ids])
+            burnt = sum(each.status is TransferResult.PENDING_TRANSFER_NOT_FOUND for each in outcomes)
+            self._reach.findings.done["ids_burnt_again"] += burnt
+
+    async def _find(self) -> None:
+        """Finds what the ledger lacks, and burns again what needs no order."""
+        async for page in self._reach.records(Status.SUCCESS, Status.FAILED, Status.PENDING):
+            async with self._reach.asking(System.LEDGER):
+                looked = await self._reach.driver.look(page)
+            burnt = []
+            for transfer, (hold, _) in zip(page, looked, strict=True):
+                if transfer.status is Status.FAILED and transfer.version < _VERSION_AFTER_HOLD:
+                    burnt.append(hold_id(transfer.id))
+                else:
+                    self._sort(transfer, hold)
+            await self._burn(burnt)
+            await self._forget_missing_holds(
+                [t for t, (hold, _) in zip(page, looked, strict=True) if hold is Hold.HELD]
+            )
+
+    def _sort(self, transfer: Transfer, hold: Hold) -> None:
+        place = (_place_of(transfer), transfer.id)
+        match transfer.status, hold:
+            case Status.PENDING, Hold.ABSENT:
+                self._open.append(place)
+            case Status.SUCCESS | Status.FAILED, Hold.ABSENT | Hold.HELD:
+                self._final.append(place)
+            case (Status.SUCCESS, Hold.POSTED) | (Status.FAILED, Hold.VOIDED) | (Status.PENDING, _):
+                return
+            case _:
+                detail = f"the record says {transfer.status}, and the hold is {hold}"
+                self._reach.findings.need("contradiction", detail, transfer.id)
+
+    async def _forget_missing_holds(self, transfers: Sequence[Transfer]) -> None:
+        """Takes back that holds are missing, which are there now."""
+        found = [each for each in transfers if each.needs_person is Need.HOLD_MISSING]
+        if found:
+            async with self._reach.asking(System.STORE):
+                await self._reach.store.record([Change(t.revision, replace(t, needs_person=None)) for t in found])
+
+    async def _do_all(self, items: list[Ordered]) -> list[Ordered]:
+        """Does transfers again in this order, until nothing more goes; answers those that have to wait for funds."""
+        while items:
+            waiting: set[TransferId] = set()
+            for ids in self._reach.pages(items):
+                waiting |= await self._do(ids)
+                await self._reach.breathe()
+            left = [item for item in items if item[1] in waiting]
+            if len(left) == len(items):
+                break
+            items = left
+        return items
+
+    async def _do(self, ids: list[TransferId]) -> set[TransferId]:
+        reach = self._reach
+        transfers = await reach.transfers(ids)
+        async with reach.asking(System.LEDGER):
+            looked = await reach.driver.look(transfers)
+        accounts = [account for transfer in transfers for account in (transfer.source, transfer.target)]
+        await self._open_accounts(accounts)
+        funds = Funds()
+        await funds.look(reach, accounts)
+        rows: list[LedgerTransfer] = []
+        held: list[Transfer] = []
+        waiting: set[TransferId] = set()
+        holds = 0
+        for transfer, (hold, _) in zip(transfers, looked, strict=True):
+            if hold is Hold.ABSENT:
+                if not funds.take(transfer.source, transfer.amount):
+                    waiting.add(transfer.id)
+                    continue
+                rows.append(reach.driver.hold_of(transfer))
+                holds += 1
+            if transfer.status is Status.SUCCESS:
+                rows.append(post_of(transfer))
+                funds.give(transfer.target, transfer.amount)
+            elif transfer.status is Status.FAILED:
+                rows.append(void_of(transfer))
+                funds.give(transfer.source, transfer.amount)
+            else:
+                held.append(transfer)
+        outcomes = await reach.create(rows)
+        reach.findings.done["holds_made_again"] += holds
+        reach.findings.done["holds_settled_again"] += len(rows) - holds
+        timestamps = {
+            row.id: outcome.timestamp
+            for row, outcome in zip(rows, outcomes, strict=True)
+            if outcome.status in _MADE  # What was refused has a timestamp too, under which there is nothing.
+        }
+        await self._renew(held, timestamps)
+        return waiting
+
+    async def _renew(self, held: list[Transfer], timestamps: dict[int, int]) -> None:
+        """Records where the holds of open transfers are now, and makes the transfers due."""
+        now = self._reach.clock.now_ms()
+        changes = []
+        for transfer in held:
+            timestamp = timestamps.get(hold_id(transfer.id))
+            if timestamp is not None:
+                need = None if transfer.needs_person is Need.HOLD_MISSING else transfer.needs_person
+                after = replace(transfer, ledger_timestamp=timestamp, due_at=now, needs_person=need)
+                changes.append(Change(transfer.revision, after))
+        if changes:
+            async with self._reach.asking(System.STORE):
+                await self._reach.store.record(changes)
+
+    async def _drive_open(self) -> None:
+        """Drives open transfers on, as the scanner would: one may have been posted without that being on record."""
+        async for page in self._reach.records(Status.PENDING):
+            await self._reach.driver.drive([Work(transfer, Facts(), scanned=True) for transfer in page])
+
+
+def _place_of(transfer: Transfer) -> int:
+    # A transfer whose hold was only ever found, by releases before this one, has no timestamp: the time of its last
+    # record is close, and the look at the funds does the rest.
+    return transfer.ledger_timestamp or transfer.updated_at * NANOSECONDS_PER_MILLISECOND
+
+
+def _evidence_of(link: ChainedEntry) -> CashEvidence:
+    return msgspec.json.decode(link.entry.evidence, type=CashEvidence)

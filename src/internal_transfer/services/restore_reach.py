@@ -1,0 +1,144 @@
+"""How the parts of a repair reach the systems: page by page, with a deadline on every call, and what they find."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.leg import Verdict
+from internal_transfer.domain.rules import Rules
+from internal_transfer.domain.transfer import Status, Transfer
+from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.durability import Durability
+from internal_transfer.ports.errors import OutcomeUnknown, System
+from internal_transfer.ports.ledger import Ledger, LedgerTransfer, TransferOutcome, TransferResult
+from internal_transfer.ports.operations import ChainedEntry, Operations
+from internal_transfer.ports.trading_core import TradingCore
+from internal_transfer.ports.transfer_store import TransferStore
+from internal_transfer.services.deadline import deadline
+from internal_transfer.services.driver import Driver
+
+NANOSECONDS_PER_MILLISECOND = 1_000_000
+
+_MADE = frozenset({TransferResult.CREATED, TransferResult.EXISTS})
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """What no rule may decide, so a person has to; `kind` is one of a fixed set of words."""
+
+    kind: str
+    detail: str
+    request_id: str | None = None
+
+
+class Findings:
+    """What a repair did, by kind, what needs a person, and what is worth knowing."""
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+        self.problems: dict[Problem, None] = {}
+        self.notes: list[str] = []
+
+    def need(self, kind: str, detail: str, transfer_id: TransferId | None = None) -> None:
+        """Lists something for a person, once."""
+        self.problems[Problem(kind, detail, None if transfer_id is None else str(transfer_id))] = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Reach:
+    """The ports and how they are asked. `page_most` bounds a page; a page of holds is twice as many ledger rows."""
+
+    store: TransferStore
+    ledger: Ledger
+    core: TradingCore
+    operations: Operations
+    driver: Driver
+    durability: Durability
+    clock: Clock
+    rules: Rules
+    page_most: int = 200
+    call_seconds: float = 30.0
+    findings: Findings = field(default_factory=Findings)
+
+    def asking(self, system: System) -> AbstractAsyncContextManager[None]:
+        """The deadline of calls; after one that passes the repair ends, and is run again."""
+        return deadline(self.call_seconds, OutcomeUnknown(system, "no answer in time"))
+
+    async def breathe(self) -> None:
+        """Makes durable what was done so far."""
+        await self.durability.durable()
+        await self.clock.sleep(0)
+
+    async def records(self, *statuses: Status, above: TransferId | None = None) -> AsyncIterator[list[Transfer]]:
+        """The transfers in these statuses, by page and rising id in each."""
+        for status in statuses:
+            after = above
+            while True:
+                async with self.asking(System.STORE):
+                    page = await self.store.by_status(status, after=after, most=self.page_most)
+                if not page:
+                    break
+                yield page
+                after = page[-1].id
+                await self.breathe()
+
+    async def ledger_rows(self) -> AsyncIterator[list[LedgerTransfer]]:
+        """All transfers of the ledger, by page and rising timestamp."""
+        after = 0
+        while True:
+            async with self.asking(System.LEDGER):
+                page = await self.ledger.transfers_after(after, self.page_most)
+            if not page:
+                return
+            yield page
+            after = page[-1].timestamp
+            await self.breathe()
+
+    async def core_entries(self) -> AsyncIterator[list[Verdict]]:
+        """All that moved balances in the cores, by page."""
+        after = 0
+        while True:
+            async with self.asking(System.CORE):
+                page = await self.core.entries_after(after, self.page_most)
+            if not page:
+                return
+            yield [verdict for _, verdict in page]
+            after = page[-1][0]
+            await self.breathe()
+
+    async def audit_entries(self) -> AsyncIterator[list[ChainedEntry]]:
+        """The whole audit chain, by page."""
+        after = 0
+        while True:
+            async with self.asking(System.OPERATIONS):
+                page = await self.operations.audit(after=after, most=self.page_most)
+            if not page:
+                return
+            yield page
+            after = page[-1].number
+            await self.breathe()
+
+    async def transfers(self, ids: Sequence[TransferId]) -> list[Transfer]:
+        """Transfers that are on record."""
+        async with self.asking(System.STORE):
+            found = await self.store.get(ids)
+        return [transfer for transfer in found if transfer is not None]
+
+    async def create(self, rows: Sequence[LedgerTransfer]) -> list[TransferOutcome]:
+        """Creates rows in the ledger; what it does not take is listed for a person."""
+        if not rows:
+            return []
+        async with self.asking(System.LEDGER):
+            outcomes = await self.ledger.create_transfers(rows)
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if outcome.status not in _MADE:
+                self.findings.need("ledger_refuses", f"the ledger does not take {row.id} again: {outcome.status}")
+        return outcomes
+
+    def pages(self, items: Sequence[tuple[int, TransferId]]) -> list[list[TransferId]]:
+        """The ids of sorted items, by page."""
+        most = self.page_most
+        return [[item[1] for item in items[start : start + most]] for start in range(0, len(items), most)]
