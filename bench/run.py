@@ -87,7 +87,7 @@ def cases_of(kind: StackKind) -> list[Case]:
     """What is measured on a stack."""
     if kind is StackKind.EMBEDDED:
         return CASES
-    return ON_SYSTEMS[kind, "tigerbeetle" if os.environ.get("TIGERBEETLE_ADDRESS") else "socket"]
+    return ON_SYSTEMS[kind, "tigerbeetle" if os.environ.get("TIGERBEETLE_BINARY") else "socket"]
 
 
 def _cpu_seconds(pid: int) -> float:

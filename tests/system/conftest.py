@@ -41,6 +41,7 @@ def environment(monkeypatch):
         addresses = {"kafka": None, kind.value: None} | own
         for name in addresses:
             addresses[name] = addresses[name] or real_servers.need(name)
+        monkeypatch.setenv("TIGERBEETLE_BINARY", "")
         monkeypatch.setenv("KAFKA_BOOTSTRAP", addresses["kafka"].bootstrap)
         if kind is StackKind.POSTGRESQL:
             monkeypatch.setenv("POSTGRESQL_DSN", addresses["postgresql"].dsn)

@@ -2,15 +2,19 @@
 
 import os
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
+from shutil import which
 
 import pytest
+from servers.tigerbeetle import HOW_TO_GET_IT
 
 import real_servers
 from internal_transfer.simulation.failpoints import Failpoint
 from internal_transfer.simulation.scenarios.catalogue import SCENARIOS, STANDARD, new_server, play_alone
+from internal_transfer.simulation.scenarios.server_process import run_program
 from internal_transfer.simulation.scenarios.storms import storm
-from internal_transfer.simulation.scenarios.surroundings import StackKind
+from internal_transfer.simulation.scenarios.surroundings import Companion, StackKind
 
 STACKS = [StackKind.POSTGRESQL, StackKind.CASSANDRA]
 PLAYED = [
@@ -86,6 +90,57 @@ async def test_a_system_is_killed_under_load(place, environment, name):
 
             await storm(server, kill_it)
             await server.expect_clean()
+
+
+async def test_each_role_alone(place, environment):
+    """A gateway, a settler, a scanner and a courier, each a process of its own, serve as one (G5 to G11)."""
+    environment(StackKind.POSTGRESQL)
+    async with AsyncExitStack() as closing:
+        server = new_server(place, STANDARD, StackKind.POSTGRESQL, options=("--roles", "gateway"))
+        await closing.enter_async_context(server)
+        await server.start()
+        others = {}
+        for role in ("settler", "scanner", "courier"):
+            words = ["serve", "--roles", role, "--config", str(server.config), "--data", str(place / role), "--demo"]
+            log = place / f"{role}.log"
+            others[role] = Companion(role, [*words, "--admin-port", "0"], log, server.surroundings.environment)
+            closing.push_async_callback(others[role].kill)
+            await others[role].start()
+
+        async def kill_the_settler():
+            await others["settler"].kill()
+            await others["settler"].start()
+
+        await storm(server, kill_the_settler)
+        await server.expect_clean()
+        for other in others.values():
+            assert await other.stop() == 0
+        assert await server.stop() == 0
+
+
+@pytest.mark.parametrize("name", ["funding to spot", "core refuses", f"killed {Failpoint.AFTER_HOLD}"])
+async def test_a_scenario_ends_the_same_on_tigerbeetle(place, environment, monkeypatch, name):
+    """The same outcome with the money in a real TigerBeetle (G15)."""
+    program = os.environ.get("TIGERBEETLE_BINARY") or which("tigerbeetle")
+    if program is None:
+        pytest.skip(f"tigerbeetle is missing: {HOW_TO_GET_IT}")
+    environment(StackKind.POSTGRESQL)
+    monkeypatch.setenv("TIGERBEETLE_BINARY", program)
+    [scenario] = [each for each in SCENARIOS if each.name == name]
+    await play_alone(scenario, place, StackKind.POSTGRESQL)
+
+
+async def test_the_reference_core_keeps_its_promises_over_kafka(place, environment):
+    """`core-check` finds every promise kept by the core in its own process, and takes back what it moved."""
+    environment(StackKind.POSTGRESQL)
+    async with new_server(place, STANDARD, StackKind.POSTGRESQL) as server:
+        await server.surroundings.start()
+        words = ("--config", str(server.config), "--account", "tester:spot", "--other", "tester:margin", "--json")
+        ran = await run_program("core-check", *words, environment=server.surroundings.environment)
+        report = ran.object()
+        findings = {each["promise"]: each["finding"] for each in report["results"]}
+        assert (ran.exit_code, report["passed"]) == (0, True), findings
+        assert len([finding for finding in findings.values() if finding == "kept"]) >= 10
 
 
 def _children(pid: int) -> list[int]:

@@ -1,7 +1,8 @@
 """What stands around a server in a scenario: nothing, or real systems with a ledger and a trading core beside it.
 
 Where the systems are is told by the environment, as `python -m servers env` prints it. Every server gets a schema, a
-keyspace, topics and a core of its own, so that scenarios do not see each other.
+keyspace, topics and a core of its own, so that scenarios do not see each other; and with TIGERBEETLE_BINARY a
+TigerBeetle of its own, instead of a process with the role `ledger`.
 """
 
 import asyncio
@@ -9,12 +10,13 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from internal_transfer.simulation.scenarios.expectation import DEADLINE_SECONDS, ScenarioFailedError
+from internal_transfer.simulation.scenarios.expectation import CLOCK, DEADLINE_SECONDS, ScenarioFailedError
 
 PROGRAM = (sys.executable, "-m", "internal_transfer.cli")
 _LOG_LINES_SHOWN = 15
@@ -31,8 +33,17 @@ class StackKind(StrEnum):
 class Companion:
     """A process beside the server, which is ready when it prints a line."""
 
-    def __init__(self, name: str, words: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        words: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        *,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self._name = name
+        self._command = program
         self._words = words
         self._log = log
         self._environment = environment
@@ -46,29 +57,36 @@ class Companion:
 
     async def start(self) -> None:
         """Starts it and waits for its line; raises `ScenarioFailedError` with its log if it ends before."""
+        process = await self._launch()
+        assert process.stdout is not None
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            line = await process.stdout.readline()
+        if b"ready" not in line:
+            end = "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
+            raise ScenarioFailedError(f"{self._name} did not start:\n{end}")
+
+    async def _launch(self) -> asyncio.subprocess.Process:
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *PROGRAM,
+                *self._command,
                 *self._words,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=dict(self._environment),
             )
-        assert self._process.stdout is not None
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            line = await self._process.stdout.readline()
-        if b"ready" not in line:
-            end = "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
-            raise ScenarioFailedError(f"{self._name} did not start:\n{end}")
+        return self._process
 
     async def kill(self) -> None:
         """Kills it as a power switch would, if it runs."""
         await self._end(signal.SIGKILL)
 
-    async def stop(self) -> None:
-        """Asks it to stop."""
+    async def stop(self) -> int:
+        """Asks it to stop, and answers its exit code."""
         await self._end(signal.SIGTERM)
+        assert self._process is not None, "it was never started"
+        assert self._process.returncode is not None, "it has ended"
+        return self._process.returncode
 
     async def _end(self, number: signal.Signals) -> None:
         process = self._process
@@ -82,6 +100,37 @@ class Companion:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+class TigerBeetle(Companion):
+    """A cluster of one replica, for one server: its money and another's would not fit one record."""
+
+    def __init__(self, program: str, directory: Path, environment: Mapping[str, str]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self._file = directory / "0_0.tigerbeetle"
+        self._program = program
+        words = ("start", f"--addresses={self.address}", "--cache-grid=128MiB", str(self._file))
+        super().__init__("tigerbeetle", words, directory / "tigerbeetle.log", environment, program=(program,))
+
+    async def start(self) -> None:
+        """Formats its file the first time, starts it, and waits until it listens."""
+        if not self._file.exists():
+            cluster = ("--cluster=0", "--replica=0", "--replica-count=1")
+            formatting = await asyncio.create_subprocess_exec(
+                self._program, "format", *cluster, str(self._file), stderr=asyncio.subprocess.DEVNULL
+            )
+            if await formatting.wait() != 0:
+                raise ScenarioFailedError(f"{self._program} could not format its file")
+        await self._launch()
+        host, _, port = self.address.rpartition(":")
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while True:
+                with contextlib.suppress(ConnectionError):
+                    _, writer = await asyncio.open_connection(host, int(port))
+                    writer.close()
+                    return
+                await CLOCK.sleep(0.05)
 
 
 class Surroundings:
@@ -99,8 +148,8 @@ class Surroundings:
             self._name_systems(environment, f"it_{secrets.token_hex(6)}")
 
     def _name_systems(self, environment: Mapping[str, str], name: str) -> None:
-        tigerbeetle = environment.get("TIGERBEETLE_ADDRESS", "")
-        ledger = "tigerbeetle" if tigerbeetle else "socket"
+        program = environment.get("TIGERBEETLE_BINARY", "")
+        ledger = "tigerbeetle" if program else "socket"
         lines = [
             "[systems]",
             f'store = "{self.kind}"',
@@ -114,8 +163,10 @@ class Surroundings:
             "[ledger_socket]",
             f'data = "{self._directory / "ledger"}"',
         ]
-        if tigerbeetle:
-            lines += ["[tigerbeetle]", f'addresses = ["{tigerbeetle}"]']
+        if program:
+            tigerbeetle = TigerBeetle(program, self._directory, environment)
+            self.ledger = tigerbeetle
+            lines += ["[tigerbeetle]", f'addresses = ["{tigerbeetle.address}"]']
         if self.kind is StackKind.POSTGRESQL:
             self.environment["INTERNAL_TRANSFER_POSTGRES_URL"] = _required(environment, "POSTGRESQL_DSN")
             lines += ["[postgresql]", f'db_schema = "{name}"']
@@ -125,7 +176,7 @@ class Surroundings:
             lines += ["replication = \"{'class': 'SimpleStrategy', 'replication_factor': 1}\""]
         self.settings = "\n".join(lines) + "\n"
         config = self._directory / "settings.toml"
-        if not tigerbeetle:
+        if not program:
             self.ledger = self._companion(
                 "ledger", "serve", "--roles", "ledger", "--data", str(self._directory / "ledger"), "--admin-port", "0"
             )
