@@ -166,7 +166,7 @@ def postgresql_settings(settings: Settings) -> "PostgresqlSettings":
 def cql_settings(settings: Settings) -> "CqlSettings":
     """How the settings say that ScyllaDB or Cassandra is reached."""
     with _extra("cassandra"):
-        from internal_transfer.cql.settings import CqlSettings  # noqa: PLC0415
+        from internal_transfer.cql.settings import CqlSettings, Reach  # noqa: PLC0415
     given = settings.cassandra
     password = None
     if given.user:
@@ -182,6 +182,8 @@ def cql_settings(settings: Settings) -> "CqlSettings":
         user=given.user or None,
         password=password,
         replication=given.replication or None,
+        reach=Reach(given.reach),
+        tablets=given.tablets,
         ca_file=files["ca_file"],
         certificate_file=files["certificate_file"],
         key_file=files["key_file"],
@@ -379,6 +381,7 @@ class _Opening:
         self._failures.append(lambda: core.failure)
         if bus is not None:
             self.checks.append(bus.check)
+            self._failures.append(lambda: bus.failure)
 
         async def set_mode(mode: str) -> None:
             await core.set_mode(mode)

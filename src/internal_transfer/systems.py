@@ -103,7 +103,11 @@ class PostgresqlSystem(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CassandraSystem(Tls, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where ScyllaDB or Cassandra is; `replication` makes a keyspace that does not exist, where it is given."""
+    """Where ScyllaDB or Cassandra is; `replication` makes a keyspace that does not exist, where it is given.
+
+    `reach`, `local` or `everywhere`: whose agreement counts, the same for all processes. `tablets` is said to ScyllaDB
+    for a keyspace that is made.
+    """
 
     hosts: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
     port: Annotated[int, Meta(ge=1, le=65535)]
@@ -111,6 +115,8 @@ class CassandraSystem(Tls, frozen=True, forbid_unknown_fields=True, kw_only=True
     user: str
     datacenter: str
     replication: str
+    reach: Annotated[str, Meta(pattern="^(local|everywhere)$")]
+    tablets: bool | None = None
 
 
 class TigerBeetleSystem(Struct, frozen=True, forbid_unknown_fields=True):

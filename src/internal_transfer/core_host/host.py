@@ -5,7 +5,6 @@ Whatever is redelivered gets the stored first verdict, so a crash at any point l
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import StrEnum
 from typing import assert_never
 
@@ -18,6 +17,7 @@ from internal_transfer.domain.leg import Command, Verdict
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.services.deadline import leave_failed_turn
 from internal_transfer.wire.core_messages import (
     REASON_MAX,
     BalancesQuery,
@@ -102,7 +102,7 @@ class CoreHost:
             await self._database.durable()
         except OperatingFailureError as error:
             self._failure = error
-            await self._leave_failed_turn()
+            await leave_failed_turn(self._database)
             raise
         self._failure = None
         self._commands += len(commands)
@@ -119,15 +119,10 @@ class CoreHost:
             reply = await self._answer(query)
             await self._database.durable()
         except OperatingFailureError as error:
-            await self._leave_failed_turn()
+            await leave_failed_turn(self._database)
             return UnavailableReply(correlation_id=query.correlation_id, reason=error.message[:REASON_MAX])
         self._queries += 1
         return reply
-
-    async def _leave_failed_turn(self) -> None:
-        """Takes note of the failure of this task's commit, so that its next work is not told of that again."""
-        with suppress(OperatingFailureError):
-            await self._database.durable()
 
     async def _answer(self, query: Query) -> Reply:
         named = query.correlation_id

@@ -13,14 +13,12 @@ from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.core_host.host import CoreHost, HostState
 from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.embedded.log import keep_log_short
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError
 
 _log = structlog.get_logger(__name__)
 
-CHECKPOINT_SECONDS = 1.0
-CHECKPOINT_BYTES = 4_000_000
-LOG_RESTART_BYTES = 64_000_000
 READY_POLL_SECONDS = 0.05
 
 
@@ -40,14 +38,12 @@ class Transport(Protocol):
 class CoreOptions:
     """What the command line says about a core.
 
-    `connect` makes the transport. `on_started` is given what tells the state; `on_ready` is called when the core
-    carries out orders for the first time.
+    `connect` makes the transport. `on_ready` is called when the core carries out orders for the first time.
     """
 
     data: Path
     connect: Callable[[CoreHost, Clock], Transport]
     demo: bool = False
-    on_started: Callable[[Callable[[], HostState]], None] = lambda _: None
     on_ready: Callable[[], None] = lambda: None
 
 
@@ -73,7 +69,6 @@ async def _run(options: CoreOptions, database: Database) -> None:
     clock = SystemClock()
     host = CoreHost(database, clock=clock, demo=options.demo)
     transport = options.connect(host, clock)
-    options.on_started(transport.state)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,7 +76,7 @@ async def _run(options: CoreOptions, database: Database) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             beside = [
-                tasks.create_task(_keep_log_short(database, clock)),
+                tasks.create_task(keep_log_short(database, clock)),
                 tasks.create_task(_tell_when_ready(transport, options.on_ready, clock)),
             ]
             await transport.run(stop)
@@ -102,20 +97,6 @@ async def _tell_when_ready(transport: Transport, tell: Callable[[], None], clock
         await clock.sleep(READY_POLL_SECONDS)
     _log.info("core_ready")
     tell()
-
-
-async def _keep_log_short(database: Database, clock: Clock) -> None:
-    while True:
-        await clock.sleep(CHECKPOINT_SECONDS)
-        log_bytes = database.log_bytes
-        if log_bytes < CHECKPOINT_BYTES:
-            continue
-        try:
-            await asyncio.to_thread(database.checkpoint)
-            if log_bytes >= LOG_RESTART_BYTES:
-                database.restart_log()
-        except OperatingFailureError as error:
-            _log.warning("checkpoint_failed", error=str(error))
 
 
 def _report(failure: OperatingFailureError) -> None:
