@@ -135,7 +135,9 @@ async def open_core(settings: Settings, closing: AsyncExitStack) -> tuple[Tradin
     clock = SystemClock()
     # Ids of the highest worker: the store hands out the lowest ones first.
     clock.lease(WORKERS_MAX - 1, clock.monotonic() + CHECK_SECONDS)
-    opening = _Opening(settings, DataDirectory(Path()), clock, Telemetry(), closing, settles=True)
+    # In a group of its own: what settlers have not heard yet stays theirs.
+    group = f"core-check-{int(clock.jitter() * 2**48):x}"
+    opening = _Opening(settings, DataDirectory(Path()), clock, Telemetry(), closing, settles=True, group=group)
     core, bus, _ = await opening.open_core()
     return core, bus, clock
 
@@ -232,7 +234,9 @@ class _Opening:
         closing: AsyncExitStack,
         *,
         settles: bool,
+        group: str | None = None,
     ) -> None:
+        self._group = group
         self._settings = settings
         self._systems = settings.systems
         self._directory = directory
@@ -348,7 +352,7 @@ class _Opening:
 
     async def _open_kafka_core(self) -> tuple[TradingCore, EventBus, Callable[[str], Awaitable[None]]]:
         connection = kafka_connection(self._settings)
-        from internal_transfer.adapters.event_bus.kafka import KafkaEventBus  # noqa: PLC0415
+        from internal_transfer.adapters.event_bus.kafka import GROUP, KafkaEventBus  # noqa: PLC0415
         from internal_transfer.adapters.trading_core.kafka import KafkaTradingCore  # noqa: PLC0415
         from internal_transfer.kafka.topics import Topics  # noqa: PLC0415
 
@@ -363,7 +367,9 @@ class _Opening:
 
         if not self._settles:
             return core, MemoryEventBus(), set_mode
-        bus = KafkaEventBus(connection, topics, clock=self._clock, on_poison=self._count_poison)
+        bus = KafkaEventBus(
+            connection, topics, clock=self._clock, group=self._group or GROUP, on_poison=self._count_poison
+        )
         self._failures.append(lambda: bus.failure)
         await self._start(bus, "Kafka")
         return core, bus, set_mode
@@ -393,6 +399,8 @@ class _Opening:
         local = MemoryRateLimiter(self._clock, per_minute=limit.per_minute, burst=limit.burst)
         match self._systems.rate_limiter:
             case LimiterSystem.EMBEDDED:
+                if not self._systems.is_alone:
+                    _log.warning("rate_limits_count_per_process", advice='share them: systems.rate_limiter = "valkey"')
                 return local
             case LimiterSystem.VALKEY:
                 return await self._open_valkey(local)

@@ -11,7 +11,7 @@ from internal_transfer.domain.cash import CASH_OWNER, CashAct
 from internal_transfer.domain.identifier import FENCE_HOLD_ID, cash_id, hold_id, post_id, void_id
 from internal_transfer.domain.leg import Action, LegState, Outcome, Side, Verdict
 from internal_transfer.domain.refusal import Code
-from internal_transfer.domain.transfer import Decision, Facts, Hold, Need, Status, Tell
+from internal_transfer.domain.transfer import Decision, Facts, Hold, Need, Status, Tell, command_of
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag, TransferResult
 from internal_transfer.ports.transfer_store import Change
@@ -615,3 +615,30 @@ async def test_deposits_are_in_a_range_of_their_own(start):
     """A deposit's id is never taken for a transfer's hold."""
     stack = await start()
     assert cash_id("any") > hold_id((await stack.accepted("key")).id)
+
+
+@pytest.mark.parametrize(("meddlings", "status"), [(1, Status.SUCCESS), (1000, Status.PENDING)])
+async def test_a_verdict_outlives_a_lost_race(start, monkeypatch, meddlings, status):
+    """Where somebody else records something first, the verdict is heard again on that; a few times, then the scanner's
+    next look has to do, so that a settler never stands still over one transfer.
+    """
+    stack = await start()
+    transfer = await pending(stack)
+    [verdict] = await stack.core.tell([command_of(transfer, transfer.legs[0], Action.APPLY)])
+    record, left = stack.store.record, meddlings
+
+    async def record_second(changes):
+        nonlocal left
+        if left:
+            left -= 1
+            now = await stack.transfer(transfer.id)
+            await record([Change(now.revision, replace(now, due_at=now.due_at + 1))])
+        return await record(changes)
+
+    monkeypatch.setattr(stack.store, "record", record_second)
+    await stack.settler.settle([verdict])
+    assert (await stack.transfer(transfer.id)).status is status
+    left = 0
+    await stack.scan_until_quiet()
+    assert (await stack.transfer(transfer.id)).status is Status.SUCCESS
+    assert await stack.in_core() == 500

@@ -3,7 +3,11 @@
 from itertools import count
 
 import pytest
+from msgspec.structs import replace
 
+from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.leg import Action
+from internal_transfer.domain.transfer import Status, command_of
 from internal_transfer.services.restore_mark import REPAIR, SUBJECT
 from internal_transfer.simulation.failpoints import Crash
 from services.desks import ACTOR
@@ -144,6 +148,17 @@ async def test_a_core_that_is_ahead_of_all_needs_a_person(apart):
     assert not (await repaired(apart)).problems
     links = await apart.operations.audit_about("restore_accept_unknown", [result.accepted[0].request_id])
     assert [(link.entry.actor, link.entry.reason) for link in links] == [(ACTOR, "disk lost")]
+
+
+async def test_what_a_core_took_back_is_nobodys(apart):
+    """Entries of unknown transfers that were reversed, as a check of the core leaves them, refuse no start."""
+    history = History(apart)
+    await history.go_on()
+    [known, *_] = await apart.store.by_status(Status.SUCCESS, after=None, most=100)
+    unknown = replace(known, id=TransferId(known.id + 1))
+    for action in (Action.APPLY, Action.REVERSE):
+        await apart.core.tell([command_of(unknown, leg, action) for leg in unknown.legs])
+    assert await refusal_of(apart) is None
 
 
 @pytest.mark.parametrize("older", [{"ledger": "1"}, {"store": "1"}, {"core": "1"}, {"store": "1", "core": "1"}])

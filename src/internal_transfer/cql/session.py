@@ -268,17 +268,20 @@ class Cql:
         """
         applied = [each if isinstance(each, Exception) else bool(each[0][0]) for each in await self._send(requests)]
         for attempt in range(_REASKS):
-            unclear = [n for n, each in enumerate(applied) if isinstance(each, Exception) and not _is_sure(each)]
+            unclear = [n for n, each in enumerate(applied) if isinstance(each, Exception) and not _is_undecided(each)]
             if not unclear:
                 break
             await self.clock.sleep((0.02 + 0.1 * self.clock.jitter()) * (attempt + 1))
-            again = await self._send([requests[n] for n in unclear])
+            try:
+                again = await self._send([requests[n] for n in unclear])
+            except Unavailable:
+                break  # Too many wait to ask again; what was asked before may still have been done.
             for n, answer in zip(unclear, again, strict=True):
                 if not isinstance(answer, Exception):
                     applied[n] = bool(answer[0][0])
         failures = [each for each in applied if isinstance(each, Exception)]
         if failures:
-            sure = len(failures) == len(applied) and all(map(_is_sure, failures))
+            sure = len(failures) == len(applied) and all(map(_is_undecided, failures))
             raise self._failure(failures[0], sure=sure) from failures[0]
         return [each is True for each in applied]
 
@@ -392,3 +395,10 @@ class Cql:
 def _is_sure(error: Exception) -> bool:
     """Tells whether the request was certainly not executed."""
     return isinstance(error, _NOT_EXECUTED)
+
+
+def _is_undecided(error: Exception) -> bool:
+    """As `_is_sure` for a conditional write, whose replicas may be too few only when it comes to its commit: by then
+    it is decided, and whoever reads serially carries it out.
+    """
+    return _is_sure(error) and not isinstance(error, NotEnoughReplicas)

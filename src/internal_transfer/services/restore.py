@@ -13,7 +13,7 @@ import structlog
 from msgspec import Struct
 
 from internal_transfer.domain.identifier import TransferId, transfer_of
-from internal_transfer.domain.leg import LegState, Verdict
+from internal_transfer.domain.leg import LegState, Outcome, Verdict
 from internal_transfer.domain.refusal import Refusal
 from internal_transfer.domain.transfer import Status, Transfer
 from internal_transfer.ports.errors import OperatingFailureError, System
@@ -137,7 +137,9 @@ class RestoreCheck:
 
     async def _newer_core(self) -> str | None:
         """Looks whether the newest entries of the cores are of transfers on record."""
-        ids = {verdict.transfer_id for verdict in await self._newest_entries()}
+        last = {(verdict.transfer_id, verdict.side): verdict.outcome for verdict in await self._newest_entries()}
+        # What was taken back moved nothing in the end: `core-check` leaves such entries, and they are nobody's.
+        ids = {transfer_id for (transfer_id, _), outcome in last.items() if outcome is Outcome.APPLIED}
         known = {transfer.id for transfer in await self._reach.transfers(list(ids))}
         missing = ids - known
         if missing and (missing := missing - await self._accepted(missing)):

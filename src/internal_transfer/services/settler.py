@@ -18,6 +18,9 @@ from internal_transfer.services.driver import Driver, Work
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.telemetry import Telemetry
 
+LOST_AGAIN_MAX = 4
+"""After so many others that were faster, the transfer is theirs; the scanner goes on with it when it is due."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -109,7 +112,16 @@ class Settler:
 
         A verdict about a transfer that is final, or that was heard before, changes nothing. One about an unknown
         transfer, or one whose hold is not on record yet, is nothing that a working core could say: it is counted.
+        Where somebody else recorded something meanwhile, the verdict is heard again on what is on record now: it will
+        not be told a second time.
         """
+        for _ in range(LOST_AGAIN_MAX):
+            verdicts = await self._settle_once(verdicts)
+            if not verdicts:
+                return
+
+    async def _settle_once(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+        """Answers the verdicts about transfers that somebody else went on with."""
         by_id: dict[TransferId, list[Verdict]] = {}
         for verdict in verdicts:
             by_id.setdefault(verdict.transfer_id, []).append(verdict)
@@ -132,3 +144,4 @@ class Settler:
                 self._driver.hear(work, verdict)
             works.append(work)
         await self._driver.drive(works)
+        return [verdict for work in works if work.lost for verdict in by_id[work.transfer.id]]

@@ -25,7 +25,8 @@ class KafkaEventBus:
     """Implements `EventBus`; several consumers may take at the same time, see `handout`.
 
     `acknowledge` does not wait: the offsets are committed within `ConsumerBounds.commit_seconds`, and when the bus is
-    closed or a partition is given away. `on_poison` is told why a message could not be decoded, in another thread.
+    closed or a partition is given away. Those of one `group` share the confirmations.
+    `on_poison` is told why a message could not be decoded, in another thread.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class KafkaEventBus:
         topics: Topics,
         *,
         clock: Clock,
+        group: str = GROUP,
         bounds: ConsumerBounds = DEFAULT_BOUNDS,
         on_poison: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -44,7 +46,7 @@ class KafkaEventBus:
         self._consumer = GroupConsumer(
             connection,
             topic=topics.verdicts,
-            group=f"{topics.prefix}.{GROUP}",
+            group=f"{topics.prefix}.{group}",
             dead_letters=topics.dead_letters,
             producer=self._producer,
             decode=decode_verdict,

@@ -87,7 +87,9 @@ class Claims:
             else:
                 unfinished.append(claim)
         if unfinished:
-            for claim, ended in zip(unfinished, await self.finish(unfinished), strict=True):
+            with self._begun():
+                finished = await self.finish(unfinished)
+            for claim, ended in zip(unfinished, finished, strict=True):
                 if isinstance(ended, Kept):
                     key = (claim.transfer.owner, claim.transfer.key)
                     found[key] = KeyTaken(ended.transfer, claim.fingerprint)
