@@ -22,6 +22,7 @@ from internal_transfer.domain.identifier import EPOCH_MS
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings import Settings, check_pins, fingerprint, load, pins
+from internal_transfer.telemetry import configure_logging
 
 PYTHON_LEAST = (3, 11)
 SQLITE_LEAST = (3, 51, 3)
@@ -77,6 +78,7 @@ def doctor(
 
     Where a server holds the directory, it is asked for its ports, its settings and whether it is ready.
     """
+    configure_logging(level="error")
     checks = examine(Patient(data, config, host, port, admin_port))
     ok = all(check.ok for check in checks)
     if as_json:
