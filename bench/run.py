@@ -78,7 +78,10 @@ ON_SYSTEMS = {
         Case("P6 wide", 256, FEW, ASSETS[:1], "1,500/s"),
     ],
     (StackKind.POSTGRESQL, "tigerbeetle"): [Case("P7", 64, FEW, ASSETS[:1], "1,200/s")],
-    (StackKind.CASSANDRA, "socket"): [Case("P11", 64, FEW, ASSETS[:1], "200/s")],
+    (StackKind.CASSANDRA, "socket"): [
+        Case("P11", 64, FEW, ASSETS[:1], "200/s"),
+        Case("P11 wide", 256, FEW, ASSETS[:1], "200/s"),
+    ],
     (StackKind.CASSANDRA, "tigerbeetle"): [Case("P11 tigerbeetle", 64, FEW, ASSETS[:1], "200/s")],
 }
 

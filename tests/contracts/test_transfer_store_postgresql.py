@@ -23,6 +23,7 @@ from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.transfer_store import Accepted, Change, DailyLimitExceeded, HistoryQuery, KeyTaken
 from internal_transfer.postgresql import pool
+from internal_transfer.postgresql.migration import migrate
 
 PENDING, SUCCESS, FAILED = Status.PENDING, Status.SUCCESS, Status.FAILED
 
@@ -302,6 +303,51 @@ async def test_a_write_whose_backend_ends_is_unknown_and_nothing_is_doubled(sche
     assert await stores[0].accept([proposal(first)]) == [Accepted()]
     assert await stores[1].accept([proposal(first)]) == [KeyTaken(first, b"content")]
     assert await stores[0].daily_used("ada", "USDT", DAY) == 200
+
+
+async def test_a_settled_look_up_waits_for_accepts_that_are_about_to_commit(schema, stores):
+    """Whoever lost the answer of an accept and asks with `settled` hears of it, however late it commits; the cheap
+    look-up does not wait.
+    """
+    late = transfer(1)
+    async with accepting(schema, late) as slow, hand(schema) as other, asyncio.TaskGroup() as group:
+        settled = group.create_task(stores[0].by_keys([("ada", late.key)]))
+        await until(other, "SELECT count(*) > 0 FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted")
+        assert await stores[1].by_keys([("ada", late.key)], settled=False) == [None]
+        await slow.execute("COMMIT")
+        assert await settled == [KeyTaken(late, b"content")]
+
+
+async def test_statements_find_rows_by_indexes_though_they_were_planned_on_empty_tables():
+    """A connection that planned its statements while the tables were empty reads no more rows than it is asked for
+    after they have grown.
+    """
+    fresh = PostgresqlSchema.fresh()
+    assert migrate(fresh.settings) > 0
+    stack = await PostgresqlStore(fresh.with_settings(connections=1)).start()
+    store, statements = stack.store, Statements(fresh.settings.schema)
+    for _ in range(10):
+        await store.get([1])
+        await store.by_keys([("ada", "none")], settled=False)
+    for batch in range(15):
+        await store.accept([proposal(transfer(n)) for n in range(batch * 200 + 1, batch * 200 + 201)])
+
+    async def count(connection):
+        # What this connection counted before is told away, so that only the transaction's own rows are counted.
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        async with connection.transaction():
+            await connection.fetch(statements.get, [1, 2])
+            await connection.fetch(statements.by_keys, ["ada"], [transfer(3).key])
+            await connection.fetchrow(statements.accept, *proposal_columns([proposal(transfer(4_000))]))
+            return await connection.fetchval(
+                "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::integer"
+                " FROM pg_stat_xact_user_tables WHERE schemaname = $1",
+                fresh.settings.schema,
+            )
+
+    # Two by id, a key and its transfer, and the sum of the day, which is looked up and then raised.
+    assert await stack.pool.read(System.STORE, count) < 20
+    await stack.close()
 
 
 async def test_a_commit_whose_answer_is_lost_is_unknown_and_is_found_by_its_key(schema, stores):

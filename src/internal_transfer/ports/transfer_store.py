@@ -122,8 +122,12 @@ class TransferStore(Protocol):
     everywhere. Final records never change; events and keys are never changed or removed.
     """
 
-    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
-        """What each (owner, idempotency key) stands for, in order."""
+    async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
+        """What each (owner, idempotency key) stands for, in order.
+
+        A None stays true of everything that was begun before the call. Without `settled` it need not, which is enough,
+        and cheaper, where `accept` has the last word.
+        """
         ...
 
     async def accept(self, proposals: Sequence[Proposal]) -> list[AcceptOutcome]:

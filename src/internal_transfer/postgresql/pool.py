@@ -24,6 +24,11 @@ ATTEMPTS_MAX = 5
 RESTED_SECONDS = 20.0
 """A connection that rested for longer is asked for a sign of life before a call is trusted to it."""
 
+PLANS = dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off")
+"""Every statement finds its rows by an index. The planner has to be told: a plan made while the tables were empty reads
+them from end to end, and a connection keeps it while they grow.
+"""
+
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
 
 
@@ -160,6 +165,7 @@ class Pool:
             "statement_timeout": str(int(settings.deadline_seconds * 500)),
             "idle_in_transaction_session_timeout": str(int(settings.deadline_seconds * 1000)),
             "jit": "off",
+            **PLANS,
         }
         return await asyncpg.connect(
             settings.url,

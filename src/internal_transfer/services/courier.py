@@ -20,7 +20,7 @@ class CourierBounds(Struct, frozen=True, kw_only=True):
     """How many events are published at once; how long to wait when there are none, after a failure, and for a call."""
 
     batch_most: int = 512
-    idle_seconds: float = 0.2
+    idle_seconds: float = 0.5
     failure_seconds: float = 1.0
     call_seconds: float = 10.0
 
@@ -54,7 +54,8 @@ class Courier:
         while True:
             pause = self._bounds.failure_seconds
             try:
-                if await self.publish_next():
+                # A page that is not full waits for more: a page of one costs a store nearly as much as a full one.
+                if await self.publish_next() == self._bounds.batch_most:
                     continue
                 pause = self._bounds.idle_seconds
             except OperatingFailureError as error:

@@ -173,11 +173,12 @@ class Gateway:
     async def _process(self, batch: list[_Submission]) -> None:
         started = self._clock.monotonic()
         fresh = self._drop_stale(batch, started)
-        await self._look_up(fresh)
+        await self._look_up(fresh, settled=False)
         new = [item for item in fresh if item.hit is None]
         for item in new:
             self._check(item)
         await self._limit_rate([item for item in new if item.answer is None])
+        await self._look_twice([item for item in new if item.answer is not None])
         await self._accept([item for item in new if item.answer is None])
         self._accept_duration.observe(self._clock.monotonic() - started)
         self._accept_size.observe(len(batch))
@@ -200,9 +201,19 @@ class Gateway:
         self._telemetry.sheds.labels(reason).inc()
         return Refusal(Code.SYSTEM_OVERLOADED, "too many requests are waiting", retry_after_seconds=1.0)
 
-    async def _look_up(self, items: list[_Submission]) -> None:
+    async def _look_twice(self, refused: list[_Submission]) -> None:
+        """Answers with what is on record, rather than with a refusal, where an earlier attempt came through."""
+        if not refused:
+            return
+        await self._look_up(refused, settled=True)
+        for item in refused:
+            if item.hit is not None:
+                item.answer = None
+
+    async def _look_up(self, items: list[_Submission], *, settled: bool) -> None:
         async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer about the keys in time")):
-            hits = await self._keys.by_keys([(item.request.caller, item.request.key) for item in items])
+            keys = [(item.request.caller, item.request.key) for item in items]
+            hits = await self._keys.by_keys(keys, settled=settled)
         for item, hit in zip(items, hits, strict=True):
             item.hit = hit
 

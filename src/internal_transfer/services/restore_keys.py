@@ -16,7 +16,7 @@ KEYS_RESTORED = "keys.restored"
 class KeyLookup(Protocol):
     """The part of the store that finds transfers by key."""
 
-    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
+    async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
         """What each (owner, idempotency key) stands for, in order."""
         ...
 
@@ -34,9 +34,9 @@ class RestoredKeys:
         """Reads whether there are such rows; once per start is enough, since they are made while nothing runs."""
         self._exist = KEYS_RESTORED in await self._operations.pins()
 
-    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
+    async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
         """What each (owner, idempotency key) stands for, also where only the hash of it is on record."""
-        hits = await self._store.by_keys(keys)
+        hits = await self._store.by_keys(keys, settled=settled)
         if not self._exist:
             return hits
         forms: list[tuple[Owner, str]] = []
@@ -49,7 +49,7 @@ class RestoredKeys:
                 owners = [caller, *sorted(self._rules.sub_accounts.get(caller, ()))]
                 forms += [(owner, form) for owner in owners]
                 places += [place] * len(owners)
-        for place, hit in zip(places, await self._store.by_keys(forms) if forms else [], strict=True):
+        for place, hit in zip(places, await self._store.by_keys(forms, settled=settled) if forms else [], strict=True):
             if hit is not None:
                 hits[place] = hit
         return hits

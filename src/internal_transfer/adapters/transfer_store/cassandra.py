@@ -78,9 +78,9 @@ class CassandraTransferStore:
         await migrate(cql, "transfer_store", MIGRATIONS, changing=migrating)
         return cls(Tables(cql, await cql.prepare(cql_text.ALL)))
 
-    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
+    async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
         """What keys stand for; see the port."""
-        return await self._claims.by_keys(keys) if keys else []
+        return await self._claims.by_keys(keys, settled=settled) if keys else []
 
     async def accept(self, proposals: Sequence[Proposal]) -> list[AcceptOutcome]:
         """Accepts transfers; those with the key or id of one before them wait for its outcome. See the port."""

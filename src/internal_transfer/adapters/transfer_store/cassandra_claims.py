@@ -73,10 +73,10 @@ class Claims:
         self._history = history
         self._limits = limits
 
-    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
-        """What keys stand for; settles what is in doubt and finishes what is unfinished, so that a "no" stays one."""
+    async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
+        """What keys stand for; finishes what is unfinished, and settles what is in doubt if asked, so no stays no."""
         wanted = list(dict.fromkeys(keys))
-        claims = await self._claims_of(wanted, serially=True)
+        claims = await self._claims_of(wanted, serially=settled)
         known = await self._tables.kept([claim.transfer.id for claim in claims.values()])
         found: dict[tuple[Owner, str], KeyTaken] = {}
         unfinished: list[Claim] = []
@@ -195,7 +195,8 @@ class Claims:
         """Takes claims that hold their keys to their end, which is the same whoever does it."""
         tables = self._tables
         ended: dict[int, Ended] = {}
-        known = await tables.kept([claim.transfer.id for claim in claims])
+        # What was claimed a moment ago has a record only where its id is another's, which the insert finds out.
+        known = await tables.kept([claim.transfer.id for claim in claims if not claim.fresh])
         dead: list[Claim] = []
         open_places: list[int] = []
         for place, claim in enumerate(claims):
@@ -275,10 +276,9 @@ class Claims:
         markers = self._feed.markers([(claim.transfer.id, 1) for claim in claims])
         requests = self._due.placing(due)
         requests += self._feed.agenda.placing(markers)
-        requests += self._history.placing(
-            [(claim.transfer.owner, claim.accept_number, claim.transfer.id) for claim in claims]
-        )
-        await self._tables.cql.note(requests)
+        rows = [(claim.transfer.owner, claim.accept_number, claim.transfer.id) for claim in claims]
+        await self._tables.cql.note([*requests, *self._history.placing(rows)])
+        self._history.placed(rows)
         await self._due.add_buckets(due)
         await self._feed.agenda.add_buckets(markers)
 

@@ -57,9 +57,9 @@ class History:
                 statements.append((owner, bind(cql_text.INSERT_HISTORY_HOUR, owner, hour)))
         return self._tables.in_batches(statements)
 
-    def placed(self, rows: Iterable[tuple[Owner, int]]) -> None:
+    def placed(self, rows: Iterable[tuple[Owner, int, TransferId]]) -> None:
         """Notes that the rows' hours are on record, so that they need not be written again."""
-        self._hours.update((owner, number // _HOUR) for owner, number in rows)
+        self._hours.update((owner, number // _HOUR) for owner, number, _ in rows)
 
     async def drop(self, rows: Iterable[tuple[Owner, int]]) -> None:
         """Removes rows of what was not accepted."""

@@ -142,10 +142,11 @@ class Recorder:
         requests += placing_final(
             self._tables, [s.after.transfer for s in changed if s.after.transfer.status not in OPEN]
         )
-        await self._tables.cql.note(requests)
+        newest = max(step.after.transfer.ledger_timestamp for step in steps)
+        await self._tables.cql.note([*requests, *self._registry.seeing_ledger(newest)])
+        self._registry.ledger_is_seen(newest)
         await self._feed.agenda.add_buckets(markers)
         await self._due.add_buckets(earlier)
-        await self._registry.see_ledger(max(step.after.transfer.ledger_timestamp for step in steps))
 
     def _request(self, step: Step) -> Request:
         after, before = step.after.transfer, step.before.transfer

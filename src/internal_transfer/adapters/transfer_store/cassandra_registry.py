@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from internal_transfer.adapters.transfer_store import cassandra_statements as cql_text
 from internal_transfer.adapters.transfer_store.cassandra_tables import STATEMENTS_PER_BATCH, Tables
+from internal_transfer.cql.session import Request
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import WORKERS_MAX
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable
@@ -127,12 +128,15 @@ class Registry:
         [rows] = await self._tables.cql.read([self._tables.bind(cql_text.SELECT_LEDGER_SEEN)])
         return (rows[0][0] or 0) if rows else 0
 
-    async def see_ledger(self, timestamp: int) -> None:
-        """Raises the mark, where this process has not raised it so far yet."""
-        if timestamp > self._seen:
-            raising = self._tables.bind(cql_text.RAISE_LEDGER_SEEN, timestamp // _MARK_DIVISOR, timestamp)
-            await self._tables.cql.note([raising])
-            self._seen = timestamp
+    def seeing_ledger(self, timestamp: int) -> list[Request]:
+        """The request that raises the mark, where this process has not raised it so far yet."""
+        if timestamp <= self._seen:
+            return []
+        return [self._tables.bind(cql_text.RAISE_LEDGER_SEEN, timestamp // _MARK_DIVISOR, timestamp)]
+
+    def ledger_is_seen(self, timestamp: int) -> None:
+        """Notes that the mark was raised."""
+        self._seen = max(self._seen, timestamp)
 
     async def check(self) -> tuple[str, bool, str]:
         """Tells whether this process may write and read conditionally."""

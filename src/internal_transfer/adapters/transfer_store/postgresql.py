@@ -79,11 +79,21 @@ class PostgresqlTransferStore:
             return [("connection", False, error.message)]
         return [("connection", True, settings.place), *found]
 
-    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
-        """What each key stands for, in order; see the port."""
+    async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
+        """What each key stands for, in order; `settled` waits for accepts of these owners that are about to commit."""
         if not keys:
             return []
-        rows = await self._rows(self._statements.by_keys, *zip(*keys, strict=True))
+        owners, names = zip(*keys, strict=True)
+
+        async def look(connection: Connection) -> list[asyncpg.Record]:
+            return await connection.fetch(self._statements.by_keys, owners, names)
+
+        async def wait_and_look(connection: Connection) -> list[asyncpg.Record]:
+            async with connection.transaction():
+                await connection.execute(self._statements.wait_for_accepts, owners)
+                return await look(connection)
+
+        rows = await self._pool.read(System.STORE, wait_and_look if settled else look)
         found = {(row[1], row[2]): KeyTaken(transfer_of(row), row[25]) for row in rows}
         return [found.get(key) for key in keys]
 
@@ -113,7 +123,7 @@ class PostgresqlTransferStore:
         keys = [(each.transfer.owner, each.transfer.key) for each in proposals]
         claimed = [key for key, letter in zip(keys, letters, strict=True) if letter == "K"]
         try:
-            taken = dict(zip(claimed, await self.by_keys(claimed), strict=True))
+            taken = dict(zip(claimed, await self.by_keys(claimed, settled=False), strict=True))
         except Unavailable as error:
             if "A" in letters:
                 raise OutcomeUnknown(System.STORE, f"recorded, but not all is known: {error.message}") from error

@@ -23,6 +23,11 @@ class Statements:
             JOIN {in_schema}transfer_key k ON k.owner = asked.owner AND k.key = asked.key
             JOIN {transfer} t ON t.id = k.transfer_id
         """
+        # The locks of `accept_transfers`, which it holds to the end of its commit.
+        self.wait_for_accepts = """
+            SELECT pg_advisory_xact_lock_shared(1953396070, hash)
+            FROM (SELECT DISTINCT hashtext(owner) AS hash FROM unnest($1::text[]) AS owner ORDER BY hash) AS locks
+        """
         self.accept = f"""
             SELECT outcomes, rests FROM {in_schema}accept_transfers(
                 $1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::text[],

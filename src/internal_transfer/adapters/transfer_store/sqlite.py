@@ -65,7 +65,12 @@ class SqliteTransferStore:
         self._turn.write(connection)
         return self._turn
 
-    async def by_keys(self, keys: Sequence[tuple[Owner, str]]) -> list[KeyTaken | None]:
+    async def by_keys(
+        self,
+        keys: Sequence[tuple[Owner, str]],
+        *,
+        settled: bool = True,  # noqa: ARG002 - a commit is seen by everybody at once.
+    ) -> list[KeyTaken | None]:
         """Looks keys up, those of the turn in memory; see the port."""
         with self._database.call() as connection:
             turn = self._turn

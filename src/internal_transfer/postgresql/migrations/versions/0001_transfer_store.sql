@@ -146,8 +146,9 @@ BEGIN
         FROM (SELECT DISTINCT hashtext(owner) AS hash FROM unnest(owners) AS owner ORDER BY hash) AS locks;
     FOR item IN
         SELECT i.place, i.owner, i.asset, i.day, i.amount, i.most,
-            EXISTS (SELECT FROM transfer_key k WHERE k.owner = i.owner AND k.key = i.key) AS key_taken,
-            EXISTS (SELECT FROM transfer t WHERE t.id = i.id) AS id_taken,
+            -- Not EXISTS, which may be planned as a hash of the whole table.
+            coalesce((SELECT true FROM transfer_key k WHERE k.owner = i.owner AND k.key = i.key), false) AS key_taken,
+            coalesce((SELECT true FROM transfer t WHERE t.id = i.id), false) AS id_taken,
             coalesce((SELECT units FROM daily_use u WHERE u.owner = i.owner AND u.asset = i.asset AND u.day = i.day), 0)
                 AS used
         FROM unnest(ids, owners, keys, assets, days, amounts, limits) WITH ORDINALITY
