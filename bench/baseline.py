@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.api.server import HttpServer, calm_collector, listen, run_on_uvloop
+from internal_transfer.api.server import HttpServer, calm_collector, run_on_uvloop
+from internal_transfer.listening import listen
 
 
 async def empty(request: Request) -> Response:

@@ -13,6 +13,7 @@ service's own metrics. Exit code 1 if the verification fails; missed targets onl
 
 import argparse
 import asyncio
+import atexit
 import os
 import platform
 import re
@@ -106,6 +107,7 @@ class Server:
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
         )
+        atexit.register(self.process.kill)  # Where this program breaks off; it does nothing to what has ended.
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if match := re.search(r"ready on http://127\.0\.0\.1:(\d+)", line):
@@ -134,9 +136,11 @@ class Bench:
         self.data = directory / "data"
         self._kind = kind
         surroundings = Surroundings(kind, directory)
+        self.settings = surroundings.settings
         config = directory / "settings.toml"
-        config.write_text(CONFIG + surroundings.settings)
-        asyncio.run(surroundings.start())
+        config.write_text(CONFIG + self.settings)
+        # Not `asyncio.run`, which would close the loop that watches over these processes.
+        asyncio.new_event_loop().run_until_complete(surroundings.start())
         self._beside = [each for each in (surroundings.ledger, surroundings.core) if each is not None]
         self._owners = sorted({(user, asset) for case in cases for user in case.users for asset in case.assets})
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -208,17 +212,21 @@ class Bench:
         report = self.admin.post("/api/v1/admin/reconciliation", json={}).raise_for_status().json()
         if not report["clean"]:
             wrong.append(f"reconciliation: {report['items'][:3]}")
-        self.server.stop()
-        for ruler in self.rulers:
-            ruler.process.kill()
-        for each in self._beside:
-            os.kill(each.pid, signal.SIGTERM)
+        self.stop()
         # Nothing is held, so what is on record and clean has succeeded or failed; and nothing failed.
         if report["transfers"] != sum(done.values()):
             wrong.append(f"recorded {report['transfers']}, acknowledged {sum(done.values())}")
         if set(self.answers) != {201}:
             wrong.append(f"answers other than 201: {dict(self.answers)}")
         return wrong
+
+    def stop(self) -> None:
+        """Ends the service, the rulers, and what works beside the service."""
+        self.server.stop()
+        for ruler in self.rulers:
+            ruler.process.kill()
+        for each in self._beside:
+            os.kill(each.pid, signal.SIGTERM)
 
 
 def measure(options: argparse.Namespace) -> Iterator[str]:

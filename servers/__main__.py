@@ -5,7 +5,7 @@ import sys
 
 import msgspec
 
-from servers import fleet
+from servers import roster
 from servers.cassandra import CassandraAddress
 from servers.kafka import KafkaAddress
 from servers.postgresql import PostgresqlAddress
@@ -19,28 +19,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m servers", description=__doc__)
     parser.add_argument("command", choices=("start", "stop", "status", "env"))
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(fleet.KINDS)}; all when none is named"
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(roster.KINDS)}; all when none is named"
     )
     parser.add_argument("--secured", action="store_true", help="the instances whose clients need a password")
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(fleet.KINDS)
+    unknown = set(arguments.names) - set(roster.KINDS)
     if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(fleet.KINDS)}")
-    names = arguments.names or list(fleet.KINDS)
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(roster.KINDS)}")
+    names = arguments.names or list(roster.KINDS)
     match arguments.command:
         case "start":
             return _start(names, secured=arguments.secured)
         case "stop":
-            for server in fleet.known():
+            for server in roster.known():
                 if server.name in names and server.is_running():
                     server.stop()
                     _say(f"{server.name}-{server.instance}: stopped")
         case "status":
-            for server in fleet.known():
+            for server in roster.known():
                 state = f"running at {_show(server.address())}" if server.is_running() else "not running"
                 _say(f"{server.name}-{server.instance}: {state}")
         case "env":
-            for server in fleet.known():
+            for server in roster.known():
                 if server.name in names and server.secured == arguments.secured and server.is_running():
                     _say(f"export {_variable(server.address())}")
     return 0
@@ -48,7 +48,7 @@ def main() -> int:
 
 def _start(names: list[str], *, secured: bool) -> int:
     code = 0
-    for name, outcome in fleet.start_all(names, secured=secured).items():
+    for name, outcome in roster.start_all(names, secured=secured).items():
         match outcome:
             case Missing():
                 _say(f"{name}: SKIPPED: {outcome}")

@@ -86,7 +86,15 @@ class Kafka(Server[KafkaAddress]):
         )
         if not (data / "meta.properties").exists():
             cluster = urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
-            tool = [*self._machine(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", f"{settings}"]
+            # One word, since an id may begin with a dash.
+            tool = [
+                *self._machine(),
+                "kafka.tools.StorageTool",
+                "format",
+                f"--cluster-id={cluster}",
+                "-c",
+                f"{settings}",
+            ]
             process.run(tool, seconds=60)
         return [*self._machine(), "kafka.Kafka", f"{settings}"]
 

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from servers import fleet, place
+from servers import place, roster
 from servers.trouble import FailedError, Missing
 
 NEEDED = ("postgresql", "kafka", "valkey")
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--port", default="8080")
     parser.add_argument("--workers", default="2", help="how many equal processes of the service")
     options = parser.parse_args()
-    outcomes = fleet.start_all([*NEEDED, "tigerbeetle"])
+    outcomes = roster.start_all([*NEEDED, "tigerbeetle"])
     for name in NEEDED:
         if isinstance(outcomes[name], Missing | FailedError):
             _say(f"{name}: {outcomes[name]}")

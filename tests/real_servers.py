@@ -21,7 +21,7 @@ import pytest
 # The package `servers` lies beside `tests` in a checkout, and is not installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from servers import fleet, place
+from servers import place, roster
 from servers.cassandra import Cassandra, CassandraAddress
 from servers.kafka import Kafka, KafkaAddress
 from servers.postgresql import Postgresql, PostgresqlAddress
@@ -99,7 +99,7 @@ def need(name: str, *, secured: bool = False) -> Any:
 @contextmanager
 def own(name: str, *, secured: bool = False) -> Iterator[Server[Any]]:
     """A started server that only this test knows: it may stop, kill, pause and start it again. Removed at the end."""
-    server = fleet.KINDS[name](f"own-{os.getpid()}-{os.urandom(4).hex()}", secured=secured)
+    server = roster.KINDS[name](f"own-{os.getpid()}-{os.urandom(4).hex()}", secured=secured)
     try:
         try:
             server.start()
@@ -139,5 +139,5 @@ def _leave(process_id: int) -> None:
             os.close(descriptor)
 
 
-fleet.sweep()
+roster.sweep()
 atexit.register(_leave, os.getpid())

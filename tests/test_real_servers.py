@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from servers import fleet, place
+from servers import place, roster
 from servers.server import PASSWORD, Record
 from servers.trouble import FailedError
 from servers.valkey import Valkey
@@ -36,7 +36,7 @@ def elsewhere(monkeypatch, tmp_path):
     monkeypatch.setenv("SERVERS_DIR", str(tmp_path / "servers"))
     monkeypatch.delenv("SERVERS_KEEP", raising=False)
     yield
-    for server in fleet.known():
+    for server in roster.known():
         server.remove()
     # pytest's folders are closed to others, so that root's servers have their data in another place.
     shutil.rmtree(place.data_root())
@@ -243,7 +243,7 @@ def test_a_killed_runs_own_servers_are_swept_away():
     ours = Valkey(f"own-{os.getpid()}-bb")
     orphan.start()
     ours.start()
-    fleet.sweep()
+    roster.sweep()
     assert not orphan.is_running()
     assert not orphan.folder.exists()
     assert ours.is_running()
@@ -292,7 +292,7 @@ def test_a_required_server_fails_instead(monkeypatch):
     with pytest.raises(pytest.skip.Exception, match="TIGERBEETLE_BINARY"):
         need("tigerbeetle")
     with pytest.raises(Missing):
-        fleet.KINDS["tigerbeetle"]().start()
+        roster.KINDS["tigerbeetle"]().start()
 
 
 def test_secured_valkey_wants_its_password():

@@ -17,8 +17,8 @@ from pathlib import Path
 import structlog
 
 from internal_transfer.api.demo_issuer import FILE_NAME, DemoIssuer
-from internal_transfer.api.server import listen
 from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.listening import listen
 from internal_transfer.ports.errors import StartRefusedError
 
 START_SECONDS = 60.0

@@ -1,10 +1,10 @@
 """The adapters that the settings choose, opened together and closed together."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 import structlog
 
@@ -15,10 +15,20 @@ from internal_transfer.adapters.operations.sqlite import SqliteOperations
 from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
 from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCore
 from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
+from internal_transfer.connections import (
+    aeron_connection,
+    cql_settings,
+    extra,
+    kafka_connection,
+    postgresql_settings,
+    tigerbeetle_settings,
+    valkey_settings,
+)
 from internal_transfer.domain.identifier import WORKERS_MAX
 from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.embedded.log import keep_log_short
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, Unavailable
@@ -30,20 +40,11 @@ from internal_transfer.ports.rate_limiter import RateLimiter
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
 from internal_transfer.settings import Settings
-from internal_transfer.systems import CoreSystem, EventsSystem, LedgerSystem, LimiterSystem, StoreSystem, Tls
+from internal_transfer.systems import CoreSystem, EventsSystem, LedgerSystem, LimiterSystem, StoreSystem
 from internal_transfer.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    from internal_transfer.aeron.connection import AeronConnection
-    from internal_transfer.cql.settings import CqlSettings
-    from internal_transfer.kafka.connection import KafkaConnection
-    from internal_transfer.postgresql.settings import PostgresqlSettings
 
 CHECK_SECONDS = 3600.0
 """How long ids may be drawn for a check of a core."""
-
-Check = tuple[str, bool, str]
-"""What was looked at, whether it is as it must be, and what was found."""
 
 _log = structlog.get_logger(__name__)
 
@@ -142,56 +143,6 @@ async def open_core(settings: Settings, closing: AsyncExitStack) -> tuple[Tradin
     return core, bus, clock
 
 
-def kafka_connection(settings: Settings) -> "KafkaConnection":
-    """How the settings say that Kafka is reached."""
-    with _extra("kafka"):
-        from internal_transfer.kafka.connection import KafkaConnection, KafkaLogin, KafkaTls, Mechanism  # noqa: PLC0415
-    kafka = settings.kafka
-    login = None
-    if kafka.user:
-        password = _secret(settings.secrets.kafka_password, "INTERNAL_TRANSFER_KAFKA_PASSWORD", "kafka.user")
-        login = KafkaLogin(user=kafka.user, password=password, mechanism=Mechanism(kafka.mechanism))
-    return KafkaConnection(
-        bootstrap=",".join(kafka.servers), tls=KafkaTls(**_files(kafka)) if kafka.tls else None, login=login
-    )
-
-
-def postgresql_settings(settings: Settings) -> "PostgresqlSettings":
-    """How the settings say that PostgreSQL is reached."""
-    with _extra("postgresql"):
-        from internal_transfer.postgresql.settings import PostgresqlSettings  # noqa: PLC0415
-    given = settings.postgresql
-    url = _secret(settings.secrets.postgres_url, "INTERNAL_TRANSFER_POSTGRES_URL", "systems.store")
-    return PostgresqlSettings(url=url, schema=given.db_schema, connections=given.connections, pooled=given.pooled)
-
-
-def cql_settings(settings: Settings) -> "CqlSettings":
-    """How the settings say that ScyllaDB or Cassandra is reached."""
-    with _extra("cassandra"):
-        from internal_transfer.cql.settings import CqlSettings, Reach  # noqa: PLC0415
-    given = settings.cassandra
-    password = None
-    if given.user:
-        password = _secret(settings.secrets.cql_password, "INTERNAL_TRANSFER_CQL_PASSWORD", "cassandra.user")
-    if given.tls and not given.ca_file:
-        raise StartRefusedError("cassandra.ca_file: must be given where tls is true")
-    files = _files(given)
-    return CqlSettings(
-        contact_points=tuple(given.hosts),
-        datacenter=given.datacenter,
-        keyspace=given.keyspace,
-        port=given.port,
-        user=given.user or None,
-        password=password,
-        replication=given.replication or None,
-        reach=Reach(given.reach),
-        tablets=given.tablets,
-        ca_file=files["ca_file"],
-        certificate_file=files["certificate_file"],
-        key_file=files["key_file"],
-    )
-
-
 async def migrate_cassandra(settings: Settings) -> None:
     """Makes or upgrades the tables; raises `StartRefusedError` or an operating failure."""
     target = cql_settings(settings)
@@ -206,20 +157,6 @@ async def migrate_cassandra(settings: Settings) -> None:
         await CassandraOperations.open(cql, migrating=True)
     finally:
         await cql.close()
-
-
-def aeron_connection(settings: Settings) -> "AeronConnection":
-    """How the settings say that the cores are reached over Aeron."""
-    from internal_transfer.aeron.connection import AeronConnection  # noqa: PLC0415
-
-    given = settings.aeron
-    return AeronConnection(
-        directory=given.directory,
-        commands=given.commands,
-        verdicts=given.verdicts,
-        heard_on=given.heard_on,
-        first_stream=given.first_stream,
-    )
 
 
 class _Opening:
@@ -280,7 +217,7 @@ class _Opening:
                 assert_never(self._systems.store)
 
     async def _open_postgresql(self) -> tuple[TransferStore, Operations]:
-        with _extra("postgresql"):
+        with extra("postgresql"):
             from internal_transfer.adapters.operations.postgresql import PostgresqlOperations  # noqa: PLC0415
             from internal_transfer.adapters.transfer_store.postgresql import PostgresqlTransferStore  # noqa: PLC0415
             from internal_transfer.postgresql.pool import Pool  # noqa: PLC0415
@@ -290,10 +227,11 @@ class _Opening:
         await store.start()
         await operations.start()
         self.checks.append(store.check)
+        self._failures.append(lambda: pool.failure)
         return store, operations
 
     async def _open_cassandra(self) -> tuple[TransferStore, Operations]:
-        with _extra("cassandra"):
+        with extra("cassandra"):
             from internal_transfer.adapters.operations.cassandra import CassandraOperations  # noqa: PLC0415
             from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore  # noqa: PLC0415
             from internal_transfer.cql.session import Cql  # noqa: PLC0415
@@ -311,15 +249,9 @@ class _Opening:
             case LedgerSystem.EMBEDDED:
                 return SqliteLedger(self._embedded(), self._clock)
             case LedgerSystem.TIGERBEETLE:
-                with _extra("tigerbeetle"):
-                    from internal_transfer.adapters.ledger.tigerbeetle import (  # noqa: PLC0415
-                        TigerBeetleLedger,
-                        TigerBeetleSettings,
-                    )
-                given = self._settings.tigerbeetle
-                tigerbeetle = TigerBeetleLedger(
-                    TigerBeetleSettings(cluster_id=int(given.cluster), addresses=tuple(given.addresses))
-                )
+                with extra("tigerbeetle"):
+                    from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleLedger  # noqa: PLC0415
+                tigerbeetle = TigerBeetleLedger(tigerbeetle_settings(self._settings))
                 await self._start(tigerbeetle, "TigerBeetle")
                 self.checks.append(tigerbeetle.check)
                 return tigerbeetle
@@ -408,18 +340,11 @@ class _Opening:
                 assert_never(self._systems.rate_limiter)
 
     async def _open_valkey(self, local: RateLimiter) -> RateLimiter:
-        with _extra("valkey"):
+        with extra("valkey"):
             from internal_transfer.adapters.rate_limiter.fallback import FallbackRateLimiter  # noqa: PLC0415
             from internal_transfer.adapters.rate_limiter.valkey import ValkeyRateLimiter  # noqa: PLC0415
-            from internal_transfer.adapters.rate_limiter.valkey_servers import Tls as ValkeyTls  # noqa: PLC0415
-            from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings  # noqa: PLC0415
-        given, limit = self._settings.valkey, self._settings.rate_limit
-        url = _secret(self._settings.secrets.redis_url, "INTERNAL_TRANSFER_REDIS_URL", "systems.rate_limiter")
-        shared = ValkeyRateLimiter(
-            ValkeySettings.of_url(url, tls=ValkeyTls(**_files(given)) if given.tls else None),
-            per_minute=limit.per_minute,
-            burst=limit.burst,
-        )
+        limit = self._settings.rate_limit
+        shared = ValkeyRateLimiter(valkey_settings(self._settings), per_minute=limit.per_minute, burst=limit.burst)
         self._closing.push_async_callback(shared.close)
         try:
             await shared.start()
@@ -477,29 +402,3 @@ class _Opening:
     def _count_fallback(self, error: OperatingFailureError, names: int) -> None:
         self._telemetry.failures.labels(error.system, type(error).__name__).inc()
         _log.warning("rate_limiter_fallback", error=str(error), names=names)
-
-
-@contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Says which optional packages are missing where an import inside fails."""
-    try:
-        yield
-    except ImportError as error:
-        what_to_do = f"pip install 'internal-transfer[{name}]'"
-        raise StartRefusedError(
-            f"the settings name {name}, and its client is not installed: {what_to_do} ({error})"
-        ) from error
-
-
-def _secret(value: str, variable: str, key: str) -> str:
-    if not value:
-        raise StartRefusedError(f"{key}: needs the environment variable {variable}")
-    return value
-
-
-def _files(tls: Tls) -> dict[str, Path | None]:
-    return {
-        "ca_file": Path(tls.ca_file) if tls.ca_file else None,
-        "certificate_file": Path(tls.cert_file) if tls.cert_file else None,
-        "key_file": Path(tls.key_file) if tls.key_file else None,
-    }

@@ -33,9 +33,9 @@ from internal_transfer.services.policy_board import PolicyBoard
 from internal_transfer.services.policy_desk import PolicyDesk
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.reconciliation import Reconciliation
-from internal_transfer.services.restore import RestoreCheck
-from internal_transfer.services.restore_keys import RestoredKeys
-from internal_transfer.services.restore_reach import Reach
+from internal_transfer.services.restore.check import RestoreCheck
+from internal_transfer.services.restore.keys import RestoredKeys
+from internal_transfer.services.restore.reach import Reach
 from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.settings import Settings, check_pins, pins

@@ -6,8 +6,8 @@ from functools import wraps
 import pytest
 
 from api.scripted import StillClock
-from internal_transfer.api.server import Bounds, HttpServer, listen, run_on_uvloop
-from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.api.server import Bounds, HttpServer, run_on_uvloop
+from internal_transfer.listening import listen
 
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -270,12 +270,3 @@ async def no_more_connections(port: int) -> None:
         except OSError:
             return
         writer.close()
-
-
-def test_address_in_use():
-    """A start on an address that is taken is refused, naming it."""
-    taken = listen("127.0.0.1", 0)
-    port = taken.getsockname()[1]
-    with pytest.raises(StartRefusedError, match=f"127.0.0.1 port {port}"):
-        listen("127.0.0.1", port)
-    taken.close()

@@ -153,7 +153,11 @@ class CassandraOperationsStack:
 
     def open(self):
         """The operations as one more process has them."""
-        return CassandraOperations(self._cql, self._prepared)
+        return self.open_on(self._cql)
+
+    def open_on(self, cql):
+        """The operations as a process with this connection has them."""
+        return CassandraOperations(cql, self._prepared)
 
     async def durable(self):
         """Nothing to wait for."""

@@ -4,10 +4,14 @@ import asyncio
 
 
 class SilentProxy:
-    """Passes bytes on in both directions; while `silent`, what the server says is dropped and noted in `dropped`."""
+    """Passes bytes on in both directions; while `silent`, what the server says is dropped and noted in `dropped`.
 
-    def __init__(self, port):
+    `instead` is pairs of what the server says and, as long, what its clients hear.
+    """
+
+    def __init__(self, port, *, instead=()):
         self._target = port
+        self._instead = instead
         self._writers = []
         self._tasks = set()
         self.silent = False
@@ -45,6 +49,8 @@ class SilentProxy:
     async def _pass(self, reader, writer, *, answers):
         try:
             while data := await reader.read(65_536):
+                for said, heard in self._instead if answers else ():
+                    data = data.replace(said, heard)
                 if answers and self.silent:
                     self.dropped.set()
                 else:

@@ -69,7 +69,7 @@ class SharedOperations:
 
 
 SQL = ("turn", "each_call", "postgresql")
-"""Those that the SQL below can be run on past the adapter; `test_cassandra.py` does the same in CQL."""
+"""Those that the SQL below can be run on past the adapter; Cassandra's own tests do the same in CQL."""
 
 
 @pytest.fixture(params=[*SQL, "cassandra"])

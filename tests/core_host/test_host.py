@@ -55,6 +55,19 @@ async def test_verdicts_are_on_disk_before_they_are_told(host, database):
     reader.close()
 
 
+async def test_a_memory_keeps_its_name(host, database, tmp_path):
+    """A core's name is its database's: the same after a restart, on disk when it is told, and another elsewhere."""
+    name = await host.name()
+    assert await host.name() == name
+    assert await CoreHost(database, clock=CLOCK).name() == name
+    reader = database.open_reader()
+    assert reader.execute("SELECT name FROM core_name").fetchall() == [(name,)]
+    reader.close()
+    other = Database(tmp_path / "other.db")
+    assert await CoreHost(other, clock=CLOCK).name() != name
+    other.close()
+
+
 async def test_a_redelivered_order_gets_the_first_verdict(host):
     """An order that comes again is answered again, and has one effect."""
     first = await host.carry_out([order(1)])

@@ -13,9 +13,9 @@ from internal_transfer.domain.transfer import Decision, Status, Transfer
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import System
 from internal_transfer.services.acts import Act
-from internal_transfer.services.restore import Repaired, RestoreCheck
-from internal_transfer.services.restore_reach import Reach
-from internal_transfer.services.restore_record import ToldTransfer
+from internal_transfer.services.restore.check import Repaired, RestoreCheck
+from internal_transfer.services.restore.reach import Reach
+from internal_transfer.services.restore.record import ToldTransfer
 from services.desks import ACTOR, Desks, cash
 from services.stack import ACCOUNT_TYPES, Stack
 

@@ -34,7 +34,7 @@ from internal_transfer.services.gateway import Gateway, GatewayBounds
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.services.policy_board import PolicyBoard
 from internal_transfer.services.pressure import Pressure
-from internal_transfer.services.restore_keys import RestoredKeys
+from internal_transfer.services.restore.keys import RestoredKeys
 from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.simulation.clock import SimulatedClock
@@ -108,6 +108,7 @@ class Stack:
         open_most: int = 10_000,
         per_minute: int = 1_000_000,
         burst: int = 1_000_000,
+        in_front_of_store: Callable[[Any], Any] = lambda store: store,
         in_front_of_ledger: Callable[[Any], Any] = lambda ledger: ledger,
         in_front_of_core: Callable[[Any, Database], Any] = lambda core, _: core,
     ) -> None:
@@ -122,6 +123,7 @@ class Stack:
         self.settler_bounds = settler or SettlerBounds()
         self.open_most = open_most
         self.per_minute, self.burst = per_minute, burst
+        self.in_front_of_store = in_front_of_store
         self.in_front_of_ledger = in_front_of_ledger
         self.in_front_of_core = in_front_of_core
         self.fuse: Fuse = lambda *_: False
@@ -152,7 +154,7 @@ class Stack:
         self.bus = MemoryEventBus()
         self.limiter = MemoryRateLimiter(self.clock, per_minute=self.per_minute, burst=self.burst)
         self.database.before_commit(self._fail_commit)
-        store = self._through(System.STORE, self.store)
+        store = self.in_front_of_store(self._through(System.STORE, self.store))
         ledger = self.in_front_of_ledger(self._through(System.LEDGER, self.ledger))
         core = self.in_front_of_core(self._through(System.CORE, self.core), self.database)
         operations = self._through(System.OPERATIONS, self.operations)

@@ -8,7 +8,7 @@ from internal_transfer.domain.identifier import TransferId, hold_id, post_id
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.transfer import Decision, Hold, Need, Status
-from internal_transfer.ports.errors import System, Unavailable
+from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.ledger import LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Change
 from internal_transfer.services.acts import Act
@@ -176,6 +176,21 @@ async def test_the_audit_chain_has_the_decision_before_the_outcome(stack, desks)
     assert evidence["legs"] == [["target", "alpha", "asked"]]
     assert len(evidence["digest"]) == 64
     assert await stack.operations.verify_audit() is None
+
+
+async def test_a_decision_whose_recording_is_in_doubt_is_not_called_undone(stack, desks):
+    """Where the store does not say whether the decision is on record, whoever decided is told so, the chain says only
+    that it was decided, and the scan carries it out.
+    """
+    transfer = await waiting_for_core(stack)
+    stack.scripts[System.STORE].add("record", LoseAnswer())
+    with pytest.raises(OutcomeUnknown):
+        await desks.desk.void(transfer.id, reason="core is down", actor=ACTOR)
+    links = await stack.operations.audit(after=0, most=100)
+    assert [link.entry.outcome for link in links if link.entry.action == "void"] == ["decided"]
+    stack.core.mode = CoreMode.NORMAL
+    await stack.scan_until_quiet()
+    assert (await stack.transfer(transfer.id)).failure is Code.VOIDED_BY_OPERATOR
 
 
 async def test_a_void_that_cannot_be_finished_now_is_finished_after_a_crash(stack, desks):

@@ -17,6 +17,7 @@ from internal_transfer.ports.operations import AuditEntry
 from internal_transfer.services.gateway import ID_DRAWS_MAX, GatewayBounds
 from internal_transfer.simulation.clock import START_MS, SimulatedClock
 from internal_transfer.simulation.faults import Delay, Duplicate, FailBefore, LoseAnswer, NeverAnswer
+from services.fronts import Unsettled
 from services.stack import DAILY_UNITS, request
 
 DAY = START_MS // MILLISECONDS_PER_DAY
@@ -114,6 +115,35 @@ async def test_g6_a_replay_is_answered_whatever_the_rules_say_now(start):
     await stack.scanner.scan()
     assert (await stack.submit("key")).transfer == first
     assert (await stack.submit("other")).refusal.code is Code.ROUTE_PAUSED
+
+
+@pytest.mark.parametrize("refusing", ["rate limit", "policy", "rules", "daily limit"])
+async def test_g6_a_refused_retry_is_answered_with_what_its_first_attempt_did(start, refusing):
+    """Where the cheap look-up misses a recorded key, a retry that would be refused is looked up again: it gets its
+    transfer, other content is told to differ, and what was never recorded stays refused.
+    """
+    burst = 1 if refusing == "rate limit" else 1_000_000
+    stack = await start(per_minute=1, burst=burst, in_front_of_store=Unsettled(), deposit=DAILY_UNITS)
+    amount = "5000" if refusing == "daily limit" else "5"
+    first = await stack.accepted("key", amount)
+    code = Code.RATE_LIMITED
+    if refusing == "policy":
+        entry = AuditEntry(at=0, actor="a", action="stop", subject="all", reason="r", outcome="done")
+        await stack.operations.change_policy(Policy(stopped=True), entry)
+        await stack.scanner.scan()
+        code = Code.ROUTE_PAUSED
+    elif refusing == "rules":
+        stack.gateway.rules = replace(stack.rules, routes=frozenset())
+        code = Code.INVALID_ACCOUNT
+    elif refusing == "daily limit":
+        await stack.accepted("rest", amount)
+        code = Code.DAILY_LIMIT_EXCEEDED
+    again, other, new = await asyncio.gather(
+        stack.submit("key", amount), stack.submit("key", "1"), stack.submit("new", amount)
+    )
+    assert (again.refusal, again.replayed, again.transfer) == (None, True, first)
+    assert (other.refusal.code, other.transfer.id) == (Code.IDEMPOTENCY_KEY_REUSED, first.id)
+    assert (new.refusal.code, new.transfer) == (code, None)
 
 
 async def test_g6_a_replay_drives_what_nobody_works_on(start):

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action
 from internal_transfer.domain.transfer import Status, command_of
-from internal_transfer.services.restore_mark import REPAIR, SUBJECT
+from internal_transfer.services.restore.mark import REPAIR, SUBJECT
 from internal_transfer.simulation.failpoints import Crash
 from services.desks import ACTOR
 from services.restores import ApartStack, History, check_of, repaired

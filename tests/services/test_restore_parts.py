@@ -14,8 +14,8 @@ from internal_transfer.domain.transfer import Decision, Need, Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag, TransferResult
 from internal_transfer.ports.transfer_store import Change
-from internal_transfer.services import restore
-from internal_transfer.services.restore_record import ToldTransfer
+from internal_transfer.services.restore import check as restore
+from internal_transfer.services.restore.record import ToldTransfer
 from internal_transfer.simulation.failpoints import Crash
 from internal_transfer.simulation.faults import FailBefore, LoseAnswer
 from services.desks import ACTOR, Desks, cash
@@ -73,9 +73,11 @@ def rewrite(stack, statement, *values):
 
 
 async def test_a_core_that_does_not_answer_keeps_no_role_from_starting(apart):
-    """Its routes are shed until it does; of ledger and store it must be known."""
+    """Its routes are shed until it does; of ledger and store it must be known, and of all by who asks for all."""
     apart.core.mode = CoreMode.PAUSED
     assert await check_of(apart).disagreement() is None
+    with pytest.raises(Unavailable):
+        await check_of(apart).disagreement(cores_must_answer=True)
     apart.core.mode = CoreMode.NORMAL
     for system, method, faults in (
         (System.LEDGER, "newest_transfers", [FailBefore()]),

@@ -1,18 +1,32 @@
-"""Systems that are down, slow, or refuse: what users, readiness and `doctor` are told, and that nothing is lost."""
+"""Systems that are down or stand still: what users, readiness and `doctor` are told, and that nothing is lost."""
 
 import asyncio
+import os
+import signal
 import time
+from itertools import count
+from shutil import which
 
-import httpx
 import pytest
+from servers.tigerbeetle import HOW_TO_GET_IT
 
 import real_servers
-from internal_transfer.simulation.scenarios.catalogue import STANDARD, new_server
+from internal_transfer.simulation.scenarios.catalogue import ONE_PROCESS, STANDARD, new_server
 from internal_transfer.simulation.scenarios.expectation import until
-from internal_transfer.simulation.scenarios.server_process import run_program
 from internal_transfer.simulation.scenarios.surroundings import StackKind
+from system.told import (
+    ask_health,
+    expect_unavailable,
+    failures_counted,
+    found_wrong,
+    readiness,
+    start_refused,
+    until_final,
+    until_ready,
+    until_unready,
+)
 
-POSTGRESQL = StackKind.POSTGRESQL
+POSTGRESQL, CASSANDRA = StackKind.POSTGRESQL, StackKind.CASSANDRA
 AWAY = "127.0.0.1:9"
 
 
@@ -23,15 +37,20 @@ async def postgresql():
         yield system
 
 
-async def readiness(server):
-    """Whether the server is ready, and why not."""
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-        response = await client.get(f"http://127.0.0.1:{server.admin_port}/readyz")
-    return response.status_code, response.text
+async def all_moved(user, keys):
+    """The answers to requests that come together, without waiting for their end."""
+    return await asyncio.gather(*(user.move("funding", "spot", "1", key=key, wait_seconds=0) for key in keys))
 
 
-async def ready(server):
-    return True if (await readiness(server))[0] == 200 else None
+@pytest.fixture(params=["socket", "tigerbeetle"])
+def ledger(request, environment, monkeypatch):
+    """What holds the money: the process with the role `ledger`, or a TigerBeetle."""
+    program = os.environ.get("TIGERBEETLE_BINARY") or which("tigerbeetle")
+    if request.param == "tigerbeetle" and program is None:
+        pytest.skip(f"tigerbeetle is missing: {HOW_TO_GET_IT}")
+    environment(POSTGRESQL)
+    if request.param == "tigerbeetle":
+        monkeypatch.setenv("TIGERBEETLE_BINARY", program)
 
 
 async def test_a_store_that_does_not_answer(place, environment, postgresql):
@@ -40,66 +59,149 @@ async def test_a_store_that_does_not_answer(place, environment, postgresql):
     async with new_server(place, STANDARD, POSTGRESQL) as server:
         await server.start()
         user = await server.fund("patient", "100")
-        assert await ready(server)
+        assert (await readiness(server))[0] == 200
         postgresql.pause()
         response = await user.move("funding", "spot", "1", key="k")
         status, reason = await readiness(server)
         postgresql.resume()
-        assert response.status_code == 503
-        problem = response.json()
-        assert int(response.headers["retry-after"]) >= 1
-        assert (problem["recorded"], problem["retry"]) == (False, "same_key")
+        expect_unavailable(response)
         assert status == 503
         assert "store" in reason
-        await until("it is ready again", lambda: ready(server))
+        await until_ready(server)
         assert (await user.move("funding", "spot", "1", key="k")).status_code == 201
         await server.expect_clean()
 
 
-async def test_a_ledger_that_is_down(place, environment):
-    """What is accepted while the ledger is down is on record and finished when it is back; readiness says why (G10)."""
-    environment(POSTGRESQL)
+async def test_a_cassandra_that_is_away(place, environment):
+    """Paused and then killed, it has requests answered 503 with Retry-After, and readiness says why; when it is back
+    the same keys end well, each once (G10, G16).
+    """
+    with real_servers.own("cassandra") as cassandra:
+        environment(CASSANDRA, cassandra=cassandra.address())
+        async with new_server(place, STANDARD, CASSANDRA) as server:
+            await server.start()
+            user = await server.fund("patient", "100")
+            for go, come in ((cassandra.pause, cassandra.resume), (cassandra.kill, cassandra.start)):
+                go()
+                response = await user.move("funding", "spot", "1", key=go.__name__)
+                await until_unready(server, "store", str(cassandra.ports[0]) if go == cassandra.kill else "no answer")
+                await asyncio.to_thread(come)
+                expect_unavailable(response, recorded=(False, None))
+                await until_ready(server)
+                assert (await until_final(user, go.__name__))["status"] == "SUCCESS"
+            await user.expect_balances(funding="98", spot="2")
+            await server.expect_clean()
+
+
+@pytest.mark.usefixtures("ledger")
+async def test_a_ledger_that_is_away(place):
+    """What is accepted while the ledger is paused, and then killed, is on record, and is finished once when it is back;
+    what is not is told so; readiness says why (G5, G10).
+    """
     async with new_server(place, STANDARD, POSTGRESQL) as server:
         await server.start()
         user = await server.fund("patient", "100")
-        await server.surroundings.ledger.kill()
-        response = await user.move("funding", "spot", "1", key="k", wait_seconds=0)
-        assert (await readiness(server))[0] == 503
-        assert "ledger" in (await readiness(server))[1]
-        await server.surroundings.ledger.start()
-        assert response.status_code in {202, 503}, response.text
-
-        async def finished():
-            again = await user.move("funding", "spot", "1", key="k")
-            return True if again.status_code in {200, 201} else None
-
-        await until("the transfer is finished", finished)
-        await user.expect_balances(funding="99", spot="1")
+        companion = server.surroundings.ledger
+        for when in ("paused", "killed"):
+            if when == "paused":
+                os.kill(companion.pid, signal.SIGSTOP)
+            else:
+                await companion.kill()
+            keys = [f"{when}-{number}" for number in range(10)]
+            responses = await all_moved(user, keys)
+            await until_unready(server, "ledger")
+            if when == "paused":
+                os.kill(companion.pid, signal.SIGCONT)
+            else:
+                await companion.start()
+            for response in responses:
+                if response.status_code != 202:
+                    expect_unavailable(response, recorded=(False, None))
+            for key in keys:
+                assert (await until_final(user, key))["status"] == "SUCCESS"
+            await until_ready(server)
+        await user.expect_balances(funding="80", spot="20")
         await server.expect_clean()
 
 
-async def test_a_bus_that_is_down(place, environment):
-    """While Kafka is down a transfer stays PENDING, and is finished when it is back; readiness says why (G10)."""
+async def test_a_bus_that_is_away(place, environment):
+    """While Kafka is paused, and then killed, transfers stay PENDING, and are finished once when it is back; readiness
+    says why (G5, G10).
+    """
     with real_servers.own("kafka") as kafka:
         environment(POSTGRESQL, kafka=kafka.address())
         async with new_server(place, STANDARD, POSTGRESQL) as server:
             await server.start()
             user = await server.fund("patient", "100")
-            kafka.kill()
+            for go, come in ((kafka.pause, kafka.resume), (kafka.kill, kafka.start)):
+                go()
+                keys = [f"{go.__name__}-{number}" for number in range(5)]
+                responses = await all_moved(user, keys)
+                reason = await until_unready(server)
+                await asyncio.to_thread(come)
+                assert [response.json()["status"] for response in responses] == ["PENDING"] * len(keys)
+                assert str(kafka.ports[0]) in reason or "Kafka" in reason
+                for key in keys:
+                    assert (await until_final(user, key))["status"] == "SUCCESS"
+                await until_ready(server)
+            await user.expect_balances(funding="90", spot="10")
+            await server.expect_clean()
 
-            async def unready():
-                return True if (await readiness(server))[0] == 503 else None
 
-            response = await user.move("funding", "spot", "1", key="k", wait_seconds=0)
-            await until("readiness tells", unready)
-            kafka.start()
-            assert response.json()["status"] == "PENDING"
+async def test_a_core_that_stands_still(place, environment):
+    """A core process that hangs leaves its transfers PENDING, then readiness names it and its routes are refused before
+    anything is recorded; when it goes on all is finished (G10, G16).
+    """
+    environment(POSTGRESQL)
+    async with new_server(place, STANDARD._replace(core_silence_seconds=1), POSTGRESQL) as server:
+        await server.start()
+        user = await server.fund("patient", "100")
+        os.kill(server.surroundings.core.pid, signal.SIGSTOP)
+        waiting = await user.move("funding", "spot", "1", key="waiting", wait_seconds=0)
+        assert (waiting.status_code, waiting.json()["status"]) == (202, "PENDING")
+        await until_unready(server, "the trading core", "does not answer")
+        # One request every few seconds is let through, to see whether the core is back.
+        keys = ["first", "second"]
+        answers = [await user.move("funding", "spot", "1", key=key, wait_seconds=0) for key in keys]
+        assert expect_unavailable(answers[-1])["code"] == "CORE_UNAVAILABLE"
+        os.kill(server.surroundings.core.pid, signal.SIGCONT)
+        for key in ("waiting", *keys):
+            assert (await until_final(user, key))["status"] == "SUCCESS"
+        await user.expect_balances(funding="97", spot="3")
+        await server.expect_clean()
 
-            async def finished():
-                again = await user.move("funding", "spot", "1", key="k")
-                return True if again.status_code == 200 else None
 
-            await until("the transfer is finished", finished)
+async def test_a_limiter_that_is_away(place, monkeypatch):
+    """While Valkey is away each process limits by itself: that is counted, logged, and told by `doctor`; its buckets
+    count again when it is back, and it keeps no server from starting (G13).
+    """
+    with real_servers.own("valkey") as valkey:
+        monkeypatch.setenv("INTERNAL_TRANSFER_REDIS_URL", valkey.address().url)
+        async with new_server(place, ONE_PROCESS._replace(per_minute=1, burst=5)) as server:
+            server.config.write_text(server.config.read_text() + '[systems]\nrate_limiter = "valkey"\n')
+            await server.start()
+            first, second = [await server.fund(name, "100") for name in ("first", "second")]
+            valkey.pause()
+            responses = [await first.move("funding", "spot", "1", key=str(number)) for number in range(6)]
+            assert [response.status_code for response in responses] == [201] * 5 + [429]
+            assert await failures_counted(server, "limiter") >= len(responses)
+            assert "rate_limiter_fallback" in server.log.read_text()
+            assert (await readiness(server))[0] == 200
+            assert "no answer" in (await found_wrong(server))["valkey connection"]
+            valkey.resume()
+            answers = count()
+
+            async def counts_again():
+                before = await failures_counted(server, "limiter")
+                await second.move("funding", "spot", "1", key=str(next(answers)))
+                return True if await failures_counted(server, "limiter") == before else None
+
+            await until("the shared buckets count", counts_again)
+            valkey.kill()
+            assert await server.stop() == 0
+            await server.start()
+            assert "rate_limiter_away" in server.log.read_text()
+            assert (await first.move("funding", "spot", "1", key="after")).status_code == 201
             await server.expect_clean()
 
 
@@ -117,30 +219,11 @@ async def test_a_start_without_a_system_is_refused(place, environment, system):
         elif system == "kafka":
             lines = [f'servers = ["{AWAY}"]' if line.startswith("servers") else line for line in settings.splitlines()]
             server.config.write_text("\n".join(lines))
-        words = ("--config", str(server.config), "--data", str(place / "data"))
         started = time.monotonic()
-        ran = await run_program("serve", *words, "--port", "0", "--admin-port", "0", "--demo", environment=variables)
-        assert ran.exit_code == 1, ran.output
+        assert system in (await start_refused(server, variables)).lower()
         assert time.monotonic() - started < 60
-        assert system in ran.errors.splitlines()[-1].lower(), ran.errors
-        examined = await run_program("doctor", *words, "--json", environment=variables)
-        wrong = [f"{check['name']} {check['message']}" for check in examined.object()["checks"] if not check["ok"]]
-        assert any(system in line.lower() for line in wrong), wrong
-
-
-@pytest.mark.parametrize("password", ["wrong", None])
-async def test_a_refused_password_is_told(place, environment, password):
-    """A wrong password, and none, refuse the start with words that say so, and without showing the URL's secret."""
-    address = real_servers.need("postgresql", secured=True)
-    environment(POSTGRESQL)
-    async with new_server(place, STANDARD, POSTGRESQL) as server:
-        secret = f":{password}" if password else ""
-        url = f"postgresql://{address.user}{secret}@{address.host}:{address.port}/postgres"
-        variables = server.surroundings.environment | {"INTERNAL_TRANSFER_POSTGRES_URL": url}
-        ran = await run_program("migrate", "--config", str(server.config), environment=variables)
-        assert ran.exit_code == 1
-        assert "password" in ran.errors
-        assert f":{password}@" not in ran.errors
+        wrong = await found_wrong(server, variables)
+        assert any(system in f"{name} {message}".lower() for name, message in wrong.items()), wrong
 
 
 async def test_time_goes_by_for_others(place, environment, postgresql):
@@ -151,12 +234,11 @@ async def test_time_goes_by_for_others(place, environment, postgresql):
         user = await server.fund("patient", "100")
         postgresql.pause()
         answers = await asyncio.gather(*(user.move("funding", "spot", "1", key=str(n)) for n in range(40)))
-        async with httpx.AsyncClient(trust_env=False) as client:
-            health = await client.get(f"http://127.0.0.1:{server.admin_port}/healthz")
+        health = await ask_health(server, "/healthz")
         postgresql.resume()
         assert {answer.status_code for answer in answers} == {503}
         assert health.status_code == 200
-        await until("it is ready again", lambda: ready(server))
+        await until_ready(server)
         for n in range(40):
             response = await user.move("funding", "spot", "1", key=str(n))
             assert response.status_code in {200, 201}, response.text

@@ -7,7 +7,6 @@ byte, whatever trickles in.
 
 import asyncio
 import contextlib
-import errno
 import gc
 import socket
 from asyncio import BaseTransport, TimerHandle
@@ -23,10 +22,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from internal_transfer.api.problems import Problems, Reply
 from internal_transfer.domain.refusal import Code, Refusal, Retry
+from internal_transfer.listening import BACKLOG
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import StartRefusedError
-
-_BACKLOG = 2048
 
 Returned = TypeVar("Returned")
 
@@ -196,22 +193,6 @@ def calm_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 picks a free one. Raises `StartRefusedError` naming the address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        advice = "; stop the program that uses it" if error.errno == errno.EADDRINUSE else ""
-        raise StartRefusedError(f"cannot listen on {host} port {port}: {error.strerror or error}{advice}") from error
-    listener.setblocking(False)  # noqa: FBT003 - the standard library takes it by position only.
-    return listener
-
-
 class HttpServer(uvicorn.Server):
     """One listening socket with its application.
 
@@ -231,7 +212,7 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_keep_alive=bounds.idle_seconds,
             timeout_graceful_shutdown=bounds.stop_seconds,
         )

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from internal_transfer.cli.admin import admin as admin_commands
+from internal_transfer.cli.core import core as core_command
 from internal_transfer.cli.core_check import core_check as core_check_command
 from internal_transfer.cli.credentials import api_key as api_key_commands
 from internal_transfer.cli.credentials import token as token_command
 from internal_transfer.cli.doctor import doctor as doctor_command
+from internal_transfer.cli.migrate import migrate as migrate_command
 from internal_transfer.cli.restore import restore_check as restore_check_command
 from internal_transfer.cli.serve import serve as serve_command
-from internal_transfer.cli.systems import core as core_command
-from internal_transfer.cli.systems import migrate as migrate_command
 
 app = typer.Typer(
     name="internal-transfer",

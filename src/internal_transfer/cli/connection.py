@@ -19,13 +19,11 @@ import httpx
 import typer
 
 from internal_transfer.api.paths import ADMIN
+from internal_transfer.cli.exits import FAILED, UNREACHABLE
 from internal_transfer.cli.output import print_json, print_problem
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
 from internal_transfer.telemetry import configure_logging
-
-FAILED = 1
-UNREACHABLE = 3
 
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 60.0

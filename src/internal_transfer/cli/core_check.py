@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from internal_transfer.cli.exits import FAILED, failures_end
 from internal_transfer.cli.output import print_checks, print_json
 from internal_transfer.domain.account import Account, Owner, is_account_type, is_asset, is_owner
-from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
 from internal_transfer.settings import load
 from internal_transfer.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from internal_transfer.conformance.bench import Plan
     from internal_transfer.conformance.report import Report
-
-FAILED = 1
 
 
 def core_check(
@@ -51,11 +49,8 @@ def core_check(
         amount=amount,
         both=both,
     )
-    try:
+    with failures_end():
         report = asyncio.run(_check(config, plan, restart=restart))
-    except (StartRefusedError, OperatingFailureError) as error:
-        typer.echo(f"internal-transfer: {error}", err=True)
-        raise typer.Exit(FAILED) from error
     if as_json:
         rows = [
             {"promise": each.promise, "says": each.says, "finding": each.finding, "message": each.message}

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from internal_transfer.api.demo_issuer import DemoIssuer
-from internal_transfer.cli.connection import FAILED, Access, call, part, takes_access
+from internal_transfer.cli.connection import Access, call, part, takes_access
+from internal_transfer.cli.exits import failures_end
 from internal_transfer.cli.output import print_json, print_line
 from internal_transfer.domain.account import Owner, is_account_type, is_owner
-from internal_transfer.ports.errors import StartRefusedError
 
 api_key = typer.Typer(help="Keys for clients that sign their requests.", no_args_is_help=True)
 
@@ -38,11 +38,8 @@ def token(
     if not is_account_type(tier):
         raise typer.BadParameter("is not the name of a tier", param_hint="--tier")
     roles = tuple(each.value for each in role) if role else (Role.USER.value,)
-    try:
+    with failures_end():
         issuer = DemoIssuer.read(data)
-    except StartRefusedError as error:
-        typer.echo(f"internal-transfer: {error}", err=True)
-        raise typer.Exit(FAILED) from error
     # A command lives outside the service, where no clock is handed in and no simulation runs.
     now_seconds = time.time_ns() // 1_000_000_000  # noqa: TID251
     typer.echo(issuer.token(Owner(user), roles=roles, tier=tier, now_seconds=now_seconds))

@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from internal_transfer.cli.connection import ask_holder
+from internal_transfer.cli.exits import FAILED
 from internal_transfer.cli.output import print_checks, print_json
 from internal_transfer.domain.identifier import EPOCH_MS
 from internal_transfer.embedded.directory import DataDirectory
@@ -35,7 +36,6 @@ _CONNECT_SECONDS = 2.0
 _SCHEMA = "SELECT name, version FROM schema_component ORDER BY name"
 _HAS_PINS = "SELECT 1 FROM sqlite_schema WHERE name = 'operations_pin'"
 _PINS = "SELECT name, value FROM operations_pin"
-FAILED = 1
 
 
 class Check(Struct, frozen=True):

@@ -11,6 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from internal_transfer.ports.check import Check
+
 _FILE_COLUMNS = 140
 _STATUS_STYLES = {"SUCCESS": "green", "FAILED": "red", "PENDING": "yellow", "REQUESTING": "yellow"}
 
@@ -119,7 +121,7 @@ def print_policy(policy: Mapping[str, Any]) -> None:
         print_line(f"{name}: {', '.join(policy[name]) or 'none'}")
 
 
-def print_checks(checks: Iterable[tuple[str, bool, str]]) -> None:
+def print_checks(checks: Iterable[Check]) -> None:
     """The results of `doctor`."""
     table = Table.grid(padding=(0, 2))
     for name, ok, message in checks:

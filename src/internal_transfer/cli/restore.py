@@ -5,31 +5,30 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import typer
 
+from internal_transfer.cli.exits import FAILED, FAILURES, UNREACHABLE, failures_end
 from internal_transfer.cli.output import print_json, print_line, print_problem, print_reconciliation
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.refusal import Refusal
 from internal_transfer.embedded.directory import DataDirectory
-from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
+from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings import check_pins, load, pins
 from internal_transfer.telemetry import configure_logging
 from internal_transfer.wire.core_messages import UndecodableError
 from internal_transfer.wire.transfer_events import decode_transfer_event
 
 if TYPE_CHECKING:
-    from internal_transfer.services.restore import Repaired, RestoreCheck
-    from internal_transfer.services.restore_record import ToldTransfer
+    from internal_transfer.services.restore.check import Repaired, RestoreCheck
+    from internal_transfer.services.restore.record import ToldTransfer
 
 Answered = TypeVar("Answered")
 
-FAILED = 1
-UNREACHABLE = 3
-_FAILURES = (StartRefusedError, OperatingFailureError, UndecodableError)
+_FAILURES: tuple[type[Exception], ...] = (*FAILURES, UndecodableError)
 _MOMENTS = ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"]
 
 
@@ -69,13 +68,15 @@ def restore_check(
     configure_logging(level="error")
     since_ms = 0 if since is None else int(since.replace(tzinfo=UTC).timestamp() * 1000)
     order = _Order(reason=reason, accept_unknown=accept_unknown, since_ms=since_ms, events=events)
-    try:
+
+    def tell(message: str) -> None:
+        print_problem({"code": "STORE_UNAVAILABLE", "detail": message}, as_json=as_json)
+
+    with failures_end(UNREACHABLE, tell=tell, also=(UndecodableError,)):
         if repair:
             _end_repair(asyncio.run(_repair(data, config, order)), as_json=as_json)
         else:
             _end_look(asyncio.run(_look(data, config)), as_json=as_json)
-    except _FAILURES as error:
-        _give_up(str(error), as_json=as_json)
 
 
 def _end_look(disagreement: str | None, *, as_json: bool) -> None:
@@ -109,14 +110,10 @@ def _end_repair(result: "Repaired | Refusal", *, as_json: bool) -> None:
         raise typer.Exit(FAILED)
 
 
-def _give_up(message: str, *, as_json: bool) -> NoReturn:
-    print_problem({"code": "STORE_UNAVAILABLE", "detail": message}, as_json=as_json)
-    raise typer.Exit(UNREACHABLE)
-
-
 async def _look(data: Path, config: Path | None) -> str | None:
     async def look(check: "RestoreCheck") -> str | None:
-        return await check.disagreement()
+        # A role may start beside a silent core; but nobody may be told that all agree who was not told by all.
+        return await check.disagreement(cores_must_answer=True)
 
     return await _with_check(data, config, look)
 
@@ -162,7 +159,7 @@ async def _with_check(
 
 
 def _told(events: Path) -> "Iterator[ToldTransfer]":
-    from internal_transfer.services.restore_record import ToldTransfer  # noqa: PLC0415 - as above.
+    from internal_transfer.services.restore.record import ToldTransfer  # noqa: PLC0415 - as above.
 
     with events.open("rb") as lines:
         for line in lines:

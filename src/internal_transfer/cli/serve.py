@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from internal_transfer.cli.exits import FAILED, failures_end
 from internal_transfer.lifeline import tie
 from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings import load
 from internal_transfer.simulation.failpoints import Failpoint, Failpoints
 from internal_transfer.telemetry import configure_logging
@@ -18,7 +18,6 @@ from internal_transfer.telemetry import configure_logging
 if TYPE_CHECKING:
     from internal_transfer.wiring import Interposed, Role
 
-REFUSED = 1
 LEDGER = "ledger"
 """The role of a process that does nothing else."""
 
@@ -65,17 +64,14 @@ def serve(
     # The whole service takes long to import, and no other command needs it.
     from internal_transfer.api.server import run_on_uvloop  # noqa: PLC0415
     from internal_transfer.fleet import FleetOptions, serve_fleet  # noqa: PLC0415
-    from internal_transfer.serving import (  # noqa: PLC0415
-        ServeOptions,
-        ServiceFailedError,
-        serve_ledger,
-    )
+    from internal_transfer.ledger_host.process import run_ledger  # noqa: PLC0415
+    from internal_transfer.serving import ServeOptions  # noqa: PLC0415
     from internal_transfer.serving import serve as run  # noqa: PLC0415
 
     configure_logging(level=log_level)
-    try:
+    with failures_end():
         if roles == LEDGER:
-            run_on_uvloop(serve_ledger(ServeOptions(data=data, admin_port=admin_port)))
+            run_on_uvloop(run_ledger(data, admin_port=admin_port))
             return
         chosen = _roles(roles)
         if workers is not None and not load(config).systems.is_alone:
@@ -98,9 +94,6 @@ def serve(
             interpose=None if failpoint is None else lambda durability: _interposed(failpoint, durability),
         )
         run_on_uvloop(run(options))
-    except (StartRefusedError, ServiceFailedError) as error:
-        typer.echo(f"internal-transfer: {error}", err=True)
-        raise typer.Exit(REFUSED) from error
 
 
 def _roles(words: str) -> "frozenset[Role]":
@@ -119,7 +112,7 @@ def _inherited(words: str) -> socket.socket | None:
     """The listening socket of the process that started this one, whose death ends this one as well."""
     parent, listener = map(int, words.split(":"))
     if not tie(parent, signal.SIGTERM):
-        raise typer.Exit(REFUSED)
+        raise typer.Exit(FAILED)
     inherited = socket.socket(fileno=listener)
     inherited.setblocking(False)  # noqa: FBT003 - the standard library takes it by position only.
     return inherited

@@ -41,6 +41,9 @@ EXPIRY_MARGIN_MS = 30_000
 """How far the clocks of two machines may differ before a query that is still waited for goes unanswered."""
 
 
+_SCHEMA = ("CREATE TABLE core_name(name TEXT NOT NULL) STRICT",)
+
+
 class Phase(StrEnum):
     """How far the host is."""
 
@@ -77,7 +80,21 @@ class CoreHost:
         self._queries = 0
         self._failure: OperatingFailureError | None = None
         self.core = ReferenceCore(database)
+        database.migrate("core_host", _SCHEMA)
         self.phase = Phase.STARTING
+
+    async def name(self) -> str:
+        """The name of this core's memory: drawn at its first start, kept in its database, copied with its copies.
+
+        Raises `Unavailable` or `OutcomeUnknown` where the database fails.
+        """
+        with self._database.call() as connection:
+            row = connection.execute("SELECT name FROM core_name").fetchone()
+            name = f"{self._clock.now_ms():x}-{int(self._clock.jitter() * 2**53):014x}" if row is None else str(row[0])
+            if row is None:
+                connection.execute("INSERT INTO core_name VALUES (?)", (name,))
+        await self._database.durable()
+        return name
 
     def state(self) -> HostState:
         """Whether the host works, as far as it knows without its transport."""

@@ -2,7 +2,7 @@
 
 Orders are taken in batches, carried out, and on stable storage before their verdicts are sent; offsets are committed
 when the verdicts are confirmed. Killed anywhere, the core receives what was not committed again and repeats the stored
-first verdicts. Exactly one core process may serve a prefix, since a core is one database.
+first verdicts. A core is one database, so one prefix is served from one directory: it is claimed for it (`Claim`).
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from internal_transfer.core_host.host import CoreHost, HostState, Phase
 from internal_transfer.domain.leg import Command
+from internal_transfer.kafka.claim import Claim
 from internal_transfer.kafka.connection import KafkaConnection
 from internal_transfer.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
 from internal_transfer.kafka.headers import plain_headers
@@ -22,7 +23,7 @@ from internal_transfer.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.kafka.topics import Cluster, Topics
 from internal_transfer.kafka.verdicts import verdict_messages
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import OperatingFailureError, System
+from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System
 from internal_transfer.wire.core_messages import Query, decode_command, decode_query, encode_reply
 
 _log = structlog.get_logger(__name__)
@@ -70,9 +71,12 @@ class KafkaCoreHost:
         batch_most: int = 1_000,
     ) -> None:
         self._host = host
+        self._connection = connection
         self._topics = topics
         self._clock = clock
         self._batch_most = batch_most
+        self._group = f"{topics.prefix}.{GROUP}"
+        self._refusal: StartRefusedError | None = None
         self._cluster = Cluster(connection, topics)
         self._producer = KafkaProducer(connection, system=System.BUS)
         self._orders: _Inbox[Command] = _Inbox()
@@ -80,7 +84,7 @@ class KafkaCoreHost:
         self._commands = GroupConsumer(
             connection,
             topic=topics.commands,
-            group=f"{topics.prefix}.{GROUP}",
+            group=self._group,
             dead_letters=topics.dead_letters,
             producer=self._producer,
             decode=decode_command,
@@ -112,17 +116,26 @@ class KafkaCoreHost:
                 return replace(state, reason=f"no orders come: {self._commands.failure}")
             if not self._commands.partitions:
                 return replace(state, reason="no partition of the commands is ours yet")
+            if not self._commands.admitted:
+                return replace(state, reason="it is not known yet whether another core works on this prefix")
         return state
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until told to stop.
 
         Raises `Unavailable` where the cluster cannot be reached at the start, and `StartRefusedError` where it cannot
-        be used.
+        be used, or where a core with another database works on this prefix.
         """
+
+        def refuse(error: StartRefusedError) -> None:
+            self._refusal = error
+            stop.set()
+
         await self._cluster.require()
+        claim = Claim(await self._host.name(), refuse)
+        await asyncio.to_thread(claim.look, self._connection, self._topics.commands, self._group)
         self._producer.start()
-        self._commands.start()
+        self._commands.start(claim)
         self._queries.start()
         self._host.phase = Phase.RUNNING
         try:
@@ -137,6 +150,8 @@ class KafkaCoreHost:
             await self._queries.close()
             await self._commands.close()
             await self._producer.close()
+        if self._refusal is not None:
+            raise self._refusal
 
     async def _carry_out_all(self) -> None:
         while True:
@@ -157,6 +172,9 @@ class KafkaCoreHost:
     async def _answer_all(self) -> None:
         while True:
             batch = await self._questions.take(self._batch_most)
+            while not self._commands.admitted:
+                # A core beside the right one would answer that it has seen nothing.
+                await self._clock.sleep(RETRY_SECONDS)
             replies = [
                 Outgoing(self._topics.replies, reply.correlation_id.encode(), encode_reply(reply), plain_headers())
                 for received in batch

@@ -38,8 +38,10 @@ from cassandra.policies import (  # type: ignore[import-untyped]
 )
 from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, SyntaxException  # type: ignore[import-untyped]
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement, tuple_factory  # type: ignore[import-untyped]
+from msgspec import Struct
 
 from internal_transfer.cql.settings import CqlSettings, Reach, tls_of
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable
 
@@ -84,6 +86,16 @@ _REASKS = 3
 """How often a conditional write without an answer is asked again before its outcome is told to be unknown."""
 
 
+class Decided(Struct, frozen=True):
+    """How a conditional write ended: whether it was applied, as the cluster told last.
+
+    `doubted`: an answer before that one was missing, so "not applied" may be since it was applied the first time.
+    """
+
+    applied: bool
+    doubted: bool = False
+
+
 class Cql:
     """A session; start it on the event loop that uses it. `system` is whose failures are raised."""
 
@@ -96,6 +108,7 @@ class Cql:
         self._quorum = ConsistencyLevel.QUORUM if everywhere else ConsistencyLevel.LOCAL_QUORUM
         self._cluster: Cluster | None = None
         self._session: Session | None = None
+        self._server = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = asyncio.Semaphore(settings.in_flight_max)
         self._waiting = 0
@@ -153,11 +166,26 @@ class Cql:
         )
         try:
             self._session = self._cluster.connect()
+            self._refuse_old()
             self._create_keyspace()
             self._session.set_keyspace(settings.keyspace)
         except BaseException:
             self._cluster.shutdown()
             raise
+
+    def _refuse_old(self) -> None:
+        """Raises `StartRefusedError` for a release whose conditional writes cannot be relied on."""
+        assert self._session is not None
+        [(version,)] = self._session.execute("SELECT release_version FROM system.local")
+        # ScyllaDB tells the version of the Cassandra it is compatible with, 3.0.8, and has tables of its own.
+        is_scylla = self._session.execute(
+            "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = 'system_distributed_everywhere'"
+        )
+        self._server = "ScyllaDB" if list(is_scylla) else f"Cassandra {version}"
+        number = tuple(int(part) for part in str(version).split(".")[:2])
+        if number < CASSANDRA_OLDEST and self._server != "ScyllaDB":
+            oldest = ".".join(map(str, CASSANDRA_OLDEST))
+            raise StartRefusedError(f"{self.settings!r}: {self._server}; {oldest} or newer is needed")
 
     def _create_keyspace(self) -> None:
         if self.settings.replication is None:
@@ -260,15 +288,20 @@ class Cql:
                 raise self._sorted(answer, did_nothing=False) from answer
 
     async def decide(self, requests: Sequence[Request]) -> list[bool]:
-        """Carries out conditional writes and tells which were applied.
+        """As `judge`, and tells only which writes were applied."""
+        return [each.applied for each in await self.judge(requests)]
+
+    async def judge(self, requests: Sequence[Request]) -> list[Decided]:
+        """Carries out conditional writes and tells how each ended.
 
         One without an answer is asked again, which also settles what the cluster left in doubt. It may then be told as
         not applied because it was, so the caller has to look whose values are there. Raises `Unavailable` where none of
         the requests was executed, and `OutcomeUnknown` where some may have been.
         """
         applied = [each if isinstance(each, Exception) else bool(each[0][0]) for each in await self._send(requests)]
+        doubted = {n for n, each in enumerate(applied) if isinstance(each, Exception) and not _is_undecided(each)}
         for attempt in range(_REASKS):
-            unclear = [n for n, each in enumerate(applied) if isinstance(each, Exception) and not _is_undecided(each)]
+            unclear = [n for n in sorted(doubted) if isinstance(applied[n], Exception)]
             if not unclear:
                 break
             await self.clock.sleep((0.02 + 0.1 * self.clock.jitter()) * (attempt + 1))
@@ -281,9 +314,9 @@ class Cql:
                     applied[n] = bool(answer[0][0])
         failures = [each for each in applied if isinstance(each, Exception)]
         if failures:
-            sure = len(failures) == len(applied) and all(map(_is_undecided, failures))
+            sure = len(failures) == len(applied) and not doubted
             raise self._failure(failures[0], sure=sure) from failures[0]
-        return [each is True for each in applied]
+        return [Decided(each is True, n in doubted) for n, each in enumerate(applied)]
 
     async def _send(self, requests: Sequence[Request]) -> list[list[Row] | Exception]:
         """Sends requests side by side, as many as may be in flight, and waits for all; failures are the driver's."""
@@ -353,33 +386,21 @@ class Cql:
 
     def _failure(self, error: Exception, *, sure: bool) -> Failure:
         assert isinstance(error, _FAILURES), f"a bug, not a failure of the database: {error!r}"
-        message = f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {error}"
+        if isinstance(error, NoHostAvailable):
+            # The driver's words for it name no node where none was left to try.
+            what = f"no node can be reached {error.errors or ''}".rstrip()
+        message = f"{self.settings!r}: {what}"
         return Unavailable(self.system, message) if sure else OutcomeUnknown(self.system, message)
 
-    async def check(self) -> list[tuple[str, bool, str]]:
+    async def check(self) -> list[Check]:
         """What `doctor` tells about the cluster: reach, version, clocks, permissions, replicas."""
         try:
-            [(version, datacenter, now)] = await self.define(
-                "SELECT release_version, data_center, toUnixTimestamp(now()) FROM system.local"
-            )
+            [(datacenter, now)] = await self.define("SELECT data_center, toUnixTimestamp(now()) FROM system.local")
         except (Unavailable, OutcomeUnknown, StartRefusedError) as error:
             return [("cql connection", False, str(error))]
         findings = [("cql connection", True, f"{self.settings!r}, data centre {datacenter}")]
-        number = tuple(int(part) for part in str(version).split(".")[:2])
-        # ScyllaDB tells the version of the Cassandra it is compatible with, 3.0.8, and has tables of its own.
-        is_scylla = bool(
-            await self.define(
-                "SELECT keyspace_name FROM system_schema.keyspaces "
-                "WHERE keyspace_name = 'system_distributed_everywhere'"
-            )
-        )
-        findings.append(
-            (
-                "cql version",
-                is_scylla or number >= CASSANDRA_OLDEST,
-                "ScyllaDB" if is_scylla else f"Cassandra {version}",
-            )
-        )
+        findings.append(("cql version", True, self._server))
         apart = abs(int(now) - self.clock.now_ms())
         findings.append(("cql clock", apart < 1_000, f"{apart} ms apart from this machine's; keep both on NTP"))
         prepared = await self.prepare(["SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?"])

@@ -2,11 +2,11 @@
 
 import ssl
 from enum import StrEnum
-from pathlib import Path
 
 from msgspec import Struct
 
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.systems import TlsFiles
 
 
 class Reach(StrEnum):
@@ -21,8 +21,7 @@ class CqlSettings(Struct, frozen=True, kw_only=True):
 
     `contact_points` are hosts; `datacenter` is the local one. `replication`, where given, is the map with which a
     missing keyspace is created, such as `{'class': 'NetworkTopologyStrategy', 'dc1': 3}`; `tablets` is said to
-    ScyllaDB then. All processes that share the keyspace must have the same `reach`. `ca_file` turns TLS on;
-    `certificate_file` with `key_file` is the client's certificate. `password` is not shown.
+    ScyllaDB then. All processes that share the keyspace must have the same `reach`. `password` is not shown.
     """
 
     contact_points: tuple[str, ...]
@@ -31,9 +30,7 @@ class CqlSettings(Struct, frozen=True, kw_only=True):
     port: int = 9042
     user: str | None = None
     password: str | None = None
-    ca_file: Path | None = None
-    certificate_file: Path | None = None
-    key_file: Path | None = None
+    tls: TlsFiles | None = None
     verify_host: bool = True
     reach: Reach = Reach.LOCAL
     replication: str | None = None
@@ -45,20 +42,20 @@ class CqlSettings(Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """The address, without secrets."""
-        return f"CqlSettings({','.join(self.contact_points)}:{self.port}/{self.keyspace})"
+        return f"Cassandra at {','.join(self.contact_points)}:{self.port}/{self.keyspace}"
 
 
 def tls_of(settings: CqlSettings) -> ssl.SSLContext | None:
     """The TLS that the settings ask for, or None; raises `StartRefusedError` for files that cannot be read."""
-    if settings.ca_file is None:
+    files = settings.tls
+    if files is None:
         return None
     try:
-        context = ssl.create_default_context(cafile=str(settings.ca_file))
+        context = ssl.create_default_context(cafile=files.ca_file)
         # The driver connects to the addresses that the cluster tells, so certificates have to name those.
         context.check_hostname = settings.verify_host
-        if settings.certificate_file is not None:
-            key = None if settings.key_file is None else str(settings.key_file)
-            context.load_cert_chain(str(settings.certificate_file), key)
+        if files.certificate_file is not None:
+            context.load_cert_chain(files.certificate_file, files.key_file)
     except OSError as error:
         raise StartRefusedError(f"the certificates for {settings!r} cannot be read: {error}") from error
     return context

@@ -3,7 +3,7 @@
 The thread polls, decodes, and hands whole batches to the event loop. It stops receiving while more is outstanding than
 the bound, and it goes on polling then, so that the group does not take the partitions away. What cannot be decoded goes
 to the topic of dead letters with the reason; its partition goes on, but its offset is committed only when the dead
-letter is confirmed.
+letter is confirmed. With a `Claim` it receives nothing before the topic is known to be its owner's.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Struct
 
+from internal_transfer.kafka.claim import CLAIMED_ON, Claim
 from internal_transfer.kafka.connection import REFUSED, ClientLog, KafkaConnection
 from internal_transfer.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.kafka.progress import Place, Progress
@@ -120,6 +121,15 @@ class GroupConsumer(Generic[T]):
         self._up = False
         self._unburied: deque[tuple[Outgoing, Place]] = deque()
         self._bury_at = 0.0
+        self._received: list[Received[T]] = []
+        self._claim: Claim | None = None
+        self._admitted = False
+        self._admit_at = 0.0
+
+    @property
+    def admitted(self) -> bool:
+        """Tells whether the claim that this was started with holds."""
+        return self._admitted
 
     @property
     def failure(self) -> str | None:
@@ -139,9 +149,16 @@ class GroupConsumer(Generic[T]):
         with self._guard:
             return sum(progress.outstanding for progress in self._progress.values())
 
-    def start(self) -> None:
-        """Joins the group in the background; raises `StartRefusedError` for TLS files that cannot be read."""
+    def start(self, claim: Claim | None = None) -> None:
+        """Joins the group in the background; raises `StartRefusedError` for TLS files that cannot be read.
+
+        With a `claim` messages come only where it holds; where another holds the topic this leaves the group, and the
+        claim is told.
+        """
         assert self._thread is None, "started already"
+        self._claim = claim
+        # Whoever gets no partition has to look as well.
+        self._assignment_changed = claim is not None
         self._loop = asyncio.get_running_loop()
         consumer = self._make()
         self._thread = threading.Thread(target=self._work, args=(consumer,), name=f"kafka-{self._topic}", daemon=True)
@@ -206,6 +223,12 @@ class GroupConsumer(Generic[T]):
                 self._failure = str(error)
                 _log.warning("kafka_consumer_failed", topic=self._topic, error=str(error))
                 self._closing.wait(self._bounds.poll_seconds)
+            except StartRefusedError as error:
+                assert self._claim is not None, "only a claim is refused here"
+                self._failure = str(error)
+                _log.error("kafka_claim_refused", topic=self._topic, error=str(error))
+                self._tell(self._claim.refused, error)
+                break
             except Exception as error:  # noqa: BLE001 - the thread's outermost loop: a bug must neither end it nor hide.
                 self._failure = repr(error)
                 self._broken = True
@@ -216,17 +239,23 @@ class GroupConsumer(Generic[T]):
         self._leave(consumer)
 
     def _receive(self, consumer: Consumer) -> None:
-        # One by one, since a call for many could hand out messages from before and after a rebalance together.
-        message = consumer.poll(self._bounds.poll_seconds)
-        received: list[Received[T]] = []
-        while message is not None:
-            self._take(message, received)
-            message = consumer.poll(0) if len(received) < self._bounds.batch_most else None
-        if received:
+        try:
+            # One by one, since a call for many could hand out messages from before and after a rebalance together.
+            message = consumer.poll(self._bounds.poll_seconds)
+            while message is not None:
+                self._take(message)
+                message = consumer.poll(0) if len(self._received) < self._bounds.batch_most else None
+        finally:
+            # They are counted as outstanding: where they went nowhere, their partition would stand still.
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._received:
             self._failure = None
+            received, self._received = self._received, []
             self._tell(self._deliver, received)
 
-    def _take(self, message: Message, received: list[Received[T]]) -> None:
+    def _take(self, message: Message) -> None:
         error = message.error()
         if error is not None:
             self._failure = error.str()
@@ -244,7 +273,7 @@ class GroupConsumer(Generic[T]):
         value = message.value()
         headers: Any = message.headers() or []
         try:
-            received.append(Received(self._decode(value or b""), place, headers))
+            self._received.append(Received(self._decode(value or b""), place, headers))
         except UndecodableError as poison:
             reason = str(poison)
             _log.error("kafka_poison", topic=self._topic, partition=partition, offset=offset, reason=reason)
@@ -286,26 +315,38 @@ class GroupConsumer(Generic[T]):
     def _regulate(self, consumer: Consumer) -> None:
         """Stops receiving above the bound, and goes on below half of it."""
         outstanding = self.outstanding
-        if self._assignment_changed:
+        if self._assignment_changed and self._admit(consumer):
             consumer.resume(consumer.assignment())
             self._assignment_changed = self._paused = False
         if not self._paused and outstanding >= self._bounds.outstanding_most:
             consumer.pause(consumer.assignment())
             self._paused = True
-        elif self._paused and outstanding <= self._bounds.outstanding_most // 2:
+        elif self._paused and not self._assignment_changed and outstanding <= self._bounds.outstanding_most // 2:
             consumer.resume(consumer.assignment())
             self._paused = False
+
+    def _admit(self, consumer: Consumer) -> bool:
+        """Whether what is assigned may be received; a claim is looked at again from time to time until it holds."""
+        if self._claim is None:
+            return True
+        if self._clock.monotonic() < self._admit_at:
+            return False
+        self._admit_at = self._clock.monotonic() + self._bounds.retry_seconds
+        self._admitted = self._claim.settle(consumer, self._topic, may_claim=CLAIMED_ON in self._progress)
+        self._failure = None  # What kept the claim from being looked at is over.
+        return self._admitted
 
     def _due(self, partitions: Iterable[int] | None = None) -> list[TopicPartition]:
         """The offsets that are done and not committed yet, of these partitions or of all."""
         due = []
+        owner = "" if self._claim is None else self._claim.owner
         with self._guard:
             for partition, progress in self._progress.items():
                 if partitions is not None and partition not in partitions:
                     continue
                 if progress.position is not None and progress.position != progress.committed:
                     progress.committed = progress.position
-                    due.append(TopicPartition(self._topic, partition, progress.position))
+                    due.append(TopicPartition(self._topic, partition, progress.position, owner))
         return due
 
     def _commit(self, consumer: Consumer, due: list[TopicPartition], *, wait: bool) -> None:
@@ -330,7 +371,11 @@ class GroupConsumer(Generic[T]):
                 if progress is not None:
                     progress.committed = None
 
-    def _assigned(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._claim is not None:
+            consumer.incremental_assign(partitions)
+            consumer.pause(partitions)
+            self._admit_at = 0.0
         with self._guard:
             self._generation += 1
             for each in partitions:
@@ -344,6 +389,8 @@ class GroupConsumer(Generic[T]):
         self._lost(consumer, partitions)
 
     def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # What came before is told before, so that it is forgotten too.
+        self._hand_over()
         gone = set()
         with self._guard:
             for each in partitions:

@@ -1,6 +1,7 @@
 """Reads one topic from its end, without a group: for answers that only matter to who asked and waits.
 
-Every process reads all partitions and looks at the messages whose key begins with its own name.
+Every process reads all partitions and looks at the messages whose key begins with its own name. Partitions that are
+added while it runs are read from their beginning, which nobody has written to before they were there.
 """
 
 import asyncio
@@ -9,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from internal_transfer.kafka.connection import REFUSED, ClientLog, KafkaConnection
+from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
 
 _log = structlog.get_logger(__name__)
@@ -19,6 +21,10 @@ _log = structlog.get_logger(__name__)
 POLL_SECONDS = 0.1
 RETRY_SECONDS = 0.2
 BATCH_MOST = 500
+LOOK_SECONDS = 5.0
+"""How often we look for new partitions; writers hear of them within half a minute."""
+
+LOOK_CALL_SECONDS = 1.0
 
 
 class TailReader:
@@ -34,12 +40,14 @@ class TailReader:
         topic: str,
         own_prefix: bytes,
         deliver: Callable[[Sequence[bytes]], None],
+        clock: Clock,
         call_seconds: float = 10.0,
     ) -> None:
         self._connection = connection
         self._topic = topic
         self._own_prefix = own_prefix
         self._deliver = deliver
+        self._clock = clock
         self._call_seconds = call_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -89,22 +97,29 @@ class TailReader:
 
     def _ends(self, consumer: Consumer) -> list[TopicPartition]:
         """The end of every partition as it is now: looked up later, it could lie behind an answer that matters."""
-        known = consumer.list_topics(self._topic, timeout=self._call_seconds).topics[self._topic]
-        if known.error is not None:
-            raise KafkaException(known.error)
         places = []
-        for partition in known.partitions:
+        for partition in self._partitions(consumer, self._call_seconds):
             place = TopicPartition(self._topic, partition)
             place.offset = consumer.get_watermark_offsets(place, timeout=self._call_seconds)[1]
             places.append(place)
         return places
 
+    def _partitions(self, consumer: Consumer, seconds: float) -> list[int]:
+        known = consumer.list_topics(self._topic, timeout=seconds).topics[self._topic]
+        if known.error is not None:
+            raise KafkaException(known.error)
+        return list(known.partitions)
+
     # What follows runs in the reader's thread.
 
     def _work(self, consumer: Consumer) -> None:
+        looked_at = self._clock.monotonic()
         while not self._closing.is_set():
             try:
                 self._receive(consumer)
+                if self._clock.monotonic() - looked_at >= LOOK_SECONDS:
+                    looked_at = self._clock.monotonic()
+                    self._take_new_partitions(consumer)
             except KafkaException as error:
                 _log.warning("kafka_reader_failed", topic=self._topic, error=str(error))
                 self._closing.wait(POLL_SECONDS)
@@ -112,22 +127,40 @@ class TailReader:
                 consumer = self._replace(consumer)
         consumer.close()
 
+    def _take_new_partitions(self, consumer: Consumer) -> None:
+        try:
+            known = self._partitions(consumer, LOOK_CALL_SECONDS)
+        except KafkaException as error:
+            # Brokers that are away are told of elsewhere, once; this comes back until they are there again.
+            _log.debug("kafka_partitions_not_read", topic=self._topic, error=str(error))
+            return
+        read = {place.partition for place in consumer.assignment()}
+        added = [TopicPartition(self._topic, each, OFFSET_BEGINNING) for each in known if each not in read]
+        if added:
+            consumer.incremental_assign(added)
+            _log.info("kafka_partitions_added", topic=self._topic, partitions=[each.partition for each in added])
+
     def _receive(self, consumer: Consumer) -> None:
-        message = consumer.poll(POLL_SECONDS)
         mine: list[bytes] = []
-        while message is not None:
-            error, key, value = message.error(), message.key(), message.value()
-            if error is not None:
-                _log.warning("kafka_reader_told", topic=self._topic, error=error.str())
-            elif key is not None and value is not None and key.startswith(self._own_prefix):
-                mine.append(value)
-            message = consumer.poll(0) if len(mine) < BATCH_MOST else None
-        if mine:
-            assert self._loop is not None, "the thread starts with a loop"
-            try:
-                self._loop.call_soon_threadsafe(self._deliver, mine)
-            except RuntimeError:
-                _log.warning("kafka_message_after_the_loop_ended", topic=self._topic)
+        try:
+            message = consumer.poll(POLL_SECONDS)
+            while message is not None:
+                error, key, value = message.error(), message.key(), message.value()
+                if error is not None:
+                    _log.warning("kafka_reader_told", topic=self._topic, error=error.str())
+                elif key is not None and value is not None and key.startswith(self._own_prefix):
+                    mine.append(value)
+                message = consumer.poll(0) if len(mine) < BATCH_MOST else None
+        finally:
+            if mine:
+                self._tell(mine)
+
+    def _tell(self, mine: list[bytes]) -> None:
+        assert self._loop is not None, "the thread starts with a loop"
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, mine)
+        except RuntimeError:
+            _log.warning("kafka_message_after_the_loop_ended", topic=self._topic)
 
     def _heard(self, error: KafkaError) -> None:
         if error.fatal():

@@ -1,8 +1,6 @@
 """Runs the embedded ledger of a data directory for other processes on the same machine."""
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable
 
 import structlog
@@ -12,8 +10,8 @@ from internal_transfer.embedded.database import Database
 from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.embedded.log import keep_log_short
 from internal_transfer.ledger_host.desk import Desk
+from internal_transfer.listening import listen_owner_only
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import StartRefusedError
 
 LAST_ANSWERS_SECONDS = 5.0
 """How long clients may take to read their last answers when the host stops."""
@@ -37,7 +35,7 @@ async def serve_ledger(
     try:
         desk = Desk(SqliteLedger(database, clock), database)
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(desk.protocol, sock=_listen_owner_only(directory))
+        server = await loop.create_unix_server(desk.protocol, sock=listen_owner_only(directory.ledger_socket))
         async with asyncio.TaskGroup() as tasks:
             work = tasks.create_task(desk.run())
             checkpoints = tasks.create_task(keep_log_short(database, clock))
@@ -51,22 +49,6 @@ async def serve_ledger(
     finally:
         directory.ledger_socket.unlink(missing_ok=True)
         database.close()
-
-
-def _listen_owner_only(directory: DataDirectory) -> socket.socket:
-    """The socket; one that a killed host left is replaced, since the directory's lock is ours."""
-    path = directory.ledger_socket
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    except OSError as error:
-        listener.close()
-        raise StartRefusedError(f"{path}: cannot be made: {error}; a shorter path of --data may help") from error
-    finally:
-        os.umask(before)
-    return listener
 
 
 async def _say_goodbye(desk: Desk) -> None:

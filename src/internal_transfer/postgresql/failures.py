@@ -20,8 +20,9 @@ its answer, so these say nothing about the outcome."""
 _BUG = ("22", "23", "42601", "42804")
 """Wrong data (also what the driver cannot encode) or broken constraints: no state of a healthy system leads here."""
 
+_TOO_SLOW = "57014"
 _WHAT_TO_DO = {
-    "57014": "the statement took too long and was taken back",
+    _TOO_SLOW: "the statement took too long and was taken back",
     "53100": "the server's disk is full",
     "53300": "the server takes no more connections: raise max_connections, or lower `connections`",
     "25006": "the server only reads (a standby?): give the address of the primary",
@@ -40,6 +41,12 @@ def leaves_connection_usable(error: BaseException) -> bool:
     """Tells whether the server answered with an ordinary error, after which its connection goes on."""
     state = state_of(error)
     return state is not None and not state.startswith(_BROKEN)
+
+
+def outlasts_the_call(error: BaseException) -> bool:
+    """Tells whether others will fail alike until somebody mends the server: its disk is full, it only reads."""
+    state = state_of(error)
+    return state in _WHAT_TO_DO and state != _TOO_SLOW
 
 
 def state_of(error: BaseException) -> str | None:

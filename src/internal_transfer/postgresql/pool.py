@@ -24,6 +24,11 @@ ATTEMPTS_MAX = 5
 RESTED_SECONDS = 20.0
 """A connection that rested for longer is asked for a sign of life before a call is trusted to it."""
 
+REFUSAL_TOLD_SECONDS = 5.0
+"""How long readiness tells that the server refused a write: reading goes on where a disk is full, so a probe that only
+reads would not notice, and a process that gets no requests would not try again.
+"""
+
 PLANS = dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off")
 """Every statement finds its rows by an index. The planner has to be told: a plan made while the tables were empty reads
 them from end to end, and a connection keeps it while they grow.
@@ -46,6 +51,14 @@ class Pool:
         # The one that was used last is lent first, so that an idle process keeps one connection warm, not all.
         self._idle: list[tuple[Connection, float]] = []
         self._closed = False
+        self._refusal: tuple[str, float] | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the server refused a write in the last `REFUSAL_TOLD_SECONDS`, if it did."""
+        if self._refusal is None or asyncio.get_running_loop().time() - self._refusal[1] > REFUSAL_TOLD_SECONDS:
+            return None
+        return self._refusal[0]
 
     async def start(self) -> None:
         """Opens a first connection; raises `StartRefusedError` with what to do, or `Unavailable`."""
@@ -95,6 +108,7 @@ class Pool:
                                 not writes and connection.is_closed()
                             )
                             if not again or attempt == ATTEMPTS_MAX:
+                                self._remember(system, error)
                                 raise failures.of_call(system, error, writes=writes) from error
                             sent = False
                 finally:
@@ -105,6 +119,11 @@ class Pool:
                 raise Unavailable(system, f"PostgreSQL: no connection became free in {seconds:g} s") from error
             raise failures.lost(system, f"PostgreSQL: no answer in {seconds:g} s", writes=writes) from error
         raise AssertionError("the last attempt returns or raises")
+
+    def _remember(self, system: System, error: Exception) -> None:
+        if failures.outlasts_the_call(error):
+            told = str(failures.of_call(system, error, writes=True))
+            self._refusal = told, asyncio.get_running_loop().time()
 
     async def _wait_for_turn(self) -> None:
         self._waiting += 1

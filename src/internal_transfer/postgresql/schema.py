@@ -5,6 +5,7 @@ steps (new tables, new columns with a default, new functions) keep it, contracti
 release stopped using what they take away. So a release and its predecessor run side by side while a roll-out lasts.
 """
 
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.postgresql.pool import Connection
 from internal_transfer.postgresql.settings import PostgresqlSettings
@@ -14,9 +15,6 @@ HEAD = 2
 
 SERVER_VERSION_MIN = 150_000
 """PostgreSQL 15, as `server_version_num` has it."""
-
-Check = tuple[str, bool, str]
-"""What was looked at, whether it is as it should be, and what was found or what to do."""
 
 _STATE = """
     SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(),

@@ -415,6 +415,7 @@ class Driver:
         for work in works:
             assert isinstance(work.step, Tell)
             commands.append(command_of(work.transfer, work.step.leg, work.step.action))
+            self._pressure.ordered(work.transfer.id, work.step.leg)
         for work, verdict in zip(works, await self._core.tell(commands), strict=True):
             assert isinstance(work.step, Tell)
             work.facts.told |= {(work.step.leg.side, work.step.action)}

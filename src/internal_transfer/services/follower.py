@@ -94,6 +94,9 @@ class Follower:
             try:
                 async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer in time")):
                     self._pressure.refresh(await self._store.open_summary())
+                    orders = self._pressure.in_question()
+                    if orders:
+                        self._pressure.seen(await self._store.get(orders))
             except OperatingFailureError as error:
                 self._report(error)
             await self._clock.sleep(self._bounds.open_seconds)

@@ -37,7 +37,7 @@ from internal_transfer.services.intake import Intake
 from internal_transfer.services.policy_board import PolicyBoard
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.reading import RecordReader
-from internal_transfer.services.restore_keys import KeyLookup, RestoredKeys
+from internal_transfer.services.restore.keys import KeyLookup, RestoredKeys
 from internal_transfer.telemetry import Telemetry
 
 ID_DRAWS_MAX = 5
@@ -179,7 +179,7 @@ class Gateway:
             self._check(item)
         await self._limit_rate([item for item in new if item.answer is None])
         await self._look_twice([item for item in new if item.answer is not None])
-        await self._accept([item for item in new if item.answer is None])
+        await self._accept([item for item in new if item.answer is None and item.hit is None])
         self._accept_duration.observe(self._clock.monotonic() - started)
         self._accept_size.observe(len(batch))
         await self._go_on(fresh)

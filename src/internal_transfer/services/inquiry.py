@@ -16,7 +16,7 @@ from internal_transfer.ports.trading_core import CoreBalance, TradingCore
 from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery, TransferStore
 from internal_transfer.services.answer import Answer, BalanceLine, Preview
 from internal_transfer.services.policy_board import PolicyBoard
-from internal_transfer.services.restore_keys import KeyLookup, RestoredKeys
+from internal_transfer.services.restore.keys import KeyLookup, RestoredKeys
 
 
 class Inquiry:

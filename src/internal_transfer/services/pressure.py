@@ -1,10 +1,28 @@
 """When the service takes no more: too many open transfers, or a trading core that has fallen silent."""
 
+from collections import deque
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Leg
 from internal_transfer.domain.refusal import Code, Refusal
+from internal_transfer.domain.transfer import Transfer
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.transfer_store import OpenSummary
 from internal_transfer.telemetry import Telemetry
+
+ORDERS_KEPT = 16
+"""How many of this process's orders to a core are kept in mind, spread over the time after which it is silent."""
+
+
+class Order(Struct, frozen=True):
+    """An order that this process gave to a core: for which transfer, for its leg as it was then, and when."""
+
+    transfer_id: TransferId
+    leg: Leg
+    given_ms: int
 
 
 class Pressure:
@@ -12,6 +30,10 @@ class Pressure:
 
     A core is silent when its oldest order has waited `silence_seconds` and it has answered nothing since. One request
     every `probe_seconds` is let through to a silent core, so that its return is noticed without a scan's back-off.
+
+    Where another process hears a core's answers, the record tells that there was one: a leg leaves the state in which
+    it was ordered only by an answer. So some of the orders given here are kept, and who follows the record looks at
+    them (`in_question`, `seen`) when the core could be taken for silent.
     """
 
     def __init__(
@@ -31,6 +53,7 @@ class Pressure:
         self._open = 0
         self._asked_ms: dict[str, int] = {}
         self._heard_ms: dict[str, int] = {}
+        self._orders: dict[str, deque[Order]] = {}
         self._probed: dict[str, float] = {}
 
     def refresh(self, summary: OpenSummary) -> None:
@@ -49,6 +72,33 @@ class Pressure:
     def heard(self, core: str) -> None:
         """Notes that a core gave a verdict."""
         self._heard_ms[core] = self._clock.now_ms()
+
+    def ordered(self, transfer_id: TransferId, leg: Leg) -> None:
+        """Notes that the core of this leg was given an order; of many within a short time the first is kept."""
+        now = self._clock.now_ms()
+        orders = self._orders.setdefault(leg.core, deque(maxlen=ORDERS_KEPT))
+        if not orders or abs(now - orders[-1].given_ms) * ORDERS_KEPT >= self._silence_seconds * 1000:
+            orders.append(Order(transfer_id, leg, now))
+
+    def in_question(self) -> list[TransferId]:
+        """The transfers whose record could tell that a core answers of which nothing was heard for half the time after
+        which it is silent. Half, so that a core is not taken for silent before anybody has looked.
+        """
+        return [
+            order.transfer_id
+            for core, orders in self._orders.items()
+            if self._quiet_ms(core) > self._silence_seconds * 500
+            for order in orders
+        ]
+
+    def seen(self, transfers: Sequence[Transfer | None]) -> None:
+        """Takes what the record says of transfers: an order that was answered was answered after it was given."""
+        by_id = {transfer.id: transfer for transfer in transfers if transfer is not None}
+        for core, orders in self._orders.items():
+            for order in orders:
+                transfer = by_id.get(order.transfer_id)
+                if transfer is not None and _is_answered(order, transfer):
+                    self._heard_ms[core] = max(self._heard_ms.get(core, 0), order.given_ms)
 
     def shed(self, legs: tuple[Leg, ...], ahead: int = 0) -> Refusal | None:
         """The refusal for a request with these legs, or None if it may go on; `ahead` are others that just may."""
@@ -69,8 +119,15 @@ class Pressure:
 
     def is_silent(self, core: str) -> bool:
         """Tells whether a core owes an answer for too long."""
+        return self._quiet_ms(core) > self._silence_seconds * 1000
+
+    def _quiet_ms(self, core: str) -> int:
+        """For how long a core has owed an answer and given none; 0 where it owes none."""
         asked = self._asked_ms.get(core)
         if asked is None:
-            return False
-        since = max(asked, self._heard_ms.get(core, 0))
-        return self._clock.now_ms() - since > self._silence_seconds * 1000
+            return 0
+        return self._clock.now_ms() - max(asked, self._heard_ms.get(core, 0))
+
+
+def _is_answered(order: Order, transfer: Transfer) -> bool:
+    return any(leg.side is order.leg.side and leg.state is not order.leg.state for leg in transfer.legs)

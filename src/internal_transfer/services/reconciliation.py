@@ -30,7 +30,7 @@ from internal_transfer.services.consistency import differences
 from internal_transfer.services.deadline import deadline
 from internal_transfer.services.driver import HOLD_CODE, Driver
 from internal_transfer.services.replay import Replay
-from internal_transfer.services.restore_mark import REPAIR, SUBJECT, wanted_timestamp
+from internal_transfer.services.restore.mark import REPAIR, SUBJECT, wanted_timestamp
 from internal_transfer.telemetry import Telemetry
 
 ITEMS_MAX = 10_000

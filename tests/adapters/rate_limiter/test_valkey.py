@@ -17,8 +17,9 @@ from valkey.asyncio import Valkey
 
 from contracts.rate_limiters import BURST, PER_MINUTE, SECONDS_PER_TOKEN, ValkeyLimits
 from internal_transfer.adapters.rate_limiter.valkey import ValkeyRateLimiter
-from internal_transfer.adapters.rate_limiter.valkey_servers import Tls, ValkeySettings
+from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable
+from internal_transfer.systems import TlsFiles
 from real_servers import need, own
 
 
@@ -264,8 +265,8 @@ def test_settings_show_no_password():
     [
         ("valkey://h", ValkeySettings(host="h")),
         ("redis://:p%40ss@h:7000/2", ValkeySettings(host="h", port=7000, password="p@ss", database=2)),
-        ("rediss://u:p@[::1]", ValkeySettings(host="::1", username="u", password="p", tls=Tls())),
-        ("valkeys://h?cluster=true&prefix=x:", ValkeySettings(host="h", cluster=True, prefix="x:", tls=Tls())),
+        ("rediss://u:p@[::1]", ValkeySettings(host="::1", username="u", password="p", tls=TlsFiles())),
+        ("valkeys://h?cluster=true&prefix=x:", ValkeySettings(host="h", cluster=True, prefix="x:", tls=TlsFiles())),
     ],
 )
 def test_settings_of_a_url(url, settings):
@@ -446,7 +447,7 @@ async def test_tls(tmp_path):
     async with tls_front(address, tmp_path) as port:
         limiters = [
             ValkeyRateLimiter(
-                ValkeySettings(host=address.host, port=port, tls=Tls(**tls), deadline_seconds=30.0),
+                ValkeySettings(host=address.host, port=port, tls=TlsFiles(**tls), deadline_seconds=30.0),
                 per_minute=PER_MINUTE,
                 burst=BURST,
             )

@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from contracts.event_buses import kafka_connection, own_topics
 from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.event_bus.kafka import KafkaEventBus
-from internal_transfer.adapters.trading_core.kafka import KafkaTradingCore
+from internal_transfer.adapters.trading_core.kafka import BOUNDS, KafkaTradingCore
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.core_host.host import CoreHost
 from internal_transfer.core_host.kafka import KafkaCoreHost
@@ -51,7 +52,7 @@ class World:
         self.connection = connection
         self.topics = topics
         self.folder = folder
-        self.core = KafkaTradingCore(connection, topics, clock=CLOCK, query_seconds=3.0)
+        self.core = KafkaTradingCore(connection, topics, clock=CLOCK, bounds=replace(BOUNDS, answer_seconds=3.0))
         self.bus = KafkaEventBus(connection, topics, clock=CLOCK)
 
     @asynccontextmanager
@@ -85,7 +86,8 @@ async def test_a_silent_core(world):
     """While no core is there orders are kept for it, and questions are `Unavailable` after their deadline; when it
     comes, the orders are carried out.
     """
-    asking = KafkaTradingCore(world.connection, world.topics, clock=CLOCK, query_seconds=0.3)
+    bounds = replace(BOUNDS, answer_seconds=0.3)
+    asking = KafkaTradingCore(world.connection, world.topics, clock=CLOCK, bounds=bounds)
     await asking.start()
     assert await asking.tell([order(1)]) == [None]
     with pytest.raises(Unavailable) as failure:
@@ -175,7 +177,8 @@ async def test_more_than_one_query_holds(world):
 
 async def test_questions_are_bounded(world):
     """No more questions wait than the bound; one more is `Unavailable` at once."""
-    asking = KafkaTradingCore(world.connection, world.topics, clock=CLOCK, query_seconds=0.5, queries_most=2)
+    bounds = replace(BOUNDS, answer_seconds=0.5, open_most=2)
+    asking = KafkaTradingCore(world.connection, world.topics, clock=CLOCK, bounds=bounds)
     await asking.start()
     answers = await asyncio.gather(*(asking.balances(Owner("alice")) for _ in range(3)), return_exceptions=True)
     assert [isinstance(answer, Unavailable) for answer in answers] == [True] * 3
@@ -185,9 +188,7 @@ async def test_questions_are_bounded(world):
 
 async def test_a_cluster_that_is_away():
     """Without a broker nothing is sent: telling is `Unavailable`, and says that Kafka is away."""
-    core = KafkaTradingCore(
-        KafkaConnection(bootstrap="127.0.0.1:9", delivery_seconds=0.5), Topics("x"), clock=CLOCK, query_seconds=0.5
-    )
+    core = KafkaTradingCore(KafkaConnection(bootstrap="127.0.0.1:9", delivery_seconds=0.5), Topics("x"), clock=CLOCK)
     core._producer.start()
     failure: OperatingFailureError | None = None
     # What was handed over before the client noticed has an unknown outcome, which it says.

@@ -16,7 +16,7 @@ from servers import place
 
 from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.event_bus.aeron import AeronEventBus
-from internal_transfer.adapters.trading_core.aeron import AeronTradingCore, AskBounds
+from internal_transfer.adapters.trading_core.aeron import BOUNDS, AeronTradingCore
 from internal_transfer.aeron.client import AeronClient
 from internal_transfer.aeron.connection import AeronConnection, Bounds, load_library
 from internal_transfer.core_host.aeron import AeronCoreHost
@@ -72,7 +72,8 @@ class Service:
 
     def __init__(self, connection: AeronConnection, clock: SystemClock, **bounds) -> None:
         self.client = AeronClient(connection, clock=clock, bounds=Bounds(**bounds))
-        self.core = AeronTradingCore(self.client, clock=clock, bounds=AskBounds(answer_seconds=3.0, again_seconds=0.3))
+        asking = replace(BOUNDS, answer_seconds=3.0, again_seconds=0.3)
+        self.core = AeronTradingCore(self.client, clock=clock, bounds=asking)
         self.bus = AeronEventBus(self.client)
 
     async def __aenter__(self):

@@ -12,6 +12,7 @@ from internal_transfer.adapters.event_bus.handout import HandedOut, Handout
 from internal_transfer.aeron.client import AeronClient
 from internal_transfer.aeron.connection import VERDICTS, untethered
 from internal_transfer.domain.leg import Verdict
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.event_bus import Delivery
 from internal_transfer.wire.core_messages import UndecodableError, decode_verdict, encode_verdict
@@ -57,7 +58,7 @@ class AeronEventBus:
         """How many confirmations are not acknowledged yet."""
         return self._owed
 
-    async def check(self) -> list[tuple[str, bool, str]]:
+    async def check(self) -> list[Check]:
         """A line for `doctor`: name, whether it is right, and what was found."""
         if self._client.failure is not None:
             return [("aeron verdicts", False, self._client.failure)]

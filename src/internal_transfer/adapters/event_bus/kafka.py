@@ -11,8 +11,9 @@ from internal_transfer.domain.leg import Verdict
 from internal_transfer.kafka.connection import KafkaConnection
 from internal_transfer.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
 from internal_transfer.kafka.producer import KafkaProducer
-from internal_transfer.kafka.topics import Check, Cluster, Topics
+from internal_transfer.kafka.topics import Cluster, Topics
 from internal_transfer.kafka.verdicts import verdict_messages
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import System
 from internal_transfer.ports.event_bus import Delivery

@@ -6,7 +6,8 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.kafka.connection import KafkaConnection
 from internal_transfer.kafka.headers import transfer_headers
 from internal_transfer.kafka.producer import KafkaProducer, Outgoing
-from internal_transfer.kafka.topics import Check, Cluster, Topics
+from internal_transfer.kafka.topics import Cluster, Topics
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.event_publisher import TransferEvent
 from internal_transfer.wire.transfer_events import encode_transfer_event

@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 
 from internal_transfer.adapters.ledger.checks import check_most
 from internal_transfer.adapters.ledger.encoding import encode_accounts, encode_ids, encode_transfers
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, StartRefusedError, System, Unavailable
 from internal_transfer.ports.ledger import AccountOutcome, LedgerAccount, LedgerTransfer, TransferOutcome
 from internal_transfer.wire.frames import FrameError, Frames, decode
@@ -155,7 +156,7 @@ class SocketLedger:
         check_most(most)
         return _transfers(await self._ask(NewestTransfers, most))
 
-    async def check(self) -> list[tuple[str, bool, str]]:
+    async def check(self) -> list[Check]:
         """Says whether the host can be reached, is of this protocol, answers, and is safe from others, for `doctor`."""
         path = self._settings.path
         try:

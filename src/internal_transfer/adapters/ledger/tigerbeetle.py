@@ -25,6 +25,7 @@ from internal_transfer.adapters.ledger.tigerbeetle_wire import (
     encode_ids,
     encode_transfers,
 )
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System, Unavailable
 from internal_transfer.ports.ledger import (
     BATCH_MAX,
@@ -121,7 +122,7 @@ class TigerBeetleLedger:
         if self._session is not None:
             await self._session.close()
 
-    async def check(self) -> list[tuple[str, bool, str]]:
+    async def check(self) -> list[Check]:
         """What `doctor` asks: name, whether it is well, and what is there or what to do."""
         checks = [
             ("tigerbeetle limits", *self._check_limits()),

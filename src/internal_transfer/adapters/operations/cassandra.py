@@ -18,6 +18,7 @@ from internal_transfer.adapters.operations.chain import ChainWalk, chained, dige
 from internal_transfer.cql.migrations import migrate
 from internal_transfer.cql.session import Cql
 from internal_transfer.domain.rules import Policy
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable
 from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report
 
@@ -272,7 +273,7 @@ class CassandraOperations:
                 return Report(at=found[0][0], clean=found[0][1], items=found[0][2])
         return None
 
-    async def check(self) -> list[tuple[str, bool, str]]:
+    async def check(self) -> list[Check]:
         """What `doctor` tells: whether the audit chain has its head."""
         try:
             head = await self._head()

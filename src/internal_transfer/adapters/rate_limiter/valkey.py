@@ -36,6 +36,7 @@ from internal_transfer.adapters.rate_limiter.valkey_servers import (
     Servers,
     ValkeySettings,
 )
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, StartRefusedError, System, Unavailable
 
 REDIS_MIN = (7, 0)
@@ -126,7 +127,7 @@ class ValkeyRateLimiter:
                 waits.append(wait)
         return waits
 
-    async def check(self) -> list[tuple[str, bool, str]]:
+    async def check(self) -> list[Check]:
         """Says for each of connection, version, permissions and limits whether it is as it has to be, for `doctor`."""
         try:
             facts = await self._facts()

@@ -11,20 +11,13 @@ from valkey.asyncio.cluster import ValkeyCluster
 from valkey.exceptions import NoScriptError
 
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.systems import TlsFiles
 
 PREFIX = "internal-transfer:rate:"
 
 _TLS_SCHEMES = frozenset({"rediss", "valkeys"})
 _SCHEMES = frozenset({"redis", "valkey"}) | _TLS_SCHEMES
 _FORM = "valkey[s]://user:password@host:6379/0?cluster=true&prefix=name:"
-
-
-class Tls(Struct, frozen=True, kw_only=True):
-    """Certificates as PEM files: of the authority that signed the server's, and of this client where one is wanted."""
-
-    ca_file: Path | None = None
-    certificate_file: Path | None = None
-    key_file: Path | None = None
 
 
 class ValkeySettings(Struct, frozen=True, kw_only=True):
@@ -39,13 +32,13 @@ class ValkeySettings(Struct, frozen=True, kw_only=True):
     password: str | None = None
     database: int = 0
     cluster: bool = False
-    tls: Tls | None = None
+    tls: TlsFiles | None = None
     prefix: str = PREFIX
     deadline_seconds: float = 0.5
     connections_max: int = 8
 
     @classmethod
-    def of_url(cls, url: str, *, tls: Tls | None = None) -> Self:
+    def of_url(cls, url: str, *, tls: TlsFiles | None = None) -> Self:
         """The settings that `valkey://user:password@host:6379/0?cluster=true&prefix=name:` stands for.
 
         `redis://` is the same; `valkeys://` and `rediss://` mean TLS, as `tls` does. All but the host may be left out.
@@ -68,7 +61,7 @@ class ValkeySettings(Struct, frozen=True, kw_only=True):
             password=None if parts.password is None else unquote(parts.password),
             database=database,
             cluster=cluster == "true",
-            tls=Tls() if tls is None and parts.scheme in _TLS_SCHEMES else tls,
+            tls=TlsFiles() if tls is None and parts.scheme in _TLS_SCHEMES else tls,
             prefix=prefix,
         )
 

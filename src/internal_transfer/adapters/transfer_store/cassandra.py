@@ -27,6 +27,7 @@ from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.transfer import Status, Transfer
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
 from internal_transfer.ports.transfer_store import (
     AcceptOutcome,
@@ -193,7 +194,7 @@ class CassandraTransferStore:
         """The largest ledger timestamp on record."""
         return await self._registry.ledger_seen()
 
-    async def check(self) -> list[tuple[str, bool, str]]:
+    async def check(self) -> list[Check]:
         """What `doctor` tells about the store: the cluster, and that the tables can be written."""
         findings = await self._tables.cql.check()
         if all(ok for _, ok, _ in findings[:1]):

@@ -113,11 +113,11 @@ class Recorder:
             await self._hint(steps)
         except OutcomeUnknown as error:
             raise Unavailable(error.system, error.message) from error
-        applied = await tables.cql.decide([self._request(step) for step in steps])
+        ends = await tables.cql.judge([self._request(step) for step in steps])
         written: list[Kept | None] = []
         try:
-            for step, is_done in zip(steps, applied, strict=True):
-                written.append(step.after if is_done else await self._look_again(step))
+            for step, end in zip(steps, ends, strict=True):
+                written.append(step.after if end.applied else await self._look_again(step, doubted=end.doubted))
             if tables.cql.clock.monotonic() - hinted_at > _HINTS_GOOD_SECONDS:
                 await self._hint(steps)
         except Unavailable as error:
@@ -158,13 +158,18 @@ class Recorder:
         event = (after.status.value, after.updated_at, code)
         return self._tables.bind(cql_text.ADVANCE_TRANSFER, *values, *event, after.id, after.version, *condition)
 
-    async def _look_again(self, step: Step) -> Kept | None:
-        """What became of a change that was told as not applied: it was, or the transfer was leased, or it is lost."""
+    async def _look_again(self, step: Step, *, doubted: bool) -> Kept | None:
+        """What became of a change that was told as not applied: it was, or the transfer was leased, or it is lost.
+
+        Raises `OutcomeUnknown` where the change was in doubt and somebody has gone on since: from it, or past it.
+        """
         tables, wanted = self._tables, step.after
         transfer_id = wanted.transfer.id
         before = step.before
         for _ in range(_ROUNDS_MAX):
             now = await tables.settled(transfer_id)
+            if doubted and now is not None and now.transfer.revision > wanted.transfer.revision:
+                raise OutcomeUnknown(tables.cql.system, f"transfer {transfer_id} was changed again before it was read")
             if now is None or now.transfer.revision > wanted.transfer.revision:
                 return None
             if now.transfer.revision == wanted.transfer.revision:
@@ -175,8 +180,10 @@ class Recorder:
             wanted = following(now, step.after.transfer, step.after.writer)
             again = Step(step.place, now, wanted)
             await self._hint([again])
-            if (await tables.cql.decide([self._request(again)]))[0]:
+            [end] = await tables.cql.judge([self._request(again)])
+            if end.applied:
                 return wanted
+            doubted = doubted or end.doubted
         raise OutcomeUnknown(tables.cql.system, f"too many processes change transfer {transfer_id} at once")
 
     async def _follow_up(self, written: Sequence[tuple[Step, Kept]]) -> None:

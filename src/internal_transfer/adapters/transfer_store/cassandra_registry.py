@@ -9,6 +9,7 @@ from internal_transfer.adapters.transfer_store.cassandra_tables import STATEMENT
 from internal_transfer.cql.session import Request
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import WORKERS_MAX
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable
 from internal_transfer.ports.transfer_store import RegisteredAccount
 
@@ -138,7 +139,7 @@ class Registry:
         """Notes that the mark was raised."""
         self._seen = max(self._seen, timestamp)
 
-    async def check(self) -> tuple[str, bool, str]:
+    async def check(self) -> Check:
         """Tells whether this process may write and read conditionally."""
         try:
             await self.move_reader("doctor", self._tables.cql.clock.now_ms())

@@ -20,6 +20,7 @@ from internal_transfer.adapters.transfer_store.postgresql_statements import Stat
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import WORKERS_MAX, TransferId
 from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer
+from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.transfer_store import (
     Accepted,
@@ -70,7 +71,7 @@ class PostgresqlTransferStore:
         settings = self._pool.settings
         await self._pool.read(System.STORE, lambda connection: schema.refuse_unfit(connection, settings))
 
-    async def check(self) -> list[schema.Check]:
+    async def check(self) -> list[Check]:
         """What `doctor` tells: connection, version, durability, schema, permissions; never raises for a failure."""
         settings = self._pool.settings
         try:

@@ -54,12 +54,13 @@ class _Client:
         return True
 
 
-async def storm(server: ServerProcess, disturb: Disturb, *, seconds: float = 6.0) -> str:
+async def storm(server: ServerProcess, disturb: Disturb, *, seconds: float = 6.0, name: str = "storm") -> str:
     """Loads the server, disturbs it in the middle, and then has every key become final, once, with all sums right.
 
-    `disturb` puts back what it broke before it returns.
+    `disturb` puts back what it broke before it returns. `name` is new in each storm on a server: its users' names
+    begin with it.
     """
-    clients = [_Client(await server.fund(f"storm-{number}", str(FUNDS))) for number in range(CLIENTS)]
+    clients = [_Client(await server.fund(f"{name}-{number}", str(FUNDS))) for number in range(CLIENTS)]
     stop = asyncio.Event()
 
     async def load(client: _Client) -> None:

@@ -55,6 +55,11 @@ class Companion:
         assert self._process is not None, "it was never started"
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Tells whether there is a process that has not ended."""
+        return self._process is not None and self._process.returncode is None
+
     async def start(self) -> None:
         """Starts it and waits for its line; raises `ScenarioFailedError` with its log if it ends before."""
         process = await self._launch()
@@ -108,17 +113,17 @@ class TigerBeetle(Companion):
     def __init__(self, program: str, directory: Path, environment: Mapping[str, str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self._file = directory / "0_0.tigerbeetle"
+        self.file = directory / "0_0.tigerbeetle"
         self._program = program
-        words = ("start", f"--addresses={self.address}", "--cache-grid=128MiB", str(self._file))
+        words = ("start", f"--addresses={self.address}", "--cache-grid=128MiB", str(self.file))
         super().__init__("tigerbeetle", words, directory / "tigerbeetle.log", environment, program=(program,))
 
     async def start(self) -> None:
         """Formats its file the first time, starts it, and waits until it listens."""
-        if not self._file.exists():
+        if not self.file.exists():
             cluster = ("--cluster=0", "--replica=0", "--replica-count=1")
             formatting = await asyncio.create_subprocess_exec(
-                self._program, "format", *cluster, str(self._file), stderr=asyncio.subprocess.DEVNULL
+                self._program, "format", *cluster, str(self.file), stderr=asyncio.subprocess.DEVNULL
             )
             if await formatting.wait() != 0:
                 raise ScenarioFailedError(f"{self._program} could not format its file")
@@ -138,6 +143,8 @@ class Surroundings:
 
     def __init__(self, kind: StackKind, directory: Path, environment: Mapping[str, str] = os.environ) -> None:
         self.kind = kind
+        self.name = f"it_{secrets.token_hex(6)}"
+        """Its schema or keyspace, and the prefix of its topics."""
         self.settings = ""
         self.environment: dict[str, str] = dict(environment)
         self._directory = directory
@@ -145,17 +152,22 @@ class Surroundings:
         self.core: Companion | None = None
         self._is_started = False
         if kind is not StackKind.EMBEDDED:
-            self._name_systems(environment, f"it_{secrets.token_hex(6)}")
+            self._name_systems(environment)
 
-    def _name_systems(self, environment: Mapping[str, str], name: str) -> None:
+    def _name_systems(self, environment: Mapping[str, str]) -> None:
+        name = self.name
         program = environment.get("TIGERBEETLE_BINARY", "")
         ledger = "tigerbeetle" if program else "socket"
+        valkey = environment.get("VALKEY_URL", "")
+        if valkey:
+            self.environment["INTERNAL_TRANSFER_REDIS_URL"] = valkey
         lines = [
             "[systems]",
             f'store = "{self.kind}"',
             f'ledger = "{ledger}"',
             'core = "kafka"',
             'events = "kafka"',
+            *(['rate_limiter = "valkey"'] if valkey else []),
             "[kafka]",
             f'servers = ["{_required(environment, "KAFKA_BOOTSTRAP")}"]',
             f'prefix = "{name}"',

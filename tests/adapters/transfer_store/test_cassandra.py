@@ -24,6 +24,7 @@ from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable
 from internal_transfer.ports.operations import AuditEntry
 from internal_transfer.ports.transfer_store import Accepted, DailyLimitExceeded, HistoryQuery, IdTaken, KeyTaken
+from internal_transfer.systems import TlsFiles
 
 
 @pytest.fixture
@@ -351,9 +352,11 @@ def secured_settings():
         replication="{'class': 'SimpleStrategy', 'replication_factor': 1}",
         user=address.user,
         password=address.password,
-        ca_file=Path(address.tls.ca_file),
-        certificate_file=Path(address.tls.certificate_file),
-        key_file=Path(address.tls.key_file),
+        tls=TlsFiles(
+            ca_file=Path(address.tls.ca_file),
+            certificate_file=Path(address.tls.certificate_file),
+            key_file=Path(address.tls.key_file),
+        ),
         request_seconds=15.0,
     )
 
@@ -372,7 +375,7 @@ async def test_a_secured_cluster_is_reached_with_certificates_and_a_password():
     await cql.close()
 
 
-@pytest.mark.parametrize("wrong", [{"password": "other"}, {"ca_file": Path("missing.pem")}])
+@pytest.mark.parametrize("wrong", [{"password": "other"}, {"tls": TlsFiles(ca_file=Path("missing.pem"))}])
 async def test_a_start_that_is_refused_says_what_to_do(wrong):
     """A wrong password or certificates that are not there refuse the start, and no password is shown."""
     with pytest.raises(StartRefusedError, match=r"check user and password|cannot be read") as refused:

@@ -38,7 +38,7 @@ from internal_transfer.ports.transfer_store import Change
 from internal_transfer.services.acts import DECIDED
 from internal_transfer.services.cash import CashEvidence, cash_transfer
 from internal_transfer.services.driver import Work, fence_of, post_of, void_of
-from internal_transfer.services.restore_reach import NANOSECONDS_PER_MILLISECOND, Reach
+from internal_transfer.services.restore.reach import NANOSECONDS_PER_MILLISECOND, Reach
 
 Ordered = tuple[int, TransferId]
 """The ledger timestamp by which a transfer is done again, and the transfer. Of each that the ledger lacks one is kept

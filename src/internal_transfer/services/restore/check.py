@@ -21,9 +21,9 @@ from internal_transfer.ports.ledger import LedgerTransfer
 from internal_transfer.services.acts import DECIDED, AuditTrail, check_reason
 from internal_transfer.services.evidence import is_applied
 from internal_transfer.services.reconciliation import Reconciled, Reconciliation
-from internal_transfer.services.restore_core import CORE_ONLY, CoreRetelling
-from internal_transfer.services.restore_ledger import LedgerReplay
-from internal_transfer.services.restore_mark import (
+from internal_transfer.services.restore.core import CORE_ONLY, CoreRetelling
+from internal_transfer.services.restore.ledger import LedgerReplay
+from internal_transfer.services.restore.mark import (
     ACCEPT_UNKNOWN,
     REPAIR,
     REPAIRED,
@@ -33,8 +33,8 @@ from internal_transfer.services.restore_mark import (
     is_unfinished,
     wanted_timestamp,
 )
-from internal_transfer.services.restore_reach import Findings, Problem, Reach
-from internal_transfer.services.restore_record import TWO_PHASES, UNNAMED, RecordRebuild, ToldTransfer
+from internal_transfer.services.restore.reach import Findings, Problem, Reach
+from internal_transfer.services.restore.record import TWO_PHASES, UNNAMED, RecordRebuild, ToldTransfer
 
 CORE_LOOK = 32
 NEWEST_LOOKS = (64, 512, 4096)
@@ -77,8 +77,11 @@ class RestoreCheck:
         self._audit = audit
         self._reconciliation = reconciliation
 
-    async def disagreement(self) -> str | None:
-        """Why no role may start, and what to do, or None. Reads a few pages and changes nothing."""
+    async def disagreement(self, *, cores_must_answer: bool = False) -> str | None:
+        """Why no role may start, and what to do, or None. Reads a few pages and changes nothing.
+
+        Cores that do not answer are left out, unless they must: then it raises `Unavailable` or `OutcomeUnknown`.
+        """
         reach = self._reach
         links = await self._audit.about(REPAIR, [SUBJECT])
         if is_unfinished(links):
@@ -99,7 +102,7 @@ class RestoreCheck:
         try:
             return await self._older_core(transfers) or await self._newer_core()
         except OperatingFailureError as error:
-            if error.system is not System.CORE:
+            if cores_must_answer or error.system is not System.CORE:
                 raise
             # A silent core keeps no role from starting: its routes are shed until it answers.
             _log.warning("core_not_compared", error=str(error))

@@ -20,7 +20,7 @@ from internal_transfer.domain.leg import Action, Command, Leg, LegState, Outcome
 from internal_transfer.domain.transfer import Status, Transfer, command_of
 from internal_transfer.ports.errors import System
 from internal_transfer.services.evidence import is_applied
-from internal_transfer.services.restore_reach import Reach
+from internal_transfer.services.restore.reach import Reach
 
 LOOKS_MAX = 40
 """How often a core that answers over the bus is looked at for its verdicts."""

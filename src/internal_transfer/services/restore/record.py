@@ -1,7 +1,7 @@
 """Rebuilds records of transfers that only the ledger knows, after the store was restored to before them.
 
 The ledger says which accounts, how much, what became of the hold, and the hash of the caller and key. It does not say
-the key, so the row is recorded under a key made from the hash (`services/restore_keys.py` finds it), nor the memo. What
+the key, so the row is recorded under a key made from the hash (`services/restore/keys.py` finds it), nor the memo. What
 the cores said fills in the legs. From there `next_step` decides, as it does for everybody.
 
 An account is named by its number in the registry, or by trying the owners that registry, settings, cores and events
@@ -37,8 +37,8 @@ from internal_transfer.domain.transfer import (
 from internal_transfer.ports.errors import System
 from internal_transfer.ports.ledger import AMOUNT_MAX, LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Accepted, Change, Proposal
-from internal_transfer.services.restore_keys import KEYS_RESTORED
-from internal_transfer.services.restore_reach import NANOSECONDS_PER_MILLISECOND, Reach
+from internal_transfer.services.restore.keys import KEYS_RESTORED
+from internal_transfer.services.restore.reach import NANOSECONDS_PER_MILLISECOND, Reach
 
 UNNAMED = "accounts_unknown"
 """The kind of problem that `--accept-unknown` leaves alone."""

@@ -1,0 +1,67 @@
+"""`core`: runs the reference trading core."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from msgspec.structs import replace
+
+from internal_transfer.cli.exits import failures_end
+from internal_transfer.settings import Settings, load
+from internal_transfer.systems import CoreSystem
+from internal_transfer.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from internal_transfer.core_host.host import CoreHost
+    from internal_transfer.core_host.process import Transport
+    from internal_transfer.ports.clock import Clock
+
+
+def core(
+    *,
+    config: Annotated[Path | None, typer.Option(help="The settings of the service.", dir_okay=False)] = None,
+    data: Annotated[Path, typer.Option(help="The core's own data directory.", file_okay=False)] = Path("core"),
+    kafka: Annotated[str | None, typer.Option(help="Brokers (HOST:PORT, by commas), over the settings.")] = None,
+    aeron: Annotated[str | None, typer.Option(help="The media driver's directory, over the settings.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Lets operators have it misbehave.")] = False,
+) -> None:
+    """Runs the reference trading core as a process of its own. Prints one line when it takes orders."""
+    from internal_transfer.api.server import run_on_uvloop  # noqa: PLC0415 - takes long to import.
+    from internal_transfer.core_host.process import CoreOptions, run_core  # noqa: PLC0415
+
+    configure_logging()
+    with failures_end():
+        settings = load(config)
+        if kafka is not None:
+            settings = replace(settings, kafka=replace(settings.kafka, servers=kafka.split(",")))
+        if aeron is not None:
+            settings = replace(settings, aeron=replace(settings.aeron, directory=aeron))
+        is_aeron = aeron is not None or (kafka is None and settings.systems.core is CoreSystem.AERON)
+        connect = _connect_aeron(settings) if is_aeron else _connect_kafka(settings)
+        options = CoreOptions(
+            data,
+            connect,
+            demo=demo,
+            on_ready=lambda: print("the trading core is ready", flush=True),  # noqa: T201
+        )
+        run_on_uvloop(run_core(options))
+
+
+def _connect_kafka(settings: Settings) -> "Callable[[CoreHost, Clock], Transport]":
+    from internal_transfer.connections import kafka_connection  # noqa: PLC0415 - as above.
+
+    connection = kafka_connection(settings)
+    from internal_transfer.core_host.kafka import KafkaCoreHost  # noqa: PLC0415
+    from internal_transfer.kafka.topics import Topics  # noqa: PLC0415
+
+    topics = Topics(settings.kafka.prefix)
+    return lambda host, clock: KafkaCoreHost(host, connection, topics, clock=clock)
+
+
+def _connect_aeron(settings: Settings) -> "Callable[[CoreHost, Clock], Transport]":
+    from internal_transfer.connections import aeron_connection  # noqa: PLC0415
+    from internal_transfer.core_host.aeron import AeronCoreHost  # noqa: PLC0415 - as above.
+
+    connection = aeron_connection(settings)
+    return lambda host, clock: AeronCoreHost(host, connection, clock=clock)

@@ -1,0 +1,113 @@
+"""Settings turned into what each system's client is told: addresses, log-ins, certificates."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from msgspec.structs import asdict
+
+from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.settings import Settings
+
+if TYPE_CHECKING:
+    from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleSettings
+    from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings
+    from internal_transfer.aeron.connection import AeronConnection
+    from internal_transfer.cql.settings import CqlSettings
+    from internal_transfer.kafka.connection import KafkaConnection
+    from internal_transfer.postgresql.settings import PostgresqlSettings
+
+
+def kafka_connection(settings: Settings) -> "KafkaConnection":
+    """How the settings say that Kafka is reached."""
+    with extra("kafka"):
+        from internal_transfer.kafka.connection import KafkaConnection, KafkaLogin, KafkaTls, Mechanism  # noqa: PLC0415
+    kafka = settings.kafka
+    login = None
+    if kafka.user:
+        password = _secret(settings.secrets.kafka_password, "INTERNAL_TRANSFER_KAFKA_PASSWORD", "kafka.user")
+        login = KafkaLogin(user=kafka.user, password=password, mechanism=Mechanism(kafka.mechanism))
+    tls = KafkaTls(**asdict(kafka.files)) if kafka.tls else None
+    return KafkaConnection(bootstrap=",".join(kafka.servers), tls=tls, login=login)
+
+
+def postgresql_settings(settings: Settings) -> "PostgresqlSettings":
+    """How the settings say that PostgreSQL is reached."""
+    with extra("postgresql"):
+        from internal_transfer.postgresql.settings import PostgresqlSettings  # noqa: PLC0415
+    given = settings.postgresql
+    url = _secret(settings.secrets.postgres_url, "INTERNAL_TRANSFER_POSTGRES_URL", "systems.store")
+    return PostgresqlSettings(url=url, schema=given.db_schema, connections=given.connections, pooled=given.pooled)
+
+
+def cql_settings(settings: Settings) -> "CqlSettings":
+    """How the settings say that ScyllaDB or Cassandra is reached."""
+    with extra("cassandra"):
+        from internal_transfer.cql.settings import CqlSettings, Reach  # noqa: PLC0415
+    given = settings.cassandra
+    password = None
+    if given.user:
+        password = _secret(settings.secrets.cql_password, "INTERNAL_TRANSFER_CQL_PASSWORD", "cassandra.user")
+    if given.tls and not given.ca_file:
+        raise StartRefusedError("cassandra.ca_file: must be given where tls is true")
+    return CqlSettings(
+        contact_points=tuple(given.hosts),
+        datacenter=given.datacenter,
+        keyspace=given.keyspace,
+        port=given.port,
+        user=given.user or None,
+        password=password,
+        replication=given.replication or None,
+        reach=Reach(given.reach),
+        tablets=given.tablets,
+        # Here the authority's file alone turns it on.
+        tls=given.files if given.ca_file else None,
+    )
+
+
+def tigerbeetle_settings(settings: Settings) -> "TigerBeetleSettings":
+    """How the settings say that TigerBeetle is reached."""
+    with extra("tigerbeetle"):
+        from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleSettings  # noqa: PLC0415
+    given = settings.tigerbeetle
+    return TigerBeetleSettings(cluster_id=int(given.cluster), addresses=tuple(given.addresses))
+
+
+def valkey_settings(settings: Settings) -> "ValkeySettings":
+    """How the settings say that Valkey is reached."""
+    with extra("valkey"):
+        from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings  # noqa: PLC0415
+    url = _secret(settings.secrets.redis_url, "INTERNAL_TRANSFER_REDIS_URL", "systems.rate_limiter")
+    return ValkeySettings.of_url(url, tls=settings.valkey.files if settings.valkey.tls else None)
+
+
+def aeron_connection(settings: Settings) -> "AeronConnection":
+    """How the settings say that the cores are reached over Aeron."""
+    from internal_transfer.aeron.connection import AeronConnection  # noqa: PLC0415
+
+    given = settings.aeron
+    return AeronConnection(
+        directory=given.directory,
+        commands=given.commands,
+        verdicts=given.verdicts,
+        heard_on=given.heard_on,
+        first_stream=given.first_stream,
+    )
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Says which optional packages are missing where an import inside fails: raises `StartRefusedError`."""
+    try:
+        yield
+    except ImportError as error:
+        what_to_do = f"pip install 'internal-transfer[{name}]'"
+        raise StartRefusedError(
+            f"the settings name {name}, and its client is not installed: {what_to_do} ({error})"
+        ) from error
+
+
+def _secret(value: str, variable: str, key: str) -> str:
+    if not value:
+        raise StartRefusedError(f"{key}: needs the environment variable {variable}")
+    return value

@@ -1,0 +1,119 @@
+"""The doors of a server: the applications of users and operators, and where operators come in."""
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from internal_transfer.api.admin import DescribeServer, create_admin_app
+from internal_transfer.api.authentication import Authenticator, TrustedIssuer
+from internal_transfer.api.health import create_health_app
+from internal_transfer.api.okx import okx_routes
+from internal_transfer.api.okx_signature import Signatures
+from internal_transfer.api.routes import create_app
+from internal_transfer.api.server import Bounds, HttpServer
+from internal_transfer.domain.refusal import Code, Refusal
+from internal_transfer.listening import listen_owner_only
+from internal_transfer.settings import Settings
+from internal_transfer.wiring import Service
+
+OPERATOR = "operator"
+ADMIN_PREFIX = "/api/v1/admin"
+
+
+def public_app(
+    service: Service, settings: Settings, issuers: list[TrustedIssuer], *, demo: bool, state: DescribeServer
+) -> ASGIApp:
+    """The users' application, with the operators' routes for tokens that carry their role."""
+    authenticator = Authenticator(issuers, service.clock)
+    users = create_app(
+        rules=settings.rules,
+        gateway=service.gateway,
+        inquiry=service.inquiry,
+        authenticator=authenticator,
+        clock=service.clock,
+        telemetry=service.telemetry,
+        pages=okx_routes(
+            rules=settings.rules,
+            gateway=service.gateway,
+            inquiry=service.inquiry,
+            signatures=Signatures(service.api_keys, service.clock),
+            clock=service.clock,
+            telemetry=service.telemetry,
+            wait_seconds=settings.transfers.wait_seconds,
+            deadline_seconds=settings.transfers.deadline_seconds,
+        ),
+        wait_seconds=settings.transfers.wait_seconds,
+        deadline_seconds=settings.transfers.deadline_seconds,
+    )
+
+    def actor_of(request: Request) -> str | Refusal:
+        header = request.headers.get("authorization")
+        caller = authenticator.authenticate(None if header is None else header.encode("latin-1"))
+        if isinstance(caller, Refusal):
+            return caller
+        if OPERATOR not in caller.roles:
+            return Refusal(Code.PERMISSION_DENIED, "the token does not carry the role operator")
+        return caller.owner
+
+    operators = admin_app(service, demo=demo, state=state, actor_of=actor_of)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        is_operators = scope["path"].startswith(ADMIN_PREFIX)
+        await (operators if is_operators else users)(scope, receive, send)
+
+    return app
+
+
+def admin_app(
+    service: Service,
+    *,
+    demo: bool,
+    state: DescribeServer | None,
+    actor_of: Callable[[Request], str | Refusal] | None = None,
+) -> ASGIApp:
+    """The operators' application; without `actor_of` for whoever can open the socket, or the directory.
+
+    `state` tells of the server, where there is one.
+    """
+    local = f"local:{os.getuid()}"
+
+    return create_admin_app(
+        desk=service.desk,
+        cash=service.cash,
+        reconciliation=service.reconciliation,
+        policies=service.policy_desk,
+        keys=service.api_keys,
+        operations=service.stack.operations,
+        audit=service.audit,
+        durability=service.stack.durability,
+        clock=service.clock,
+        rules=service.settings.rules,
+        actor_of=actor_of or (lambda _: local),
+        set_core_mode=service.stack.set_core_mode if demo else None,
+        describe_server=state,
+    )
+
+
+def operators_doors(
+    service: Service,
+    health_listener: socket.socket,
+    unready: Callable[[], Awaitable[str | None]],
+    state: DescribeServer,
+    *,
+    demo: bool,
+    bounds: Bounds,
+) -> list[HttpServer]:
+    """The servers for those who run the service: health and metrics on their port, the desk on its own socket.
+
+    Raises `StartRefusedError`.
+    """
+    health = create_health_app(readiness=unready, registry=service.telemetry.registry)
+    desk = admin_app(service, demo=demo, state=state)
+    own = listen_owner_only(service.directory.admin_socket)
+    return [
+        HttpServer(app, listener, clock=service.clock, bounds=bounds)
+        for app, listener in ((health, health_listener), (desk, own))
+    ]

@@ -1,0 +1,240 @@
+"""What the CQL store says where it is in doubt: conditional writes without an answer, and calls that fail halfway."""
+
+import pytest
+from cassandra import ConsistencyLevel
+from msgspec.structs import replace
+
+from contracts.cassandra_sessions import CommitsTooFew, GoneAfter, LosesFirst, Meanwhile, Watched
+from contracts.cassandra_stores import CassandraStore
+from contracts.transfer_stores import DAY, NOON, proposal, step, transfer
+from internal_transfer.adapters.transfer_store import cassandra_statements
+from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore
+from internal_transfer.adapters.transfer_store.cassandra_tables import Tables
+from internal_transfer.domain.transfer import Status
+from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
+from internal_transfer.ports.transfer_store import Accepted, Change, KeyTaken
+
+
+@pytest.fixture
+async def stack():
+    opened = await CassandraStore.opened()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def faulty(stack):
+    """Another process with a connection of its own, before which a faulty session is put."""
+    cql = await stack.keyspace.session()
+    yield Process(cql, await cql.prepare(cassandra_statements.ALL))
+    await cql.close()
+
+
+class Process:
+    """A process that uses the store; `session` is the driver's."""
+
+    def __init__(self, cql, prepared):
+        self.cql = cql
+        self.session = cql._session
+        self._prepared = prepared
+        self.claims_after = 0
+        self.start_again()
+
+    def start_again(self):
+        """Forgets all that the process knew."""
+        self.store = CassandraTransferStore(Tables(self.cql, self._prepared))
+
+    def before(self, front):
+        """Puts something before the driver's session."""
+        self.cql._session = front
+        return front
+
+
+async def go_on(store, transfer_id):
+    """Somebody else records a next revision, which changes no status."""
+    [now] = await store.get([transfer_id])
+    [recorded] = await store.record([Change(now.revision, replace(now, attempts=now.attempts + 1))])
+    assert recorded is not None
+
+
+@pytest.mark.parametrize("status", [Status.REQUESTING, Status.PENDING])
+@pytest.mark.parametrize(
+    "case",
+    [
+        (True, 0, "recorded"),
+        (True, 1, "unknown"),
+        (False, 0, "recorded"),
+        (False, 1, "lost"),
+        (False, 2, "unknown"),
+    ],
+)
+async def test_a_change_without_an_answer_that_others_went_on_from(stack, faulty, status, case):
+    """A change whose answer is lost is "lost" only where it certainly was: once others have recorded a later revision
+    nobody can tell whether they went on from it, and an operator's decision must not be called "not carried out".
+    """
+    executed, others, answer = case
+    each = transfer()
+    assert await faulty.store.accept([proposal(each)]) == [Accepted()]
+
+    async def meanwhile():
+        for _ in range(others):
+            await go_on(stack.store, each.id)
+
+    faulty.cql.clock = Meanwhile(meanwhile)
+    front = faulty.before(LosesFirst(faulty.session, "IF revision = ? AND due_place = ?", executed=executed))
+    change = Change(1, replace(each, attempts=7)) if status is each.status else step(each, status)
+    if answer == "unknown":
+        with pytest.raises(OutcomeUnknown):
+            await faulty.store.record([change])
+    else:
+        [recorded] = await faulty.store.record([change])
+        assert (recorded is None) == (answer == "lost")
+    assert front.lost
+    [now] = await stack.store.get([each.id])
+    assert now.revision == 1 + others + (executed or answer == "recorded")
+    is_done = executed or answer == "recorded"
+    assert (now.status is status, now.attempts >= 7) == ((True, is_done) if status is each.status else (is_done, False))
+
+
+async def test_a_change_that_was_certainly_lost_is_told_so(stack, faulty):
+    """Without a doubt, a change whose record has gone on by two revisions is answered as lost, as on every store."""
+    each = transfer()
+    assert await faulty.store.accept([proposal(each)]) == [Accepted()]
+    for _ in range(2):
+        await go_on(stack.store, each.id)
+    assert await faulty.store.record([step(each, Status.PENDING)]) == [None]
+
+
+async def test_what_is_decided_but_told_as_failed_is_carried_through(stack, faulty):
+    """Every conditional write of an accept and of two changes is decided and then fails at its commit, for too few
+    replicas: asked again, each is found to be there, and the transfer ends as if nothing had been.
+    """
+    each = transfer()
+    front = faulty.before(CommitsTooFew(faulty.session))
+    assert await faulty.store.accept([proposal(each)]) == [Accepted()]
+    [pending] = await faulty.store.record([step(each, Status.PENDING)])
+    [failed] = await faulty.store.record([step(pending, Status.FAILED)])
+    assert front.failed >= 5, "the claim, the transfer, two changes, and what is about the share"
+    other = await stack.another()
+    assert await other.get([each.id]) == [failed]
+    assert await other.by_keys([("ada", each.key)]) == [KeyTaken(failed, b"content")]
+    assert [event.version for _, event in await other.feed(0, 9)] == [1, 2, 3]
+    assert await other.daily_used("ada", "USDT", DAY) == 0
+
+
+def on_record(stack):
+    """All rows that make a transfer; what is only a hint at one is left out."""
+    tables = ("transfer", "transfer_key", "daily_use")
+    keyspace = stack.keyspace.settings.keyspace
+    return {table: sorted(map(repr, stack.keyspace.execute(f"SELECT * FROM {keyspace}.{table}"))) for table in tables}
+
+
+async def leave_unfinished(stack, faulty, each):
+    """A process claims a key and reaches nobody any more before its transfer is on record."""
+    for requests in range(faulty.claims_after, 40):
+        stack.keyspace.empty("transfer_store")
+        faulty.start_again()
+        faulty.before(GoneAfter(faulty.session, requests))
+        with pytest.raises((Unavailable, OutcomeUnknown)):
+            await faulty.store.accept([proposal(each)])
+        faulty.before(faulty.session)
+        rows = on_record(stack)
+        if rows["transfer_key"]:
+            assert not rows["transfer"]
+            faulty.claims_after = requests
+            return
+    pytest.fail("an accept claims its key within so many requests")
+
+
+async def test_an_accept_that_fails_halfway_says_so(stack, faulty):
+    """Wherever an accept loses the cluster, `Unavailable` is told only where nothing of the transfer is on record, and
+    later it is unknown; both are met on the way to the end.
+    """
+    told = set()
+    each = transfer()
+    for requests in range(40):
+        stack.keyspace.empty("transfer_store")
+        before = on_record(stack)
+        faulty.start_again()
+        faulty.before(GoneAfter(faulty.session, requests))
+        try:
+            assert await faulty.store.accept([proposal(each)]) == [Accepted()]
+        except Unavailable:
+            told.add(Unavailable)
+            assert on_record(stack) == before
+        except OutcomeUnknown:
+            told.add(OutcomeUnknown)
+            assert on_record(stack) != before
+        else:
+            assert told == {Unavailable, OutcomeUnknown}
+            return
+    pytest.fail("an accept takes fewer requests than that")
+
+
+@pytest.mark.parametrize("settled", [False, True])
+async def test_a_look_up_that_fails_while_it_finishes_a_claim_says_so(stack, faulty, settled):
+    """A look-up that meets an unfinished claim records its transfer; wherever that loses the cluster, `Unavailable` is
+    told only where the look-up has recorded nothing.
+    """
+    told = set()
+    each = transfer()
+    for requests in range(40):
+        await leave_unfinished(stack, faulty, each)
+        before = on_record(stack)
+        faulty.before(GoneAfter(faulty.session, requests))
+        try:
+            [hit] = await faulty.store.by_keys([("ada", each.key)], settled=settled)
+        except Unavailable:
+            told.add(Unavailable)
+            assert on_record(stack) == before
+        except OutcomeUnknown:
+            told.add(OutcomeUnknown)
+        else:
+            assert hit == KeyTaken(each, b"content")
+            assert told == {Unavailable, OutcomeUnknown}
+            return
+    pytest.fail("a look-up takes fewer requests than that")
+
+
+@pytest.mark.parametrize("settled", [False, True])
+async def test_both_kinds_of_look_up_finish_what_a_process_left(stack, faulty, settled):
+    """A key whose process died between the claim and its transfer stands for that transfer, which is then on record,
+    whether or not the look-up settles what is in doubt.
+    """
+    each = transfer()
+    await leave_unfinished(stack, faulty, each)
+    assert await stack.store.get([each.id]) == [None]
+    assert await stack.store.by_keys([("ada", each.key)], settled=settled) == [KeyTaken(each, b"content")]
+    other = await stack.another()
+    assert await other.get([each.id]) == [each]
+    assert await other.daily_used("ada", "USDT", DAY) == 100
+    assert [event.version for _, event in await other.feed(0, 9)] == [1]
+
+
+async def test_only_a_settled_look_up_reads_serially(faulty):
+    """A settled look-up reads the key's row in the order of its conditional writes, the other as any quorum read."""
+    front = faulty.before(Watched(faulty.session, "transfer_key"))
+    keys = [("ada", "one"), ("ada", "two")]
+    assert await faulty.store.by_keys(keys, settled=False) == [None, None]
+    assert front.read_at == [None, None], "None is the level of the session's profile"
+    profile = next(iter(faulty.session.cluster.profile_manager.profiles.values()))
+    assert profile.consistency_level == ConsistencyLevel.LOCAL_QUORUM
+    assert await faulty.store.by_keys(keys) == [None, None]
+    assert front.read_at[2:] == [ConsistencyLevel.LOCAL_SERIAL] * 2
+
+
+async def test_accept_has_the_last_word_over_an_unsettled_look_up(stack, faulty):
+    """A key that an unsettled look-up did not find, since another process had not accepted it yet or had only claimed
+    it, is answered by accept with that process's transfer.
+    """
+    finished, unfinished = transfer(1), transfer(2)
+    await leave_unfinished(stack, faulty, unfinished)
+    mine = [transfer(n, key=each.key, at=NOON + 5) for n, each in enumerate((finished, unfinished))]
+    assert await stack.store.by_keys([("ada", finished.key)], settled=False) == [None]
+    assert await faulty.store.accept([proposal(finished)]) == [Accepted()]
+    assert await stack.store.accept([proposal(each) for each in mine]) == [
+        KeyTaken(finished, b"content"),
+        KeyTaken(unfinished, b"content"),
+    ]
+    assert await stack.store.get([each.id for each in mine]) == [None, None]
+    assert await stack.store.daily_used("ada", "USDT", DAY) == 200
