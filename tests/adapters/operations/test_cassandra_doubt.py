@@ -62,8 +62,8 @@ async def test_an_entry_without_an_answer_is_in_the_chain_once(stack, faulty, ex
 
 @pytest.mark.parametrize(("executed", "others"), [(True, True), (True, False), (False, True), (False, False)])
 async def test_a_policy_without_an_answer_is_told_as_it_was(stack, faulty, executed, others):
-    """A change of the policy whose answer is lost is told as made where it was, even if another one has followed, and as
-    overtaken only where another one was made in its place.
+    """A change of the policy whose answer is lost is told as made where it was, even if another one has followed, and
+    as overtaken only where another one was made in its place.
     """
     cql, operations = faulty
     elsewhere = stack.open()

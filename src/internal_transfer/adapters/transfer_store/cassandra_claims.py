@@ -195,7 +195,8 @@ class Claims:
         """Takes claims that hold their keys to their end, which is the same whoever does it."""
         tables = self._tables
         ended: dict[int, Ended] = {}
-        # What was claimed a moment ago has a record only where its id is another's, which the insert finds out.
+        # What was claimed a moment ago has a record only where its id is another's, which the insert finds out, or
+        # who is refused for the limit.
         known = await tables.kept([claim.transfer.id for claim in claims if not claim.fresh])
         dead: list[Claim] = []
         open_places: list[int] = []
@@ -209,13 +210,16 @@ class Claims:
                 ended[place] = _ID_TAKEN
                 dead.append(claim)
         verdicts = await self._limits.take([_share(claims[place]) for place in open_places]) if open_places else []
+        refused = [place for place, verdict in zip(open_places, verdicts, strict=True) if verdict.kind is Kind.REFUSED]
+        foreign = await tables.kept([claims[place].transfer.id for place in refused if claims[place].fresh])
         taken: list[int] = []
         for place, verdict in zip(open_places, verdicts, strict=True):
             match verdict.kind:
                 case Kind.TAKEN:
                     taken.append(place)
                 case Kind.REFUSED:
-                    ended[place] = DailyLimitExceeded(verdict.remaining)
+                    is_taken = claims[place].transfer.id in foreign
+                    ended[place] = _ID_TAKEN if is_taken else DailyLimitExceeded(verdict.remaining)
                     dead.append(claims[place])
                 case Kind.GIVEN_BACK:
                     # Somebody ended it meanwhile: as FAILED, or because its id belongs to another.
