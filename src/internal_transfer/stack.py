@@ -147,7 +147,7 @@ async def migrate_cassandra(settings: Settings) -> None:
     """Makes or upgrades the tables; raises `StartRefusedError` or an operating failure."""
     target = cql_settings(settings)
     from internal_transfer.adapters.operations.cassandra import CassandraOperations  # noqa: PLC0415
-    from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore  # noqa: PLC0415
+    from internal_transfer.adapters.transfer_store.cassandra.store import CassandraTransferStore  # noqa: PLC0415
     from internal_transfer.cql.session import Cql  # noqa: PLC0415
 
     cql = Cql(target, SystemClock())
@@ -233,7 +233,7 @@ class _Opening:
     async def _open_cassandra(self) -> tuple[TransferStore, Operations]:
         with extra("cassandra"):
             from internal_transfer.adapters.operations.cassandra import CassandraOperations  # noqa: PLC0415
-            from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore  # noqa: PLC0415
+            from internal_transfer.adapters.transfer_store.cassandra.store import CassandraTransferStore  # noqa: PLC0415
             from internal_transfer.cql.session import Cql  # noqa: PLC0415
         cql = Cql(cql_settings(self._settings), self._clock)
         await self._start(cql, "Cassandra")

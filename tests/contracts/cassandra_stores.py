@@ -2,7 +2,6 @@
 
 import os
 import re
-from importlib.resources import files
 from pathlib import Path
 
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
@@ -10,10 +9,11 @@ from cassandra.policies import WhiteListRoundRobinPolicy
 
 import real_servers
 from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.operations.cassandra import MIGRATIONS as OPERATIONS
 from internal_transfer.adapters.operations.cassandra import STATEMENTS, CassandraOperations
-from internal_transfer.adapters.transfer_store import cassandra_statements
-from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore
-from internal_transfer.adapters.transfer_store.cassandra_tables import Tables
+from internal_transfer.adapters.transfer_store.cassandra import statements
+from internal_transfer.adapters.transfer_store.cassandra.store import MIGRATIONS, CassandraTransferStore
+from internal_transfer.adapters.transfer_store.cassandra.tables import Tables
 from internal_transfer.cql.session import Cql
 from internal_transfer.cql.settings import CqlSettings
 from internal_transfer.ports.errors import System
@@ -59,9 +59,9 @@ class CassandraKeyspace:
         """Runs a statement past the adapters."""
         return list(self._session.execute(statement, timeout=60))
 
-    def empty(self, package):
+    def empty(self, migrations):
         """Empties the tables of an adapter, of which a test fills few partitions: a truncation takes far longer."""
-        script = files(f"internal_transfer.adapters.{package}").joinpath("cassandra.cql").read_text(encoding="utf-8")
+        script = "".join(migrations)
         for table in re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", script):
             name = f"{self.settings.keyspace}.{table}"
             key = self._partition_key(table)
@@ -114,7 +114,7 @@ class CassandraStore:
         keyspace = CassandraKeyspace.of_this_run()
         stack = cls(keyspace, await keyspace.session())
         stack.store = await CassandraTransferStore.open(stack.cql)
-        keyspace.empty("transfer_store")
+        keyspace.empty(MIGRATIONS)
         return stack
 
     async def durable(self):
@@ -126,7 +126,7 @@ class CassandraStore:
 
     async def another(self):
         """The store as another process has it."""
-        return CassandraTransferStore(Tables(self.cql, await self.cql.prepare(cassandra_statements.ALL)))
+        return CassandraTransferStore(Tables(self.cql, await self.cql.prepare(statements.ALL)))
 
     async def close(self):
         """Ends the connections."""
@@ -148,7 +148,7 @@ class CassandraOperationsStack:
         stack = cls(keyspace, await keyspace.session(System.OPERATIONS))
         await CassandraOperations.open(stack._cql)
         stack._prepared = await stack._cql.prepare(STATEMENTS)
-        keyspace.empty("operations")
+        keyspace.empty(OPERATIONS)
         return stack
 
     def open(self):

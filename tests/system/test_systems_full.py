@@ -125,7 +125,7 @@ async def test_a_kafka_with_a_full_disk(place, environment):
                 response = await user.move("funding", "spot", "1", key=keys[-1], wait_seconds=0)
                 assert response.status_code in {201, 202}, response.text
             assert response.json()["status"] == "PENDING"
-            await until_unready(server)
+            await until_unready(server, "Kafka")
             ballast.make_room()
             await asyncio.to_thread(kafka.start)
             for key in keys:

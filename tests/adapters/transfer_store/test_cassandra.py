@@ -12,9 +12,10 @@ import real_servers
 from contracts.cassandra_stores import CassandraOperationsStack, CassandraStore
 from contracts.transfer_stores import DAY, NOON, proposal, step, transfer
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.transfer_store import cassandra_feed, cassandra_registry
-from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore
-from internal_transfer.adapters.transfer_store.cassandra_limits import Limits, Share
+from internal_transfer.adapters.transfer_store.cassandra import feed as cassandra_feed
+from internal_transfer.adapters.transfer_store.cassandra import registry
+from internal_transfer.adapters.transfer_store.cassandra.limits import Limits, Share
+from internal_transfer.adapters.transfer_store.cassandra.store import MIGRATIONS, CassandraTransferStore
 from internal_transfer.cql.migrations import migrate
 from internal_transfer.cql.session import Cql
 from internal_transfer.cql.settings import CqlSettings
@@ -110,7 +111,7 @@ async def test_a_crash_between_any_two_statements_of_an_accept(stack, going_on, 
     next retry or the scan makes it whole: one transfer, counted once, or nothing at all (G5, G6, G11, G13).
     """
     for statements in range(40):
-        stack.keyspace.empty("transfer_store")
+        stack.keyspace.empty(MIGRATIONS)
         each = transfer(statements)
         done = await stop_after(stack, statements, lambda store: retry(store, each), lost=lost)  # noqa: B023
         other = await stack.another()
@@ -136,7 +137,7 @@ async def test_a_crash_between_any_two_statements_of_an_end(stack, final, lost):
     once, a failed one's share given back once, and off the agenda after a scan (G8, G11, G13).
     """
     for statements in range(40):
-        stack.keyspace.empty("transfer_store")
+        stack.keyspace.empty(MIGRATIONS)
         each = transfer(statements)
         before = await stack.another()
         assert await before.accept([proposal(each)]) == [Accepted()]
@@ -159,7 +160,7 @@ async def test_a_crash_between_any_two_statements_of_an_end(stack, final, lost):
 async def test_a_crash_between_any_two_statements_of_the_numbering(stack):
     """Whichever statement is the last of a process that numbers the feed, the next goes on without skip or repeat."""
     for statements in range(40):
-        stack.keyspace.empty("transfer_store")
+        stack.keyspace.empty(MIGRATIONS)
         store = await stack.another()
         batch = [transfer(n) for n in range(3)]
         await store.accept([proposal(each) for each in batch])
@@ -267,7 +268,7 @@ async def test_the_feed_at_once_in_several_processes(stack, monkeypatch):
 
 async def test_accounts_at_once_in_several_processes(stack, monkeypatch):
     """Processes that register the same accounts at once agree on every number, also where partitions of numbers end."""
-    monkeypatch.setattr(cassandra_registry, "BUCKET_NUMBERS", 5)
+    monkeypatch.setattr(registry, "BUCKET_NUMBERS", 5)
     stores = [await stack.another() for _ in range(3)]
     accounts = [Account("ada", f"type{n}", "USDT") for n in range(4)]
     answers = await asyncio.gather(*[store.register(accounts[n:] + accounts[:n]) for n, store in enumerate(stores)])

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 from contracts.cassandra_sessions import CommitsTooFew, GoneAfter, LosesFirst, Meanwhile, Watched
 from contracts.cassandra_stores import CassandraStore
 from contracts.transfer_stores import DAY, NOON, proposal, step, transfer
-from internal_transfer.adapters.transfer_store import cassandra_statements
-from internal_transfer.adapters.transfer_store.cassandra import CassandraTransferStore
-from internal_transfer.adapters.transfer_store.cassandra_tables import Tables
+from internal_transfer.adapters.transfer_store.cassandra import statements
+from internal_transfer.adapters.transfer_store.cassandra.store import MIGRATIONS, CassandraTransferStore
+from internal_transfer.adapters.transfer_store.cassandra.tables import Tables
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
 from internal_transfer.ports.transfer_store import Accepted, Change, KeyTaken
@@ -26,7 +26,7 @@ async def stack():
 async def faulty(stack):
     """Another process with a connection of its own, before which a faulty session is put."""
     cql = await stack.keyspace.session()
-    yield Process(cql, await cql.prepare(cassandra_statements.ALL))
+    yield Process(cql, await cql.prepare(statements.ALL))
     await cql.close()
 
 
@@ -132,7 +132,7 @@ def on_record(stack):
 async def leave_unfinished(stack, faulty, each):
     """A process claims a key and reaches nobody any more before its transfer is on record."""
     for requests in range(faulty.claims_after, 40):
-        stack.keyspace.empty("transfer_store")
+        stack.keyspace.empty(MIGRATIONS)
         faulty.start_again()
         faulty.before(GoneAfter(faulty.session, requests))
         with pytest.raises((Unavailable, OutcomeUnknown)):
@@ -153,7 +153,7 @@ async def test_an_accept_that_fails_halfway_says_so(stack, faulty):
     told = set()
     each = transfer()
     for requests in range(40):
-        stack.keyspace.empty("transfer_store")
+        stack.keyspace.empty(MIGRATIONS)
         before = on_record(stack)
         faulty.start_again()
         faulty.before(GoneAfter(faulty.session, requests))

@@ -61,7 +61,9 @@ class KafkaEventBus:
     @property
     def failure(self) -> str | None:
         """Why confirmations do not come, as far as is known; for readiness."""
-        return self._consumer.failure
+        failure = self._consumer.failure
+        # The client's own words, such as "1/1 brokers are down", do not say whose brokers.
+        return failure and f"Kafka: {failure}"
 
     @property
     def owed(self) -> int:

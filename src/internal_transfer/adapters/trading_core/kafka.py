@@ -41,7 +41,8 @@ class KafkaTradingCore(AskedCore):
     @property
     def failure(self) -> str | None:
         """Why orders cannot be sent, as far as is known; for readiness."""
-        return self._producer.away
+        away = self._producer.away
+        return away and f"Kafka: {away}"
 
     async def start(self) -> None:
         """Connects.

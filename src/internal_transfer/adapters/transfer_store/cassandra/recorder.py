@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import structlog
 from msgspec import Struct
 
-from internal_transfer.adapters.transfer_store import cassandra_statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra_agenda import Agenda
-from internal_transfer.adapters.transfer_store.cassandra_feed import Feed
-from internal_transfer.adapters.transfer_store.cassandra_limits import Limits, Share
-from internal_transfer.adapters.transfer_store.cassandra_lists import placing_final
-from internal_transfer.adapters.transfer_store.cassandra_registry import Registry
-from internal_transfer.adapters.transfer_store.cassandra_rows import Kept, changing_values, following
-from internal_transfer.adapters.transfer_store.cassandra_tables import Tables
+from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
+from internal_transfer.adapters.transfer_store.cassandra.agenda import Agenda
+from internal_transfer.adapters.transfer_store.cassandra.feed import Feed
+from internal_transfer.adapters.transfer_store.cassandra.limits import Limits, Share
+from internal_transfer.adapters.transfer_store.cassandra.lists import placing_final
+from internal_transfer.adapters.transfer_store.cassandra.registry import Registry
+from internal_transfer.adapters.transfer_store.cassandra.rows import Kept, changing_values, following
+from internal_transfer.adapters.transfer_store.cassandra.tables import Tables
 from internal_transfer.cql.session import Request
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer

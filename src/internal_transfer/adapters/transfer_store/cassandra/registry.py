@@ -4,8 +4,8 @@ ledger's mark.
 
 from collections.abc import Sequence
 
-from internal_transfer.adapters.transfer_store import cassandra_statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra_tables import STATEMENTS_PER_BATCH, Tables
+from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
+from internal_transfer.adapters.transfer_store.cassandra.tables import STATEMENTS_PER_BATCH, Tables
 from internal_transfer.cql.session import Request
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import WORKERS_MAX

@@ -3,24 +3,24 @@
 A transfer's partition is the truth about it. Everything else about it (what is due, the feed's markers, history,
 lists by status) is a hint that was written before, and that readers hold against the truth; the scan finishes what
 a process that stopped in the middle has left. How an accept is made of three conditional writes stands in
-`cassandra_claims`.
+`claims`.
 """
 
 from collections.abc import Sequence
 from importlib.resources import files
 
-from internal_transfer.adapters.transfer_store import cassandra_statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra_agenda import Agenda
-from internal_transfer.adapters.transfer_store.cassandra_claims import Claims
-from internal_transfer.adapters.transfer_store.cassandra_feed import Feed
-from internal_transfer.adapters.transfer_store.cassandra_history import History
-from internal_transfer.adapters.transfer_store.cassandra_limits import Limits
-from internal_transfer.adapters.transfer_store.cassandra_lists import Lists
-from internal_transfer.adapters.transfer_store.cassandra_recorder import Recorder
-from internal_transfer.adapters.transfer_store.cassandra_registry import Registry
-from internal_transfer.adapters.transfer_store.cassandra_rows import event_of
-from internal_transfer.adapters.transfer_store.cassandra_scan import Scan
-from internal_transfer.adapters.transfer_store.cassandra_tables import Tables
+from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
+from internal_transfer.adapters.transfer_store.cassandra.agenda import Agenda
+from internal_transfer.adapters.transfer_store.cassandra.claims import Claims
+from internal_transfer.adapters.transfer_store.cassandra.feed import Feed
+from internal_transfer.adapters.transfer_store.cassandra.history import History
+from internal_transfer.adapters.transfer_store.cassandra.limits import Limits
+from internal_transfer.adapters.transfer_store.cassandra.lists import Lists
+from internal_transfer.adapters.transfer_store.cassandra.recorder import Recorder
+from internal_transfer.adapters.transfer_store.cassandra.registry import Registry
+from internal_transfer.adapters.transfer_store.cassandra.rows import event_of
+from internal_transfer.adapters.transfer_store.cassandra.scan import Scan
+from internal_transfer.adapters.transfer_store.cassandra.tables import Tables
 from internal_transfer.cql.migrations import migrate
 from internal_transfer.cql.session import Cql
 from internal_transfer.domain.account import Account, Owner
@@ -41,7 +41,7 @@ from internal_transfer.ports.transfer_store import (
     RegisteredAccount,
 )
 
-MIGRATIONS = (files(__package__).joinpath("cassandra.cql").read_text(encoding="utf-8"),)
+MIGRATIONS = (files(__package__).joinpath("tables.cql").read_text(encoding="utf-8"),)
 """Step n leads to version n of the tables; released steps never change."""
 
 

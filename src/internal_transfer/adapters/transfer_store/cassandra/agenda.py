@@ -9,9 +9,9 @@ remover looks once more afterwards.
 
 from collections.abc import Iterable
 
-from internal_transfer.adapters.transfer_store import cassandra_statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra_rows import Row
-from internal_transfer.adapters.transfer_store.cassandra_tables import Tables
+from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
+from internal_transfer.adapters.transfer_store.cassandra.rows import Row
+from internal_transfer.adapters.transfer_store.cassandra.tables import Tables
 from internal_transfer.cql.session import Request
 
 ROWS_MAX = 20_000

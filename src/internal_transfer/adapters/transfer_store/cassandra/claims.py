@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from msgspec import Struct
 from msgspec.structs import replace
 
-from internal_transfer.adapters.transfer_store import cassandra_statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra_agenda import Agenda
-from internal_transfer.adapters.transfer_store.cassandra_feed import Feed
-from internal_transfer.adapters.transfer_store.cassandra_history import History
-from internal_transfer.adapters.transfer_store.cassandra_limits import Kind, Limits, Share
-from internal_transfer.adapters.transfer_store.cassandra_rows import (
+from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
+from internal_transfer.adapters.transfer_store.cassandra.agenda import Agenda
+from internal_transfer.adapters.transfer_store.cassandra.feed import Feed
+from internal_transfer.adapters.transfer_store.cassandra.history import History
+from internal_transfer.adapters.transfer_store.cassandra.limits import Kind, Limits, Share
+from internal_transfer.adapters.transfer_store.cassandra.rows import (
     Kept,
     Row,
     body_of,
@@ -28,7 +28,7 @@ from internal_transfer.adapters.transfer_store.cassandra_rows import (
     lasting_values,
     transfer_of_body,
 )
-from internal_transfer.adapters.transfer_store.cassandra_tables import Tables, together
+from internal_transfer.adapters.transfer_store.cassandra.tables import Tables, together
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.transfer import Transfer
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable

@@ -27,7 +27,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class Kept(Struct, frozen=True):
-    """A transfer as it is on record, with what the store itself keeps beside it; see `cassandra.cql`."""
+    """A transfer as it is on record, with what the store itself keeps beside it; see `tables.cql`."""
 
     transfer: Transfer
     accept_number: int

@@ -1,0 +1,1 @@
+"""The transfer store on Apache Cassandra or ScyllaDB."""
