@@ -8,11 +8,16 @@ out.
 
 from collections.abc import Sequence
 
+from cassandra.query import PreparedStatement  # type: ignore[import-untyped]
+
 from internal_transfer.cql.session import Cql
 from internal_transfer.ports.errors import StartRefusedError
 
 LEASE_SECONDS = 60
 """How long a migrating process keeps others out; renewed at each step."""
+
+_PREPARED_MAX = 20
+"""How often statements are prepared that are refused, some tenths of a second apart."""
 
 _TABLE = """
     CREATE TABLE IF NOT EXISTS schema_version (part text PRIMARY KEY, version int, holder bigint, opened boolean)
@@ -53,14 +58,26 @@ async def _version(cql: Cql, part: str) -> int:
     """The version on record; 0 also where there is no record of versions yet."""
     if not await cql.has_table("schema_version"):
         return 0
-    prepared = await cql.prepare((_SELECT,))
+    prepared = await _prepared(cql, [_SELECT])
     [rows] = await cql.read([cql.serially(prepared[_SELECT].bind((part,)))])
     return int(rows[0][0] or 0) if rows else 0
 
 
+async def _prepared(cql: Cql, statements: Sequence[str]) -> dict[str, PreparedStatement]:
+    """The statements, prepared with patience: a table that another process is just making is on record before it can
+    be asked.
+    """
+    for _ in range(_PREPARED_MAX):
+        try:
+            return await cql.prepare(statements)
+        except StartRefusedError:
+            await cql.clock.sleep(0.1 + 0.1 * cql.clock.jitter())
+    return await cql.prepare(statements)
+
+
 async def _take_steps(cql: Cql, part: str, steps: Sequence[str]) -> int:
     await cql.define(_TABLE)
-    prepared = await cql.prepare((_OPEN, _LEASE, _RAISE, _RETURN))
+    prepared = await _prepared(cql, [_OPEN, _LEASE, _RAISE, _RETURN])
     holder = 1 + int(cql.clock.jitter() * 2**52)
     await cql.decide([prepared[_OPEN].bind((part,))])
     previous = None
