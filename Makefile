@@ -37,7 +37,7 @@ run: install ## Run the service with demo users, balances and tokens (DATA=./dat
 	$(BIN)/internal-transfer serve --demo --data $(DATA) --port $(PORT) --admin-port $(ADMIN_PORT)
 
 run-real: install-dev ## Run the service on PostgreSQL, Kafka, Valkey and TigerBeetle, as far as the machine can have them.
-	$(BIN)/python -m servers.run_real --port $(PORT)
+	$(BIN)/python -m servers.run_real --port $(PORT) --admin-port $(ADMIN_PORT)
 
 demo: install ## Run every scenario against real server processes, and print how each ends (STACK=postgresql or cassandra).
 ifeq ($(STACK),embedded)

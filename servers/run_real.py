@@ -25,6 +25,7 @@ def main() -> int:
     """Starts everything, waits for an interrupt, and stops the service again."""
     parser = argparse.ArgumentParser(prog="python -m servers.run_real", description=__doc__)
     parser.add_argument("--port", default="8080")
+    parser.add_argument("--admin-port", default="9464", help="of the first process; the others count up from it")
     parser.add_argument("--workers", default="2", help="how many equal processes of the service")
     options = parser.parse_args()
     outcomes = roster.start_all([*NEEDED, "tigerbeetle"])
@@ -50,6 +51,7 @@ def main() -> int:
     if not has_tigerbeetle:
         commands.insert(0, ["serve", "--roles", "ledger", "--data", str(directory / "ledger"), "--admin-port", "0"])
     service = ["serve", "--demo", *common, "--data", str(directory / "data"), "--port", options.port]
+    service += ["--admin-port", options.admin_port]
     commands.append([*service, "--workers", options.workers])
     subprocess.run([*PROGRAM, "migrate", *common], env=environment, check=True)  # noqa: S603 - our own words.
     return _run(commands, environment, directory)

@@ -101,7 +101,7 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        what_to_do = f"pip install 'internal-transfer[{name}]'"
+        what_to_do = f"install the package with its extra [{name}]"
         raise StartRefusedError(
             f"the settings name {name}, and its client is not installed: {what_to_do} ({error})"
         ) from error

@@ -1,8 +1,9 @@
 """What `doctor` says of a server that runs."""
 
-from internal_transfer.simulation.scenarios.catalogue import ONE_PROCESS, new_server
+from internal_transfer.simulation.scenarios.catalogue import ONE_PROCESS, STANDARD, new_server
 from internal_transfer.simulation.scenarios.expectation import until
 from internal_transfer.simulation.scenarios.server_process import run_program
+from internal_transfer.simulation.scenarios.surroundings import StackKind
 
 
 async def examined(server, *words):
@@ -51,3 +52,18 @@ async def test_a_server_that_is_not_ready(place):
     assert code == 1
     assert [name for name, (ok, _) in checks.items() if not ok] == ["server"]
     assert "runs and is not ready: the trading core 'core' does not answer" in checks["server"][1]
+
+
+async def test_processes_on_real_systems(place, environment):
+    """A service that keeps nothing itself, and the ledger's process beside it, are found well."""
+    environment(StackKind.POSTGRESQL)
+    async with new_server(place, STANDARD, StackKind.POSTGRESQL) as server:
+        await server.start()
+        surroundings = server.surroundings.environment
+        for data in (server.data, place / "ledger"):
+            words = ("--data", str(data), "--config", str(server.config), "--json")
+            ran = await run_program("doctor", *words, environment=surroundings)
+            checks = {check["name"]: (check["ok"], check["message"]) for check in ran.object()["checks"]}
+            assert [check for check in checks.items() if not check[1][0]] == []
+            assert ran.exit_code == 0
+        assert "serves" in checks["server"][1]

@@ -65,7 +65,7 @@ def load_library() -> Any:
         return importlib.import_module("pyaeron")
     except ImportError as error:
         raise StartRefusedError(
-            f"the Aeron client cannot be loaded ({error}): pip install 'internal-transfer[aeron]'"
+            f"the Aeron client cannot be loaded ({error}): install the package with its extra [aeron]"
         ) from error
 
 

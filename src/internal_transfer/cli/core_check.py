@@ -58,7 +58,10 @@ def core_check(
         ]
         print_json({"core": report.core, "passed": report.passed, "results": rows})
     else:
-        print_checks((each.promise, each.finding == "kept", each.message or each.says) for each in report.results)
+        print_checks(
+            ((each.promise, each.finding == "kept", each.message or each.says) for each in report.results),
+            left_out={each.promise for each in report.results if each.finding == "left_out"},
+        )
     if not report.passed:
         raise typer.Exit(FAILED)
 

@@ -64,6 +64,12 @@ class Patient(Struct, frozen=True):
         """The data directory, not acquired."""
         return DataDirectory(self.data)
 
+    @property
+    def holds_ledger(self) -> bool:
+        """Tells whether a process with the role `ledger` holds the directory, which has no socket for operators."""
+        directory = self.directory
+        return directory.is_held and directory.ledger_socket.exists() and not directory.admin_socket.exists()
+
 
 def doctor(
     *,
@@ -183,6 +189,8 @@ def _lock(patient: Patient) -> str:
     if not directory.is_held:
         return "free: no server holds the directory"
     holder = (patient.data / "lock").read_text(errors="replace").strip() or "unknown"
+    if patient.holds_ledger:
+        return f"held by the ledger's process ({holder})"
     if not directory.admin_socket.exists():
         raise StartRefusedError(f"held by process {holder}, which has no admin socket: it starts or stops, or hangs")
     return f"held by a server (process {holder})"
@@ -191,7 +199,7 @@ def _lock(patient: Patient) -> str:
 def _ask_server(patient: Patient) -> Patient:
     """The patient with what its server tells of itself, in place of what was assumed."""
     try:
-        if not patient.directory.is_held:
+        if not patient.directory.is_held or patient.holds_ledger:
             return patient
         told = ask_holder(patient.directory, "/server")
     except StartRefusedError as error:
@@ -203,6 +211,8 @@ def _server(patient: Patient) -> str:
     server = patient.server
     if patient.silence is not None:
         raise StartRefusedError(patient.silence)
+    if patient.holds_ledger:
+        return f"the ledger's process serves {patient.directory.ledger_socket}"
     if server is None:
         return "none runs on the directory"
     what = f"release {server['version']}{', a demonstration' if server['demo'] else ''}"
@@ -213,7 +223,8 @@ def _server(patient: Patient) -> str:
 
 def _open(patient: Patient) -> apsw.Connection | None:
     path = patient.directory.database
-    if not path.exists():
+    # A start makes the file before it knows whether anything will be kept in it.
+    if not path.exists() or path.stat().st_size == 0:
         return None
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(2_000)
@@ -223,6 +234,8 @@ def _open(patient: Patient) -> apsw.Connection | None:
 def _database(patient: Patient) -> str:
     connection = _open(patient)
     if connection is None:
+        if patient.directory.database.exists():
+            return "nothing is kept in it: the settings name other systems, or nothing was started yet"
         return "there is none yet; the first start makes it"
     try:
         found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
@@ -250,6 +263,8 @@ def _pins(patient: Patient) -> str:
 def _port(patient: Patient, host: str, port: int) -> str:
     if port == 0:
         return "0 picks a free one"
+    if patient.holds_ledger:
+        return "not asked: what holds the directory serves no users"
     if patient.directory.is_held:
         try:
             socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()

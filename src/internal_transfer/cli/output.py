@@ -1,7 +1,7 @@
 """What commands print: one JSON object for programs, tables and panels for people."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import typer
@@ -121,11 +121,15 @@ def print_policy(policy: Mapping[str, Any]) -> None:
         print_line(f"{name}: {', '.join(policy[name]) or 'none'}")
 
 
-def print_checks(checks: Iterable[Check]) -> None:
-    """The results of `doctor`."""
+def print_checks(checks: Iterable[Check], *, left_out: Collection[str] = ()) -> None:
+    """The results of `doctor` and `core-check`; `left_out` names what was not looked at."""
     table = Table.grid(padding=(0, 2))
     for name, ok, message in checks:
-        table.add_row(Text("ok" if ok else "FAIL", style="green" if ok else "bold red"), escape(name), escape(message))
+        if name in left_out:
+            found = Text("-", style="dim")
+        else:
+            found = Text("ok", style="green") if ok else Text("FAIL", style="bold red")
+        table.add_row(found, escape(name), escape(message))
     _console().print(table)
 
 
