@@ -12,7 +12,7 @@ from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionShutdown
 
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.cql.session import Cql, Decided
+from internal_transfer.cql.session import Cql, Decided, release_of
 from internal_transfer.cql.settings import CqlSettings
 from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
 
@@ -151,3 +151,9 @@ async def test_a_read_that_fails_did_nothing(failure):
     with pytest.raises(Unavailable):
         await cql.read([0])
     assert asked == [0]
+
+
+@pytest.mark.parametrize(("version", "release"), [("5.0.9", (5, 0)), ("5.0-rc1", (5, 0)), ("4.1-SNAPSHOT", (4, 1))])
+def test_releases_that_are_not_final_have_a_number(version, release):
+    """Whoever tries a release before it is out can start."""
+    assert release_of(version) == release

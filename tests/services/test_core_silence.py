@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.domain.leg import Leg, LegState, Side
@@ -153,15 +154,15 @@ async def test_the_record_is_looked_at_only_where_a_core_is_in_question(two):
 
 
 def owing(clock):
-    """A process that is told that a core owes an answer since a while, and was heard by nobody here."""
+    """A process that is told that a core owes an answer from soon after it began, and was heard by nobody here."""
     pressure = Pressure(clock=clock, telemetry=Telemetry(), open_most=9)
-    pressure.refresh(OpenSummary({}, {"alpha": clock.now_ms() - 100_000}, {}, {}))
+    pressure.refresh(OpenSummary({}, {"alpha": clock.now_ms()}, {}, {}))
     return pressure
 
 
 async def test_only_an_answer_counts_and_only_from_when_the_order_was_given(start):
     """A leg in the state in which it was ordered says nothing, nor another leg's answer, nor a transfer that is not
-    there; the answer counts from the time of the order, since nobody knows when it came.
+    there; the answer counts from the time of the order, since nobody knows when it came, and orders after that count.
     """
     stack = await start()
     transfer = await stack.accepted("key")
@@ -169,18 +170,46 @@ async def test_only_an_answer_counts_and_only_from_when_the_order_was_given(star
     asked = Leg(Side.TARGET, "alpha", LegState.ASKED)
     for leg in (Leg(Side.TARGET, "alpha", LegState.APPLIED), Leg(Side.SOURCE, "alpha", LegState.ASKED)):
         pressure = owing(clock)
+        await clock.advance(61)
         pressure.ordered(transfer.id, leg)
         pressure.seen([transfer])
         assert pressure.is_silent("alpha")
     pressure = owing(clock)
+    await clock.advance(61)
     pressure.ordered(transfer.id, asked)
     assert pressure.in_question() == [transfer.id]
     pressure.seen([None])
     assert pressure.is_silent("alpha")
-    await clock.advance(40)
     pressure.seen([transfer])
     assert not pressure.is_silent("alpha")
-    await clock.advance(21)
+    await clock.advance(600)
+    assert not pressure.is_silent("alpha"), "it has answered the last that it was asked here"
+    pressure.ordered(transfer.id, replace(asked, state=LegState.APPLIED))
+    await clock.advance(60)
+    assert not pressure.is_silent("alpha")
+    await clock.advance(1)
+    pressure.seen([transfer])
+    assert pressure.is_silent("alpha")
+
+
+async def test_a_process_that_begins_beside_an_old_debt_takes_no_core_for_silent(start):
+    """What was asked before it began tells a process nothing, however long nobody asks it for anything; its own orders
+    do, and those that the record names as asked since.
+    """
+    stack = await start()
+    transfer = await stack.accepted("key")
+    clock = SimulatedClock()
+    pressure = Pressure(clock=clock, telemetry=Telemetry(), open_most=9)
+    pressure.refresh(OpenSummary({}, {"alpha": clock.now_ms() - 100_000}, {}, {}))
+    await clock.advance(600)
+    assert not pressure.is_silent("alpha")
+    pressure.ordered(transfer.id, Leg(Side.TARGET, "alpha", LegState.APPLIED))
+    await clock.advance(61)
+    assert pressure.is_silent("alpha")
+    pressure.heard("alpha")
+    assert not pressure.is_silent("alpha")
+    pressure.refresh(OpenSummary({}, {"alpha": clock.now_ms() + 1}, {}, {}))
+    await clock.advance(62)
     assert pressure.is_silent("alpha")
 
 

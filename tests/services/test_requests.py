@@ -146,6 +146,19 @@ async def test_g6_a_refused_retry_is_answered_with_what_its_first_attempt_did(st
     assert (new.refusal.code, new.transfer) == (code, None)
 
 
+async def test_a_second_look_that_fails_concerns_the_refused_alone(start):
+    """Where the settled look-up gives no answer, as when it waits for an accept that hangs, those refused hear that
+    nothing is known, and the others of the batch get their transfers.
+    """
+    stack = await start(in_front_of_store=Unsettled())
+    stack.scripts[System.STORE].add("by_keys", FailBefore())
+    refused, accepted = await asyncio.gather(
+        stack.submit("refused", target="nowhere"), stack.submit("accepted"), return_exceptions=True
+    )
+    assert isinstance(refused, Unavailable)
+    assert accepted.transfer.status is Status.SUCCESS
+
+
 async def test_g6_a_replay_drives_what_nobody_works_on(start):
     """The ledger was away at first; once the transfer is due, the client's retry finishes it, and not before."""
     stack = await start()

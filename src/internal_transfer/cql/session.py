@@ -182,8 +182,7 @@ class Cql:
             "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = 'system_distributed_everywhere'"
         )
         self._server = "ScyllaDB" if list(is_scylla) else f"Cassandra {version}"
-        number = tuple(int(part) for part in str(version).split(".")[:2])
-        if number < CASSANDRA_OLDEST and self._server != "ScyllaDB":
+        if release_of(str(version)) < CASSANDRA_OLDEST and self._server != "ScyllaDB":
             oldest = ".".join(map(str, CASSANDRA_OLDEST))
             raise StartRefusedError(f"{self.settings!r}: {self._server}; {oldest} or newer is needed")
 
@@ -411,6 +410,11 @@ class Cql:
             ("cql replicas", held >= 1, f"{copies}; three in each data centre survive the loss of one machine")
         )
         return findings
+
+
+def release_of(version: str) -> tuple[int, ...]:
+    """Major and minor number of a version such as 5.0.9, 5.0-rc1 or 4.1-SNAPSHOT."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def _is_sure(error: Exception) -> bool:

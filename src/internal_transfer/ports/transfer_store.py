@@ -125,8 +125,9 @@ class TransferStore(Protocol):
     async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
         """What each (owner, idempotency key) stands for, in order.
 
-        A None stays true of everything that was begun before the call. Without `settled` it need not, which is enough,
-        and cheaper, where `accept` has the last word.
+        With `settled`, accepts that are about to commit are waited for and what is in doubt is settled, so a None means
+        that nothing is on record, save for what is still on its way to the store. Without it a None may miss those,
+        which is enough, and cheaper, where `accept` has the last word.
         """
         ...
 

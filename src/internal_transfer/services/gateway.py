@@ -178,8 +178,9 @@ class Gateway:
         for item in new:
             self._check(item)
         await self._limit_rate([item for item in new if item.answer is None])
-        await self._look_twice([item for item in new if item.answer is not None])
-        await self._accept([item for item in new if item.answer is None and item.hit is None])
+        refused = [item for item in new if item.answer is not None]
+        await self._accept([item for item in new if item.answer is None])
+        await self._look_twice(refused)
         self._accept_duration.observe(self._clock.monotonic() - started)
         self._accept_size.observe(len(batch))
         await self._go_on(fresh)
@@ -205,7 +206,12 @@ class Gateway:
         """Answers with what is on record, rather than with a refusal, where an earlier attempt came through."""
         if not refused:
             return
-        await self._look_up(refused, settled=True)
+        try:
+            await self._look_up(refused, settled=True)
+        except OperatingFailureError as error:
+            # It waits for accepts of the same owners that hang; the others of the batch have nothing to do with them.
+            _fail(refused, error)
+            return
         for item in refused:
             if item.hit is not None:
                 item.answer = None

@@ -28,7 +28,8 @@ class Order(Struct, frozen=True):
 class Pressure:
     """Decides before anything is recorded whether a request is shed.
 
-    A core is silent when its oldest order has waited `silence_seconds` and it has answered nothing since. One request
+    A core is silent when an order has waited `silence_seconds` and no answer was heard of since. What
+    was asked before this process began does not count, since it cannot know what was answered before. One request
     every `probe_seconds` is let through to a silent core, so that its return is noticed without a scan's back-off.
 
     Where another process hears a core's answers, the record tells that there was one: a leg leaves the state in which
@@ -52,6 +53,8 @@ class Pressure:
         self._probe_seconds = probe_seconds
         self._open = 0
         self._asked_ms: dict[str, int] = {}
+        # Whatever is asked in this very millisecond is asked afterwards.
+        self._began_ms = clock.now_ms() - 1
         self._heard_ms: dict[str, int] = {}
         self._orders: dict[str, deque[Order]] = {}
         self._probed: dict[str, float] = {}
@@ -98,7 +101,7 @@ class Pressure:
             for order in orders:
                 transfer = by_id.get(order.transfer_id)
                 if transfer is not None and _is_answered(order, transfer):
-                    self._heard_ms[core] = max(self._heard_ms.get(core, 0), order.given_ms)
+                    self._heard_ms[core] = max(self._last_heard_ms(core), order.given_ms)
 
     def shed(self, legs: tuple[Leg, ...], ahead: int = 0) -> Refusal | None:
         """The refusal for a request with these legs, or None if it may go on; `ahead` are others that just may."""
@@ -122,11 +125,20 @@ class Pressure:
         return self._quiet_ms(core) > self._silence_seconds * 1000
 
     def _quiet_ms(self, core: str) -> int:
-        """For how long a core has owed an answer and given none; 0 where it owes none."""
+        """For how long a core has owed an answer and given none; 0 where it owes none that was asked since its last.
+
+        The record knows the oldest order. One that is owed for good hides those after it, of which this process knows
+        its own.
+        """
         asked = self._asked_ms.get(core)
         if asked is None:
             return 0
-        return self._clock.now_ms() - max(asked, self._heard_ms.get(core, 0))
+        heard = self._last_heard_ms(core)
+        since = [asked, *(order.given_ms for order in self._orders.get(core, ()))]
+        return self._clock.now_ms() - min((each for each in since if each > heard), default=self._clock.now_ms())
+
+    def _last_heard_ms(self, core: str) -> int:
+        return self._heard_ms.get(core, self._began_ms)
 
 
 def _is_answered(order: Order, transfer: Transfer) -> bool:
