@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "KILLS.md"
 ROLES = ("settler", "scanner", "courier")
 
 
-async def kills(stack: str, closing: AsyncExitStack) -> AsyncIterator[str]:
+async def kills(stack: str, only: list[str], closing: AsyncExitStack) -> AsyncIterator[str]:
     """Starts a stack and yields a line for each victim."""
     kind, _ = STACKS[stack]
     systems = {name: _own(name, closing) for name in ("kafka", "valkey", kind.value)}
@@ -73,6 +73,8 @@ async def kills(stack: str, closing: AsyncExitStack) -> AsyncIterator[str]:
     victims |= {name: _killing(process) for name, process in beside.items()}
     victims |= {name: _restarting(system) for name, system in systems.items()}
     for number, (victim, kill) in enumerate(victims.items()):
+        if only and victim not in only:
+            continue
         try:
             seen = await storm(server, kill, name=f"storm-{number}")
             await server.expect_clean()
@@ -105,7 +107,7 @@ def _restarting(system: Server) -> Callable[[], Awaitable[None]]:
     return kill
 
 
-async def run(stacks: list[str]) -> list[str]:
+async def run(stacks: list[str], only: list[str]) -> list[str]:
     """Every stack; what was seen, as lines of Markdown."""
     lines = []
     for stack in stacks:
@@ -113,7 +115,7 @@ async def run(stacks: list[str]) -> list[str]:
         print(*head, sep="\n", flush=True)
         lines += head
         async with AsyncExitStack() as closing:
-            async for line in kills(stack, closing):
+            async for line in kills(stack, only, closing):
                 print(line, flush=True)
                 lines.append(line)
         lines.append("```")
@@ -123,12 +125,13 @@ async def run(stacks: list[str]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kill everything under load.")
     parser.add_argument("--stack", default=[*STACKS], type=lambda names: names.split(","))
+    parser.add_argument("--only", default=[], type=lambda names: names.split(","), help="which victims; all of them")
     parser.add_argument("--record", action="store_true", help="append what was seen to bench/KILLS.md")
     options = parser.parse_args()
     if "tigerbeetle" in options.stack and not os.environ.get("TIGERBEETLE_BINARY"):
         print("SKIPPED: tigerbeetle, since TIGERBEETLE_BINARY does not name a server")
         options.stack.remove("tigerbeetle")
-    lines = asyncio.run(run(options.stack))
+    lines = asyncio.run(run(options.stack, options.only))
     if options.record:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         with RESULTS.open("a") as results:

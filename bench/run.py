@@ -140,7 +140,8 @@ class Bench:
         config = directory / "settings.toml"
         config.write_text(CONFIG + self.settings)
         # Not `asyncio.run`, which would close the loop that watches over these processes.
-        asyncio.new_event_loop().run_until_complete(surroundings.start())
+        self._loop = asyncio.new_event_loop()
+        self._loop.run_until_complete(surroundings.start())
         self._beside = [each for each in (surroundings.ledger, surroundings.core) if each is not None]
         self._owners = sorted({(user, asset) for case in cases for user in case.users for asset in case.assets})
         with socket.create_server(("127.0.0.1", 0)) as free:
