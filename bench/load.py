@@ -130,7 +130,7 @@ class Generator:
             self.report.unanswered += 1
 
 
-def transfers(tokens: dict[str, str], *, prefix: str, assets: tuple[str, ...], amount: str):
+def transfers(tokens: dict[str, str], *, prefix: str, assets: tuple[str, ...], amount: str, prefer: bytes = b""):
     """Endless transfers from funding to spot, round robin over users and assets, each under a key of its own."""
     heads = []
     for user, token in tokens.items():
@@ -145,8 +145,8 @@ def transfers(tokens: dict[str, str], *, prefix: str, assets: tuple[str, ...], a
             ).encode()
             head = (
                 b"POST /api/v1/user/internal_transfer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-                b"Authorization: Bearer %s\r\nContent-Length: %d\r\nIdempotency-Key: %s-"
-                % (token.encode(), len(body), prefix.encode())
+                b"Authorization: Bearer %s\r\nContent-Length: %d\r\n%sIdempotency-Key: %s-"
+                % (token.encode(), len(body), prefer, prefix.encode())
             )
             heads.append(((user, asset), head, body))
     for number, (name, head, body) in enumerate(itertools.cycle(heads)):
