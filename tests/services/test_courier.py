@@ -137,6 +137,16 @@ async def test_it_goes_on_by_itself(world):
     assert counted.labels(System.BUS, "OutcomeUnknown")._value.get() == 1
 
 
+async def test_full_pages_follow_each_other_without_a_pause(world):
+    """Three events in pages of one are published before the clock has moved; a page that is not full waits for more."""
+    await world.settle(1, Status.SUCCESS)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(world.courier(batch_most=1).run())
+        await world.clock.advance(0.0)
+        assert world.journal.told == SUCCEEDED
+        running.cancel()
+
+
 async def test_a_bug_does_not_end_it(world):
     """What shows a bug is counted, and the courier goes on."""
     world.journal.publish = None  # type: ignore[assignment]
