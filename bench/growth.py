@@ -13,18 +13,16 @@ import itertools
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
 import httpx
 from load import load
-from run import ASSETS, FEW, HERE, Bench, Case
+from run import ASSETS, FEW, Bench, Case, record, told
 
 from internal_transfer.domain.identifier import EPOCH_MS
 from internal_transfer.services.courier import READER
@@ -177,21 +175,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--record", action="store_true", help="append the figures to bench/RESULTS.md")
     options = parser.parse_args()
-    lines = []
-    for line in measure(options):
-        print(line, flush=True)
-        lines.append(line)
+    lines = told(measure(options))
     if options.record:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=HERE
+        record(
+            ", growth.py",
+            f"{options.rows} transfers on record, stack postgresql, {options.rounds} rounds of "
+            f"{options.seconds:g} s, medians.",
+            lines,
         )
-        with (HERE / "RESULTS.md").open("a") as results:
-            results.write(
-                f"\n## {datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip()}, growth.py\n\n"
-                f"{options.rows} transfers on record, stack postgresql, {options.rounds} rounds of "
-                f"{options.seconds:g} s, medians.\n\n"
-                "```\n" + "\n".join(lines) + "\n```\n"
-            )
     return 0
 
 

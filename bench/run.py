@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -283,6 +283,23 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
         yield "WRONG: " + "; ".join(wrong[:5]) if wrong else sound
 
 
+def told(lines: Iterable[str]) -> list[str]:
+    """Prints the lines as they come, and answers them."""
+    said = []
+    for line in lines:
+        print(line, flush=True)
+        said.append(line)
+    return said
+
+
+def record(what: str, conditions: str, lines: list[str]) -> None:
+    """Appends figures to RESULTS.md, under the commit that they belong to."""
+    ran = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=HERE)
+    with (HERE / "RESULTS.md").open("a") as results:
+        results.write(f"\n## {datetime.now(UTC):%Y-%m-%d}, commit {ran.stdout.strip()}{what}\n\n{conditions}\n\n")
+        results.write("```\n" + "\n".join(lines) + "\n```\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure complete transfers.")
     parser.add_argument("--seconds", type=float, default=20, help="of each round, after a warm-up of two")
@@ -293,21 +310,14 @@ def main() -> int:
     parser.add_argument("--stack", type=StackKind, choices=list(StackKind), default=StackKind.EMBEDDED)
     parser.add_argument("--record", action="store_true", help="append the figures to bench/RESULTS.md")
     options = parser.parse_args()
-    lines = []
-    for line in measure(options):
-        print(line, flush=True)
-        lines.append(line)
+    lines = told(measure(options))
     if options.record:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=HERE
+        record(
+            "",
+            f"Python {platform.python_version()}, {os.cpu_count()} cores, stack {options.stack}, "
+            f"{options.rounds} rounds of {options.seconds:g} s, medians.",
+            lines,
         )
-        with (HERE / "RESULTS.md").open("a") as results:
-            results.write(
-                f"\n## {datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip()}\n\n"
-                f"Python {platform.python_version()}, "
-                f"{os.cpu_count()} cores, stack {options.stack}, {options.rounds} rounds of {options.seconds:g} s, "
-                "medians.\n\n```\n" + "\n".join(lines) + "\n```\n"
-            )
     return 0 if lines[-1].startswith("verified") else 1
 
 
