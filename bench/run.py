@@ -34,8 +34,8 @@ import httpx
 from load import Report, load, posts, transfers
 
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.api.demo_issuer import DemoIssuer
 from internal_transfer.domain.account import Owner
+from internal_transfer.settings.demo_issuer import DemoIssuer
 from internal_transfer.simulation.scenarios.surroundings import StackKind, Surroundings
 
 HERE = Path(__file__).parent

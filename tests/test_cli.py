@@ -14,15 +14,15 @@ import structlog
 from typer.testing import CliRunner
 
 from internal_transfer.adapters.trading_core.sqlite import CoreMode
-from internal_transfer.api.demo_issuer import AUDIENCE, ISSUER, DemoIssuer
 from internal_transfer.cli import app, connection, serve
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.request import TransferRequest
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.services.cash import Cash
 from internal_transfer.serving import open_service
-from internal_transfer.settings import load
+from internal_transfer.settings.data_directory import DataDirectory
+from internal_transfer.settings.demo_issuer import AUDIENCE, ISSUER, DemoIssuer
+from internal_transfer.settings.load import load
 
 runner = CliRunner()
 MONEY = ["--user", "alice", "--account", "funding", "--asset", "USDT", "--amount", "100"]

@@ -15,7 +15,7 @@ from internal_transfer.ports.event_publisher import TransferEvent
 from internal_transfer.ports.transfer_store import Event
 from internal_transfer.services.cash import Cash
 from internal_transfer.serving import open_service
-from internal_transfer.settings import load
+from internal_transfer.settings.load import load
 from internal_transfer.wire.transfer_events import encode_transfer_event
 
 runner = CliRunner()

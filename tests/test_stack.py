@@ -8,8 +8,8 @@ from structlog.testing import capture_logs
 
 from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
-from internal_transfer.embedded.directory import DataDirectory
-from internal_transfer.settings import load
+from internal_transfer.settings.data_directory import DataDirectory
+from internal_transfer.settings.load import load
 from internal_transfer.stack import _Opening
 from internal_transfer.telemetry import Telemetry
 

@@ -16,7 +16,7 @@ from internal_transfer.api.routes import create_app
 from internal_transfer.api.server import Bounds, HttpServer
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.listening import listen_owner_only
-from internal_transfer.settings import Settings
+from internal_transfer.settings.load import Settings
 from internal_transfer.wiring import Service
 
 OPERATOR = "operator"

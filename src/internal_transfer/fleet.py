@@ -16,10 +16,10 @@ from pathlib import Path
 
 import structlog
 
-from internal_transfer.api.demo_issuer import FILE_NAME, DemoIssuer
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.listening import listen
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.settings.data_directory import DataDirectory
+from internal_transfer.settings.demo_issuer import FILE_NAME, DemoIssuer
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0

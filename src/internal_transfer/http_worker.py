@@ -26,9 +26,9 @@ from internal_transfer.api.routes import create_app
 from internal_transfer.api.server import Bounds, HttpServer, calm_collector, run_on_uvloop
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
-from internal_transfer.settings import Settings
+from internal_transfer.settings.load import Settings
+from internal_transfer.settings.trust import IssuerKeys, from_keys
 from internal_transfer.telemetry import Telemetry, configure_logging
-from internal_transfer.trust import IssuerKeys, from_keys
 
 COUNTS_SECONDS = 0.25
 

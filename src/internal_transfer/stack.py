@@ -26,7 +26,6 @@ from internal_transfer.connections import (
 )
 from internal_transfer.domain.identifier import WORKERS_MAX
 from internal_transfer.embedded.database import Database
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.embedded.log import keep_log_short
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
@@ -39,8 +38,9 @@ from internal_transfer.ports.operations import Operations
 from internal_transfer.ports.rate_limiter import RateLimiter
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
-from internal_transfer.settings import Settings
-from internal_transfer.systems import CoreSystem, EventsSystem, LedgerSystem, LimiterSystem, StoreSystem
+from internal_transfer.settings.data_directory import DataDirectory
+from internal_transfer.settings.load import Settings
+from internal_transfer.settings.systems import CoreSystem, EventsSystem, LedgerSystem, LimiterSystem, StoreSystem
 from internal_transfer.telemetry import Telemetry
 
 CHECK_SECONDS = 3600.0

@@ -11,7 +11,6 @@ import structlog
 
 from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.domain.identifier import TransferId, hold_id
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System, Unavailable
 from internal_transfer.ports.ledger import Ledger
@@ -38,7 +37,8 @@ from internal_transfer.services.restore.keys import RestoredKeys
 from internal_transfer.services.restore.reach import Reach
 from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
-from internal_transfer.settings import Settings, check_pins, pins
+from internal_transfer.settings.data_directory import DataDirectory
+from internal_transfer.settings.load import Settings, check_pins, pins
 from internal_transfer.stack import Stack
 from internal_transfer.telemetry import Telemetry
 

@@ -17,8 +17,8 @@ from internal_transfer.api.problems import Problems
 from internal_transfer.api.relay import ServiceEnd
 from internal_transfer.http_worker import Inheritance
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.settings import Secrets
-from internal_transfer.trust import to_keys
+from internal_transfer.settings.load import Secrets
+from internal_transfer.settings.trust import to_keys
 from internal_transfer.wiring import Service
 
 BY_DEFAULT_MAX = 3

@@ -41,7 +41,9 @@ def test_every_promise_is_explained():
 
 def test_the_settings_in_the_guide_are_settings():
     """The keys of the guide's settings are those of the shipped ones."""
-    shipped = tomllib.loads((Path(__file__).parents[2] / "src/internal_transfer/defaults.toml").read_text())["aeron"]
+    shipped = tomllib.loads((Path(__file__).parents[2] / "src/internal_transfer/settings/defaults.toml").read_text())[
+        "aeron"
+    ]
     blocks = re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
     shown = [tomllib.loads(block) for block in blocks if "[aeron]" in block]
     assert len(shown) == 2

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.ledger.socket import SocketLedger, SocketLedgerSettings
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ledger_host.server import serve_ledger
+from internal_transfer.settings.data_directory import DataDirectory
 
 
 class SocketLedgerServer:
@@ -64,7 +64,7 @@ _PROGRAM = """
 import asyncio, signal, sys
 from pathlib import Path
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.embedded.directory import DataDirectory
+from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.ledger_host.server import serve_ledger
 
 async def main():

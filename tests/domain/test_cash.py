@@ -9,7 +9,7 @@ from internal_transfer.domain.cash import (
     cash_account,
     is_reference,
 )
-from internal_transfer.settings import ACCOUNT_CODE_MAX
+from internal_transfer.settings.load import ACCOUNT_CODE_MAX
 
 
 def test_the_far_side_is_nobodys_account():

@@ -6,8 +6,8 @@ import shlex
 import httpx
 import jwt
 
-from internal_transfer.api.demo_issuer import DemoIssuer
 from internal_transfer.domain.account import Owner
+from internal_transfer.settings.demo_issuer import DemoIssuer
 from internal_transfer.simulation.scenarios.expectation import until
 
 

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from internal_transfer.api.demo_issuer import DemoIssuer
+from internal_transfer.settings.demo_issuer import DemoIssuer
 from internal_transfer.simulation.scenarios.server_process import PROGRAM, ServerProcess, run_command, run_program
 
 

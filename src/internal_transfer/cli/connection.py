@@ -21,8 +21,8 @@ import typer
 from internal_transfer.api.paths import ADMIN
 from internal_transfer.cli.exits import FAILED, UNREACHABLE
 from internal_transfer.cli.output import print_json, print_problem
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
+from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.telemetry import configure_logging
 
 _CONNECT_SECONDS = 5.0

@@ -8,8 +8,8 @@ import typer
 from msgspec.structs import replace
 
 from internal_transfer.cli.exits import failures_end
-from internal_transfer.settings import Settings, load
-from internal_transfer.systems import CoreSystem
+from internal_transfer.settings.load import Settings, load
+from internal_transfer.settings.systems import CoreSystem
 from internal_transfer.telemetry import configure_logging
 
 if TYPE_CHECKING:

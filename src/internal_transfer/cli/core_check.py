@@ -10,7 +10,7 @@ import typer
 from internal_transfer.cli.exits import FAILED, failures_end
 from internal_transfer.cli.output import print_checks, print_json
 from internal_transfer.domain.account import Account, Owner, is_account_type, is_asset, is_owner
-from internal_transfer.settings import load
+from internal_transfer.settings.load import load
 from internal_transfer.telemetry import configure_logging
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from internal_transfer.api.demo_issuer import DemoIssuer
 from internal_transfer.cli.connection import Access, call, part, takes_access
 from internal_transfer.cli.exits import failures_end
 from internal_transfer.cli.output import print_json, print_line
 from internal_transfer.domain.account import Owner, is_account_type, is_owner
+from internal_transfer.settings.demo_issuer import DemoIssuer
 
 api_key = typer.Typer(help="Keys for clients that sign their requests.", no_args_is_help=True)
 

@@ -20,9 +20,9 @@ from internal_transfer.cli.connection import ask_holder
 from internal_transfer.cli.exits import FAILED
 from internal_transfer.cli.output import print_checks, print_json
 from internal_transfer.domain.identifier import EPOCH_MS
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.settings import Settings, check_pins, fingerprint, load, pins
+from internal_transfer.settings.data_directory import DataDirectory
+from internal_transfer.settings.load import Settings, check_pins, fingerprint, load, pins
 from internal_transfer.telemetry import configure_logging
 
 PYTHON_LEAST = (3, 11)

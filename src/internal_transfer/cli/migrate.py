@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from internal_transfer.cli.exits import failures_end
-from internal_transfer.settings import Settings, load
-from internal_transfer.systems import CoreSystem, StoreSystem
+from internal_transfer.settings.load import Settings, load
+from internal_transfer.settings.systems import CoreSystem, StoreSystem
 from internal_transfer.telemetry import configure_logging
 
 

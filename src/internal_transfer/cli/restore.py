@@ -15,9 +15,9 @@ from internal_transfer.cli.output import print_json, print_line, print_problem, 
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.refusal import Refusal
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.settings import check_pins, load, pins
+from internal_transfer.settings.data_directory import DataDirectory
+from internal_transfer.settings.load import check_pins, load, pins
 from internal_transfer.telemetry import configure_logging
 from internal_transfer.wire.core_messages import UndecodableError
 from internal_transfer.wire.transfer_events import decode_transfer_event

@@ -11,7 +11,7 @@ import typer
 from internal_transfer.cli.exits import FAILED, failures_end
 from internal_transfer.lifeline import tie
 from internal_transfer.ports.durability import Durability
-from internal_transfer.settings import load
+from internal_transfer.settings.load import load
 from internal_transfer.simulation.failpoints import Failpoint, Failpoints
 from internal_transfer.telemetry import configure_logging
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.systems import TlsFiles
+from internal_transfer.settings.systems import TlsFiles
 
 
 class Reach(StrEnum):

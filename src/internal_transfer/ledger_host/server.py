@@ -7,11 +7,11 @@ import structlog
 
 from internal_transfer.adapters.ledger.sqlite import SqliteLedger
 from internal_transfer.embedded.database import Database
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.embedded.log import keep_log_short
 from internal_transfer.ledger_host.desk import Desk
 from internal_transfer.listening import listen_owner_only
 from internal_transfer.ports.clock import Clock
+from internal_transfer.settings.data_directory import DataDirectory
 
 LAST_ANSWERS_SECONDS = 5.0
 """How long clients may take to read their last answers when the host stops."""

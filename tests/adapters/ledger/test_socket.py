@@ -13,7 +13,6 @@ from internal_transfer.adapters.ledger import socket as adapter
 from internal_transfer.adapters.ledger.socket import SocketLedger, SocketLedgerSettings
 from internal_transfer.adapters.ledger.sqlite import SqliteLedger
 from internal_transfer.embedded.database import Database
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ledger_host.desk import Desk
 from internal_transfer.ledger_host.server import serve_ledger
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable
@@ -25,6 +24,7 @@ from internal_transfer.ports.ledger import (
     TransferOutcome,
     TransferResult,
 )
+from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.wire.frames import FRAME_BYTES_MAX
 from internal_transfer.wire.ledger_messages import LookupAccounts, encode
 

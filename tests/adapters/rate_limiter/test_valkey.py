@@ -19,7 +19,7 @@ from contracts.rate_limiters import BURST, PER_MINUTE, SECONDS_PER_TOKEN, Valkey
 from internal_transfer.adapters.rate_limiter.valkey import ValkeyRateLimiter
 from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable
-from internal_transfer.systems import TlsFiles
+from internal_transfer.settings.systems import TlsFiles
 from real_servers import need, own
 
 

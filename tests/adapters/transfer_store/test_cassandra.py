@@ -25,7 +25,7 @@ from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable
 from internal_transfer.ports.operations import AuditEntry
 from internal_transfer.ports.transfer_store import Accepted, DailyLimitExceeded, HistoryQuery, IdTaken, KeyTaken
-from internal_transfer.systems import TlsFiles
+from internal_transfer.settings.systems import TlsFiles
 
 
 @pytest.fixture

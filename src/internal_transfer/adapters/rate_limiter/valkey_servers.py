@@ -11,7 +11,7 @@ from valkey.asyncio.cluster import ValkeyCluster
 from valkey.exceptions import NoScriptError
 
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.systems import TlsFiles
+from internal_transfer.settings.systems import TlsFiles
 
 PREFIX = "internal-transfer:rate:"
 

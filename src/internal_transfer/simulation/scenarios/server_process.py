@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 
-from internal_transfer.api.demo_issuer import DemoIssuer
 from internal_transfer.api.paths import ADMIN
 from internal_transfer.domain.account import Owner
+from internal_transfer.settings.demo_issuer import DemoIssuer
 from internal_transfer.simulation.failpoints import Failpoint
 from internal_transfer.simulation.scenarios.expectation import (
     CLOCK,

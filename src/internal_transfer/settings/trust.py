@@ -8,9 +8,9 @@ import jwt
 from msgspec import Struct
 
 from internal_transfer.api.authentication import TrustedIssuer, read_issuer
-from internal_transfer.api.demo_issuer import DemoIssuer
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.settings import Settings
+from internal_transfer.settings.demo_issuer import DemoIssuer
+from internal_transfer.settings.load import Settings
 
 
 class IssuerKeys(Struct, frozen=True):

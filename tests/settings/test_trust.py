@@ -7,8 +7,8 @@ from msgspec.structs import replace
 from api.scripted import AUDIENCE, ISSUER, SIGNING_KEY, StillClock, public_jwk, token, write_keys
 from internal_transfer.api.authentication import Authenticator, Caller, read_issuer
 from internal_transfer.http_worker import Inheritance
-from internal_transfer.settings import Issuer, Secrets, load
-from internal_transfer.trust import from_keys, to_keys, trusted_issuers
+from internal_transfer.settings.load import Issuer, Secrets, load
+from internal_transfer.settings.trust import from_keys, to_keys, trusted_issuers
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())

@@ -27,7 +27,7 @@ from internal_transfer.domain.amount import AMOUNT_UNITS_MAX, AmountPrecisionErr
 from internal_transfer.domain.rules import Limit, Route, Rules
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.ports.ledger import account_flags
-from internal_transfer.systems import (
+from internal_transfer.settings.systems import (
     AeronSystem,
     CassandraSystem,
     KafkaSystem,
@@ -227,7 +227,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
 
     Raises `StartRefusedError` naming the key and what it has to be.
     """
-    shipped = tomllib.loads(resources.files("internal_transfer").joinpath("defaults.toml").read_text("utf-8"))
+    shipped = tomllib.loads(resources.files(__package__).joinpath("defaults.toml").read_text("utf-8"))
     if path is None:
         return parse(shipped, directory=Path(), environment=environment)
     try:

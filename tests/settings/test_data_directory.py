@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from internal_transfer.embedded.directory import DataDirectory
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.settings.data_directory import DataDirectory
 
 HOLD = """
     import sys
     from pathlib import Path
-    from internal_transfer.embedded.directory import DataDirectory
+    from internal_transfer.settings.data_directory import DataDirectory
     directory = DataDirectory(Path(sys.argv[1]))
     directory.acquire()
     print("held", flush=True)
@@ -24,7 +24,7 @@ TRY = """
     import os
     import sys
     from pathlib import Path
-    from internal_transfer.embedded.directory import DataDirectory
+    from internal_transfer.settings.data_directory import DataDirectory
     from internal_transfer.ports.errors import StartRefusedError
     os.setuid(int(sys.argv[2]))
     directory = DataDirectory(Path(sys.argv[1]))

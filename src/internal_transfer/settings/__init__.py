@@ -1,0 +1,1 @@
+"""What is configured: read once, checked whole, passed on as frozen values."""
