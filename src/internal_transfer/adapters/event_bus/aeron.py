@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from internal_transfer.adapters.event_bus.handout import HandedOut, Handout
 from internal_transfer.aeron.client import AeronClient
 from internal_transfer.aeron.connection import VERDICTS, untethered
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.event_bus import Delivery
+from internal_transfer.ports.handout import HandedOut, Handout
 from internal_transfer.wire.core_messages import UndecodableError, decode_verdict, encode_verdict
 
 _log = structlog.get_logger(__name__)

@@ -6,7 +6,6 @@ work: after a crash, what was not acknowledged is received again.
 
 from collections.abc import Callable, Sequence
 
-from internal_transfer.adapters.event_bus.handout import HandedOut, Handout
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.kafka.connection import KafkaConnection
 from internal_transfer.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
@@ -17,6 +16,7 @@ from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import System
 from internal_transfer.ports.event_bus import Delivery
+from internal_transfer.ports.handout import HandedOut, Handout
 from internal_transfer.wire.core_messages import decode_verdict
 
 GROUP = "settlers"

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from internal_transfer.adapters.event_bus.handout import HandedOut, Handout
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.event_bus import Delivery
+from internal_transfer.ports.handout import HandedOut, Handout
 
 
 class MemoryEventBus:

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from internal_transfer.adapters.ledger.checks import check_most
-from internal_transfer.adapters.ledger.encoding import encode_accounts, encode_ids, encode_transfers
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, StartRefusedError, System, Unavailable
 from internal_transfer.ports.ledger import AccountOutcome, LedgerAccount, LedgerTransfer, TransferOutcome
+from internal_transfer.ports.ledger_checks import check_most
+from internal_transfer.ports.ledger_encoding import encode_accounts, encode_ids, encode_transfers
 from internal_transfer.wire.frames import FrameError, Frames, decode
 from internal_transfer.wire.ledger_messages import (
     CLIENT_DECODER,

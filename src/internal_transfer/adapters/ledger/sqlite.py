@@ -12,31 +12,6 @@ import apsw
 from msgspec import Struct
 
 from internal_transfer.adapters.ledger.chains import create_in_chains
-from internal_transfer.adapters.ledger.checks import (
-    RESOLVING,
-    check_account_id,
-    check_against_hold,
-    check_most,
-    check_new_account,
-    check_new_resolution,
-    check_new_transfer,
-    check_transfer_id,
-    compare_account,
-    compare_resolution,
-    compare_transfer,
-    resolved_amount,
-)
-from internal_transfer.adapters.ledger.encoding import (
-    I64_MAX,
-    Request,
-    Row,
-    encode_accounts,
-    encode_ids,
-    encode_transfers,
-    signed,
-    transfer_of_row,
-    unsigned,
-)
 from internal_transfer.embedded.database import Database
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.ledger import (
@@ -50,6 +25,31 @@ from internal_transfer.ports.ledger import (
     TransferFlag,
     TransferOutcome,
     TransferResult,
+)
+from internal_transfer.ports.ledger_checks import (
+    RESOLVING,
+    check_account_id,
+    check_against_hold,
+    check_most,
+    check_new_account,
+    check_new_resolution,
+    check_new_transfer,
+    check_transfer_id,
+    compare_account,
+    compare_resolution,
+    compare_transfer,
+    resolved_amount,
+)
+from internal_transfer.ports.ledger_encoding import (
+    I64_MAX,
+    Request,
+    Row,
+    encode_accounts,
+    encode_ids,
+    encode_transfers,
+    signed,
+    transfer_of_row,
+    unsigned,
 )
 
 MIGRATIONS = (

@@ -6,7 +6,6 @@ import structlog
 from msgspec import Struct
 from tigerbeetle import bindings
 
-from internal_transfer.adapters.ledger.checks import check_most
 from internal_transfer.adapters.ledger.tigerbeetle_session import (
     CLIENT_RELEASE,
     Session,
@@ -34,6 +33,7 @@ from internal_transfer.ports.ledger import (
     LedgerTransfer,
     TransferOutcome,
 )
+from internal_transfer.ports.ledger_checks import check_most
 
 _CREATE_ACCOUNTS = int(bindings.Operation.CREATE_ACCOUNTS)
 _CREATE_TRANSFERS = int(bindings.Operation.CREATE_TRANSFERS)

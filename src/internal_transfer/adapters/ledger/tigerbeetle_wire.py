@@ -13,11 +13,6 @@ from typing import Any, TypeVar
 
 from tigerbeetle import bindings
 
-from internal_transfer.adapters.ledger.checks import (
-    check_accounts_supported,
-    check_size,
-    check_transfers_supported,
-)
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System
 from internal_transfer.ports.ledger import (
     AccountOutcome,
@@ -26,6 +21,11 @@ from internal_transfer.ports.ledger import (
     LedgerTransfer,
     TransferOutcome,
     TransferResult,
+)
+from internal_transfer.ports.ledger_checks import (
+    check_accounts_supported,
+    check_size,
+    check_transfers_supported,
 )
 
 _ACCOUNT = struct.Struct("<16s16s16s16s16s16sQI4xIHHQ")

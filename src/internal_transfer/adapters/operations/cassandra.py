@@ -14,10 +14,10 @@ from cassandra.query import BoundStatement, PreparedStatement  # type: ignore[im
 from msgspec import Struct
 from msgspec.structs import replace
 
-from internal_transfer.adapters.operations.chain import ChainWalk, chained, digest_of
 from internal_transfer.cql.migrations import migrate
 from internal_transfer.cql.session import Cql
 from internal_transfer.domain.rules import Policy
+from internal_transfer.ports.audit_chain import ChainWalk, chained, digest_of
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable
 from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report

@@ -6,7 +6,6 @@ again until its deadline. The messages are those of `wire/core_messages.py`, one
 
 from collections.abc import Sequence
 
-from internal_transfer.adapters.trading_core.questions import AskBounds, AskedCore
 from internal_transfer.aeron.client import AeronClient
 from internal_transfer.aeron.connection import COMMANDS, QUERIES, REPLIES, untethered
 from internal_transfer.domain.identifier import TransferId
@@ -14,6 +13,7 @@ from internal_transfer.domain.leg import Command, Verdict
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError, System
 from internal_transfer.wire.core_messages import MESSAGE_BYTES_MAX, encode_command
+from internal_transfer.wire.core_questions import AskBounds, AskedCore
 
 # A question has no effect, and it or its reply may be lost. Smaller than the messages allow, so that a reply fits in
 # the terms of a driver with small ones.

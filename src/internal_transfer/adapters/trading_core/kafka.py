@@ -5,7 +5,6 @@ A process reads the answers from the end of their topic and keeps its own; see `
 
 from collections.abc import Sequence
 
-from internal_transfer.adapters.trading_core.questions import AskBounds, AskedCore
 from internal_transfer.domain.leg import Command, Verdict
 from internal_transfer.kafka.connection import KafkaConnection
 from internal_transfer.kafka.headers import plain_headers, transfer_headers
@@ -15,6 +14,7 @@ from internal_transfer.kafka.topics import Check, Cluster, Topics
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.wire.core_messages import ENTRIES_PER_QUERY_MAX, TRANSFERS_PER_QUERY_MAX, encode_command
+from internal_transfer.wire.core_questions import AskBounds, AskedCore
 
 # A question that Kafka has taken is there when the core comes, so it is not asked again.
 BOUNDS = AskBounds(again_seconds=None, transfers_most=TRANSFERS_PER_QUERY_MAX, entries_most=ENTRIES_PER_QUERY_MAX)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import asyncpg
 from msgspec.structs import replace
 
-from internal_transfer.adapters.transfer_store.fields import STATUS
 from internal_transfer.adapters.transfer_store.postgresql_rows import (
     change_columns,
     event_of,
@@ -22,6 +21,7 @@ from internal_transfer.domain.identifier import WORKERS_MAX, TransferId
 from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
+from internal_transfer.ports.transfer_fields import STATUS
 from internal_transfer.ports.transfer_store import (
     Accepted,
     AcceptOutcome,

@@ -5,7 +5,12 @@ from typing import Any
 
 import asyncpg
 
-from internal_transfer.adapters.transfer_store.fields import (
+from internal_transfer.domain.account import Account
+from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
+from internal_transfer.domain.identifier import day_of
+from internal_transfer.domain.leg import LegState
+from internal_transfer.domain.transfer import Status, Transfer
+from internal_transfer.ports.transfer_fields import (
     CODE,
     DECISION,
     NEED,
@@ -14,11 +19,6 @@ from internal_transfer.adapters.transfer_store.fields import (
     legs_of,
     legs_text,
 )
-from internal_transfer.domain.account import Account
-from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
-from internal_transfer.domain.identifier import day_of
-from internal_transfer.domain.leg import LegState
-from internal_transfer.domain.transfer import Status, Transfer
 from internal_transfer.ports.transfer_store import Change, Event, Proposal
 
 SUM_MAX = 2**128 - 1

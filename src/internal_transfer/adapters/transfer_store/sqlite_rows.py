@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from internal_transfer.adapters.transfer_store.fields import (
+from internal_transfer.domain.account import Account
+from internal_transfer.domain.transfer import Status, Transfer
+from internal_transfer.ports.transfer_fields import (
     CODE,
     DECISION,
     NEED,
@@ -11,8 +13,6 @@ from internal_transfer.adapters.transfer_store.fields import (
     legs_of,
     legs_text,
 )
-from internal_transfer.domain.account import Account
-from internal_transfer.domain.transfer import Status, Transfer
 from internal_transfer.ports.transfer_store import Event
 
 Row = tuple[Any, ...]

@@ -7,7 +7,9 @@ from cassandra.query import UNSET_VALUE  # type: ignore[import-untyped]
 from msgspec import Struct
 from msgspec.structs import replace
 
-from internal_transfer.adapters.transfer_store.fields import (
+from internal_transfer.domain.account import Account
+from internal_transfer.domain.transfer import OPEN, Transfer
+from internal_transfer.ports.transfer_fields import (
     CODE,
     DECISION,
     NEED,
@@ -16,8 +18,6 @@ from internal_transfer.adapters.transfer_store.fields import (
     legs_of,
     legs_text,
 )
-from internal_transfer.domain.account import Account
-from internal_transfer.domain.transfer import OPEN, Transfer
 from internal_transfer.ports.transfer_store import Event
 
 Row = tuple[Any, ...]

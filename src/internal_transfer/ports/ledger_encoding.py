@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from internal_transfer.adapters.ledger.checks import (
+from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag
+from internal_transfer.ports.ledger_checks import (
     check_accounts_supported,
     check_size,
     check_transfers_supported,
 )
-from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag
 
 I64_MAX = 2**63 - 1
 ZERO = bytes(16)

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.trading_core.questions import AskBounds, AskedCore
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict
@@ -24,6 +23,7 @@ from internal_transfer.wire.core_messages import (
     encode_reply,
     verdict_fields,
 )
+from internal_transfer.wire.core_questions import AskBounds, AskedCore
 
 SPOT = Account(Owner("alice"), "spot", "USDT")
 BOUNDS = AskBounds(answer_seconds=5.0, again_seconds=0.01, transfers_most=2, entries_most=2)
