@@ -13,7 +13,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.cli import app, connection, serve
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.request import TransferRequest

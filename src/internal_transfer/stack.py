@@ -10,11 +10,13 @@ import structlog
 
 from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.event_bus.memory import MemoryEventBus
-from internal_transfer.adapters.ledger.sqlite import SqliteLedger
-from internal_transfer.adapters.operations.sqlite import SqliteOperations
 from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
-from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCore
-from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.ledger import SqliteLedger
+from internal_transfer.adapters.sqlite.log import keep_log_short
+from internal_transfer.adapters.sqlite.operations import SqliteOperations
+from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
+from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
 from internal_transfer.connections import (
     aeron_connection,
     cql_settings,
@@ -25,8 +27,6 @@ from internal_transfer.connections import (
     valkey_settings,
 )
 from internal_transfer.domain.identifier import WORKERS_MAX
-from internal_transfer.embedded.database import Database
-from internal_transfer.embedded.log import keep_log_short
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability

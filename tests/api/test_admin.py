@@ -1,7 +1,7 @@
 import httpx
 import pytest
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.api.admin_views import ServerState
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import System

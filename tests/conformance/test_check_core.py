@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.event_bus.memory import MemoryEventBus
-from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCore
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.conformance.bench import Plan
 from internal_transfer.conformance.check import check_core
 from internal_transfer.conformance.promises import PROMISES
@@ -17,7 +18,6 @@ from internal_transfer.conformance.report import Finding, Report
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.trading_core import CoreBalance
 
 SPOT = Account(Owner("check-a"), "spot", "USDT")

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from contracts.trading_cores import kafka_core
-from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCore
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import Unavailable
 from internal_transfer.ports.trading_core import TradingCore
 

@@ -4,12 +4,12 @@ import apsw
 import pytest
 
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.core_host.host import EXPIRY_MARGIN_MS, CoreHost, Phase
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import Unavailable
 from internal_transfer.wire.core_messages import (
     BalancesQuery,

@@ -1,6 +1,6 @@
 """What tests put before a port to make it behave as a real one may, and the embedded one never does."""
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.ports.ledger import TransferOutcome
 
 

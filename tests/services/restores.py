@@ -5,12 +5,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.account import Account, Holder, Owner
 from internal_transfer.domain.cash import CashAct
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.transfer import Decision, Status, Transfer
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import System
 from internal_transfer.services.acts import Act
 from internal_transfer.services.restore.check import Repaired, RestoreCheck

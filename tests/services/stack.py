@@ -13,17 +13,17 @@ from typing import Any, Literal, TypeVar
 from msgspec.structs import replace
 
 from internal_transfer.adapters.event_bus.memory import MemoryEventBus
-from internal_transfer.adapters.ledger.sqlite import SqliteLedger
-from internal_transfer.adapters.operations.sqlite import SqliteOperations
 from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
-from internal_transfer.adapters.trading_core.sqlite import ReferenceCore
-from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.ledger import SqliteLedger
+from internal_transfer.adapters.sqlite.operations import SqliteOperations
+from internal_transfer.adapters.sqlite.trading_core import ReferenceCore
+from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
 from internal_transfer.domain.account import Account, AccountType, Asset, Holder, Owner, ledger_account_id
 from internal_transfer.domain.identifier import TransferId, cash_id
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Limit, Route, Rules
 from internal_transfer.domain.transfer import Decision, Transfer
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import System
 from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer, TransferResult
 from internal_transfer.ports.transfer_store import Change, Event

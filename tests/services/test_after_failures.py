@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.leg import Action, Outcome
 from internal_transfer.domain.transfer import Decision, Need, Status
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System

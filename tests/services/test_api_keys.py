@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from internal_transfer.adapters.operations.sqlite import SqliteOperations
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.operations import SqliteOperations
 from internal_transfer.domain.refusal import Code, Refusal
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.services.acts import AuditTrail
 from internal_transfer.services.api_keys import ApiKeys, NewApiKey, hash_passphrase, passphrase_matches

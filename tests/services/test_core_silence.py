@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.leg import Leg, LegState, Side
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status

@@ -3,7 +3,7 @@ import json
 import msgspec
 import pytest
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.identifier import TransferId, hold_id, post_id
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict
 from internal_transfer.domain.refusal import Code, Refusal

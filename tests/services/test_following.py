@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.rules import Policy
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.operations import AuditEntry

@@ -3,7 +3,7 @@ import json
 import msgspec
 import pytest
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.account import Account, Owner, ledger_account_id
 from internal_transfer.domain.cash import CashAct, cash_account
 from internal_transfer.domain.identifier import TransferId, cash_id, hold_id, post_id

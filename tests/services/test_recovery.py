@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.account import Account, Owner, ledger_account_id
 from internal_transfer.domain.cash import CASH_OWNER, CashAct
 from internal_transfer.domain.identifier import FENCE_HOLD_ID, cash_id, hold_id, post_id, void_id

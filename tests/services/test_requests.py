@@ -6,7 +6,7 @@ import apsw
 import pytest
 from msgspec.structs import replace
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY
 from internal_transfer.domain.refusal import Code

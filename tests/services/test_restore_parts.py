@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.account import Account, Owner, ledger_account_id
 from internal_transfer.domain.identifier import FENCE_HOLD_ID, TransferId, cash_id, hold_id, key_hash, post_id, void_id
 from internal_transfer.domain.leg import Action, Command, LegState, Side

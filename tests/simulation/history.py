@@ -10,7 +10,8 @@ from typing import Any
 import apsw
 from msgspec.structs import replace
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.account import Account, Owner, ledger_account_id
 from internal_transfer.domain.identifier import TransferId, day_of
 from internal_transfer.domain.leg import Action, Command, LegState, Verdict
@@ -18,7 +19,6 @@ from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Limit
 from internal_transfer.domain.transfer import OPEN, Decision, Status, Transfer
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import OperatingFailureError, System
 from internal_transfer.ports.ledger import LedgerAccount
 from internal_transfer.ports.transfer_store import Change, Event

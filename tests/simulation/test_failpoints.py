@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from internal_transfer.adapters.ledger.sqlite import SqliteLedger
-from internal_transfer.adapters.trading_core.sqlite import ReferenceCore
-from internal_transfer.adapters.transfer_store.sqlite import SqliteTransferStore
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.ledger import SqliteLedger
+from internal_transfer.adapters.sqlite.trading_core import ReferenceCore
+from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
 from internal_transfer.domain.account import Account, Owner, ledger_account_id
 from internal_transfer.domain.identifier import FENCE_HOLD_ID, hold_id, post_id, void_id
 from internal_transfer.domain.leg import Action, Leg, LegState, Side
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status, Transfer, advance, command_of, with_leg
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.ledger import Ledger, LedgerAccount, LedgerTransfer, TransferFlag, TransferResult
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import Change, Proposal, TransferStore
@@ -209,12 +209,12 @@ async def test_a_start_is_no_step(tmp_path):
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
-from internal_transfer.adapters.trading_core.sqlite import ReferenceCore
+from internal_transfer.adapters.sqlite.trading_core import ReferenceCore
 from internal_transfer.domain.leg import Action
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Command, Side
-from internal_transfer.embedded.database import Database
+from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.simulation.failpoints import Failpoint, Failpoints
 
 async def main():

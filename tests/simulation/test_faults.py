@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCore
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.simulation.clock import SimulatedClock

@@ -10,11 +10,11 @@ from typing import assert_never
 
 from msgspec import Struct
 
-from internal_transfer.adapters.trading_core.sqlite import CoreMode, ReferenceCore
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Command, Verdict
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.services.deadline import leave_failed_turn

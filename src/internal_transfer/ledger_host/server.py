@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import structlog
 
-from internal_transfer.adapters.ledger.sqlite import SqliteLedger
-from internal_transfer.embedded.database import Database
-from internal_transfer.embedded.log import keep_log_short
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.ledger import SqliteLedger
+from internal_transfer.adapters.sqlite.log import keep_log_short
 from internal_transfer.ledger_host.desk import Desk
 from internal_transfer.listening import listen_owner_only
 from internal_transfer.ports.clock import Clock

@@ -14,14 +14,14 @@ from msgspec.structs import replace
 from contracts.event_buses import kafka_connection, own_topics
 from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.event_bus.kafka import KafkaEventBus
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.adapters.trading_core.kafka import BOUNDS, KafkaTradingCore
-from internal_transfer.adapters.trading_core.sqlite import CoreMode
 from internal_transfer.core_host.host import CoreHost
 from internal_transfer.core_host.kafka import KafkaCoreHost
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
-from internal_transfer.embedded.database import Database
 from internal_transfer.kafka.connection import KafkaConnection
 from internal_transfer.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.kafka.topics import Cluster, Topics

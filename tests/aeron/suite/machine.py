@@ -16,13 +16,13 @@ from servers import place
 
 from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.event_bus.aeron import AeronEventBus
+from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.trading_core.aeron import BOUNDS, AeronTradingCore
 from internal_transfer.aeron.client import AeronClient
 from internal_transfer.aeron.connection import AeronConnection, Bounds, load_library
 from internal_transfer.core_host.aeron import AeronCoreHost
 from internal_transfer.core_host.host import CoreHost
 from internal_transfer.domain.leg import Command, Verdict
-from internal_transfer.embedded.database import Database
 
 
 class MediaDriver:

@@ -9,11 +9,11 @@ from typing import Any, assert_never
 
 import apsw
 
+from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.trading_core import CoreBalance
 

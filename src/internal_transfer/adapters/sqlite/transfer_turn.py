@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import apsw
 
-from internal_transfer.adapters.transfer_store import sqlite_statements as sql
-from internal_transfer.adapters.transfer_store.sqlite_rows import (
+from internal_transfer.adapters.sqlite import transfer_statements as sql
+from internal_transfer.adapters.sqlite.transfer_rows import (
     Row,
     blob,
     changing_values,

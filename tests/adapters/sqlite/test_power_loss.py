@@ -9,7 +9,7 @@ from random import Random
 import apsw
 import pytest
 
-from internal_transfer.embedded.database import Database
+from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable
 from internal_transfer.simulation.power import Failure, Fault, Operation, PowerVfs
 

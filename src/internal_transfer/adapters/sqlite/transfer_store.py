@@ -6,14 +6,14 @@ from importlib.resources import files
 import apsw
 from msgspec.structs import replace
 
-from internal_transfer.adapters.transfer_store import sqlite_statements as sql
-from internal_transfer.adapters.transfer_store.sqlite_rows import Row, event_of, status_of, transfer_of
-from internal_transfer.adapters.transfer_store.sqlite_turn import Turn, Use
+from internal_transfer.adapters.sqlite import transfer_statements as sql
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.transfer_rows import Row, event_of, status_of, transfer_of
+from internal_transfer.adapters.sqlite.transfer_turn import Turn, Use
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.identifier import WORKERS_MAX, TransferId, day_of
 from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.transfer_store import (
     Accepted,
@@ -30,7 +30,7 @@ from internal_transfer.ports.transfer_store import (
     RegisteredAccount,
 )
 
-MIGRATIONS = (files(__package__).joinpath("sqlite.sql").read_text(encoding="utf-8"), sql.CREATE_FEED_READER)
+MIGRATIONS = (files(__package__).joinpath("transfer_store.sql").read_text(encoding="utf-8"), sql.CREATE_FEED_READER)
 """Step n leads to version n of the tables; released steps never change."""
 
 HISTORY_SCAN_MAX = 5_000

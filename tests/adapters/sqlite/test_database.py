@@ -10,8 +10,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from internal_transfer.embedded import database as module
-from internal_transfer.embedded.database import Database
+from internal_transfer.adapters.sqlite import database as module
+from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable
 from internal_transfer.simulation.power import Failure, Fault, Operation, PowerVfs
 
@@ -631,7 +631,7 @@ class TestStart:
             import os
             import sys
             from pathlib import Path
-            from internal_transfer.embedded.database import Database
+            from internal_transfer.adapters.sqlite.database import Database
             from internal_transfer.ports.errors import StartRefusedError
             os.setuid(int(sys.argv[2]))
             try:

@@ -11,8 +11,8 @@ from typing import Any
 import apsw
 from msgspec import Struct
 
-from internal_transfer.adapters.ledger.chains import create_in_chains
-from internal_transfer.embedded.database import Database
+from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.ledger_chains import create_in_chains
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.ledger import (
     BURNING,

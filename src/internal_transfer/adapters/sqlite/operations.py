@@ -8,9 +8,9 @@ import apsw
 import msgspec
 from msgspec.structs import replace
 
+from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.rules import Policy
-from internal_transfer.embedded.database import Database
 from internal_transfer.ports.audit_chain import ChainWalk, chained, digest_of
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from internal_transfer.embedded.database import Database
+from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError
 

@@ -1,0 +1,1 @@
+"""SQLite, embedded in the process: one database behind four ports."""

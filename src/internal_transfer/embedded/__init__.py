@@ -1,1 +1,0 @@
-"""The shared SQLite database of the embedded adapters, and its turn."""
