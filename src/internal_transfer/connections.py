@@ -11,11 +11,11 @@ from internal_transfer.settings.load import Settings
 
 if TYPE_CHECKING:
     from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleSettings
+    from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
     from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings
     from internal_transfer.aeron.connection import AeronConnection
     from internal_transfer.cql.settings import CqlSettings
     from internal_transfer.kafka.connection import KafkaConnection
-    from internal_transfer.postgresql.settings import PostgresqlSettings
 
 
 def kafka_connection(settings: Settings) -> "KafkaConnection":
@@ -34,7 +34,7 @@ def kafka_connection(settings: Settings) -> "KafkaConnection":
 def postgresql_settings(settings: Settings) -> "PostgresqlSettings":
     """How the settings say that PostgreSQL is reached."""
     with extra("postgresql"):
-        from internal_transfer.postgresql.settings import PostgresqlSettings  # noqa: PLC0415
+        from internal_transfer.adapters.postgresql.settings import PostgresqlSettings  # noqa: PLC0415
     given = settings.postgresql
     url = _secret(settings.secrets.postgres_url, "INTERNAL_TRANSFER_POSTGRES_URL", "systems.store")
     return PostgresqlSettings(url=url, schema=given.db_schema, connections=given.connections, pooled=given.pooled)

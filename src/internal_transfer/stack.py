@@ -218,9 +218,9 @@ class _Opening:
 
     async def _open_postgresql(self) -> tuple[TransferStore, Operations]:
         with extra("postgresql"):
-            from internal_transfer.adapters.operations.postgresql import PostgresqlOperations  # noqa: PLC0415
-            from internal_transfer.adapters.transfer_store.postgresql import PostgresqlTransferStore  # noqa: PLC0415
-            from internal_transfer.postgresql.pool import Pool  # noqa: PLC0415
+            from internal_transfer.adapters.postgresql.operations import PostgresqlOperations  # noqa: PLC0415
+            from internal_transfer.adapters.postgresql.pool import Pool  # noqa: PLC0415
+            from internal_transfer.adapters.postgresql.transfer_store import PostgresqlTransferStore  # noqa: PLC0415
         pool = Pool(postgresql_settings(self._settings))
         await self._start(pool, "PostgreSQL")
         store, operations = PostgresqlTransferStore(pool), PostgresqlOperations(pool)

@@ -8,8 +8,8 @@ import psycopg
 from msgspec.structs import replace
 
 import real_servers
-from internal_transfer.postgresql.migration import migrate
-from internal_transfer.postgresql.settings import PostgresqlSettings
+from internal_transfer.adapters.postgresql.migration import migrate
+from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
 
 # What may not be deleted by hand is deleted as replication would. Marks go back, numbering goes on.
 _EMPTY = """

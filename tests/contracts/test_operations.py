@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from contracts.cassandra_stores import CassandraOperationsStack
 from contracts.postgresql_schemas import PostgresqlSchema
-from internal_transfer.adapters.operations import postgresql
-from internal_transfer.adapters.operations.postgresql import PostgresqlOperations
+from internal_transfer.adapters.postgresql import operations as postgresql
+from internal_transfer.adapters.postgresql.operations import PostgresqlOperations
+from internal_transfer.adapters.postgresql.pool import Pool
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.operations import SqliteOperations
 from internal_transfer.domain.account import Owner
@@ -19,7 +20,6 @@ from internal_transfer.domain.rules import Policy, Route
 from internal_transfer.ports.audit_chain import GENESIS, digest_of
 from internal_transfer.ports.errors import Unavailable
 from internal_transfer.ports.operations import ApiKey, AuditEntry, Operations, Report
-from internal_transfer.postgresql.pool import Pool
 
 
 class EmbeddedOperations:

@@ -6,16 +6,16 @@ from msgspec.structs import replace
 
 from contracts.cassandra_stores import CassandraStore
 from contracts.postgresql_schemas import PostgresqlSchema
+from internal_transfer.adapters.postgresql.pool import Pool
+from internal_transfer.adapters.postgresql.transfer_store import PostgresqlTransferStore
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
-from internal_transfer.adapters.transfer_store.postgresql import PostgresqlTransferStore
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import EPOCH_MS, MILLISECONDS_PER_DAY, snowflake
 from internal_transfer.domain.leg import Leg, LegState, Side
 from internal_transfer.domain.transfer import Transfer, advance, with_leg
 from internal_transfer.ports.errors import OutcomeUnknown
 from internal_transfer.ports.transfer_store import Change, Proposal
-from internal_transfer.postgresql.pool import Pool
 
 NO_LIMIT = 2**120
 DAY = EPOCH_MS // MILLISECONDS_PER_DAY + 500

@@ -29,7 +29,7 @@ def _migrate_store(settings: Settings) -> list[str]:
         from internal_transfer.connections import postgresql_settings  # noqa: PLC0415 - takes long to import.
 
         target = postgresql_settings(settings)
-        from internal_transfer.postgresql.migration import migrate as run  # noqa: PLC0415
+        from internal_transfer.adapters.postgresql.migration import migrate as run  # noqa: PLC0415
 
         return [f"PostgreSQL: the schema {target.schema} is at step {run(target)}"]
     if settings.systems.store is StoreSystem.CASSANDRA:

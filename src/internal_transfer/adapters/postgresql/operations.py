@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
+from internal_transfer.adapters.postgresql import schema
+from internal_transfer.adapters.postgresql.pool import Connection, Pool
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.rules import Policy
 from internal_transfer.ports.audit_chain import ChainWalk, chained, digest_of
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report
-from internal_transfer.postgresql import schema
-from internal_transfer.postgresql.pool import Connection, Pool
 
 VERIFY_PAGE = 500
 """How many entries of the chain are verified between two other calls of the process."""

@@ -16,14 +16,14 @@ import real_servers
 from contracts.postgresql_schemas import PostgresqlSchema
 from contracts.silent_proxy import SilentProxy
 from contracts.transfer_stores import DAY, NOON, PostgresqlStore, proposal, step, transfer
-from internal_transfer.adapters.transfer_store.postgresql_rows import proposal_columns
-from internal_transfer.adapters.transfer_store.postgresql_statements import Statements
+from internal_transfer.adapters.postgresql import pool
+from internal_transfer.adapters.postgresql.migration import migrate
+from internal_transfer.adapters.postgresql.transfer_rows import proposal_columns
+from internal_transfer.adapters.postgresql.transfer_statements import Statements
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.transfer_store import Accepted, Change, DailyLimitExceeded, HistoryQuery, KeyTaken
-from internal_transfer.postgresql import pool
-from internal_transfer.postgresql.migration import migrate
 
 PENDING, SUCCESS, FAILED = Status.PENDING, Status.SUCCESS, Status.FAILED
 

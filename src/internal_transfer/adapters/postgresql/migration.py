@@ -9,9 +9,9 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL, exc, make_url
 
+from internal_transfer.adapters.postgresql.schema import HEAD
+from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.postgresql.schema import HEAD
-from internal_transfer.postgresql.settings import PostgresqlSettings
 
 # Alembic keeps what it is doing in module variables.
 _ONE_AT_A_TIME = Lock()

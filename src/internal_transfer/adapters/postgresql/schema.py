@@ -5,10 +5,10 @@ steps (new tables, new columns with a default, new functions) keep it, contracti
 release stopped using what they take away. So a release and its predecessor run side by side while a roll-out lasts.
 """
 
+from internal_transfer.adapters.postgresql.pool import Connection
+from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.postgresql.pool import Connection
-from internal_transfer.postgresql.settings import PostgresqlSettings
 
 HEAD = 2
 """The step that this release was written for."""

@@ -11,9 +11,9 @@ from typing import TypeAlias, TypeVar
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
+from internal_transfer.adapters.postgresql import failures
+from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
-from internal_transfer.postgresql import failures
-from internal_transfer.postgresql.settings import PostgresqlSettings
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 T = TypeVar("T")

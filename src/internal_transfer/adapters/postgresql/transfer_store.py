@@ -9,13 +9,15 @@ from collections.abc import Sequence
 import asyncpg
 from msgspec.structs import replace
 
-from internal_transfer.adapters.transfer_store.postgresql_rows import (
+from internal_transfer.adapters.postgresql import schema
+from internal_transfer.adapters.postgresql.pool import Connection, Pool
+from internal_transfer.adapters.postgresql.transfer_rows import (
     change_columns,
     event_of,
     proposal_columns,
     transfer_of,
 )
-from internal_transfer.adapters.transfer_store.postgresql_statements import Statements
+from internal_transfer.adapters.postgresql.transfer_statements import Statements
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import WORKERS_MAX, TransferId
 from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer
@@ -36,8 +38,6 @@ from internal_transfer.ports.transfer_store import (
     Proposal,
     RegisteredAccount,
 )
-from internal_transfer.postgresql import schema
-from internal_transfer.postgresql.pool import Connection, Pool
 
 BATCH_MAX = 256
 """The most that one commit takes; larger batches are cut, since each of their owners is a lock in the server's memory.

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 import real_servers
 from contracts.postgresql_schemas import PostgresqlSchema
 from contracts.transfer_stores import PostgresqlStore, proposal, transfer
+from internal_transfer.adapters.postgresql.migration import migrate
+from internal_transfer.adapters.postgresql.pool import Pool
+from internal_transfer.adapters.postgresql.schema import HEAD
+from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
 from internal_transfer.ports.transfer_store import Accepted
-from internal_transfer.postgresql.migration import migrate
-from internal_transfer.postgresql.pool import Pool
-from internal_transfer.postgresql.schema import HEAD
-from internal_transfer.postgresql.settings import PostgresqlSettings
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ async def refusal(settings):
 async def test_processes_that_migrate_at_once_make_one_schema(schema):
     """Several processes may bring the schema forward at once, and again; all end at the same step."""
     migrating = (
-        "from internal_transfer.postgresql.migration import migrate\n"
-        "from internal_transfer.postgresql.settings import PostgresqlSettings\n"
+        "from internal_transfer.adapters.postgresql.migration import migrate\n"
+        "from internal_transfer.adapters.postgresql.settings import PostgresqlSettings\n"
         f"print(migrate(PostgresqlSettings(url={schema.settings.url!r}, schema={schema.settings.schema!r})))"
     )
     processes = [
