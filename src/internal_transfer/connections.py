@@ -10,11 +10,11 @@ from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings.load import Settings
 
 if TYPE_CHECKING:
+    from internal_transfer.adapters.cassandra.settings import CqlSettings
     from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleSettings
     from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
     from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings
     from internal_transfer.aeron.connection import AeronConnection
-    from internal_transfer.cql.settings import CqlSettings
     from internal_transfer.kafka.connection import KafkaConnection
 
 
@@ -43,7 +43,7 @@ def postgresql_settings(settings: Settings) -> "PostgresqlSettings":
 def cql_settings(settings: Settings) -> "CqlSettings":
     """How the settings say that ScyllaDB or Cassandra is reached."""
     with extra("cassandra"):
-        from internal_transfer.cql.settings import CqlSettings, Reach  # noqa: PLC0415
+        from internal_transfer.adapters.cassandra.settings import CqlSettings, Reach  # noqa: PLC0415
     given = settings.cassandra
     password = None
     if given.user:

@@ -146,9 +146,9 @@ async def open_core(settings: Settings, closing: AsyncExitStack) -> tuple[Tradin
 async def migrate_cassandra(settings: Settings) -> None:
     """Makes or upgrades the tables; raises `StartRefusedError` or an operating failure."""
     target = cql_settings(settings)
-    from internal_transfer.adapters.operations.cassandra import CassandraOperations  # noqa: PLC0415
-    from internal_transfer.adapters.transfer_store.cassandra.store import CassandraTransferStore  # noqa: PLC0415
-    from internal_transfer.cql.session import Cql  # noqa: PLC0415
+    from internal_transfer.adapters.cassandra.operations import CassandraOperations  # noqa: PLC0415
+    from internal_transfer.adapters.cassandra.session import Cql  # noqa: PLC0415
+    from internal_transfer.adapters.cassandra.transfer_store.store import CassandraTransferStore  # noqa: PLC0415
 
     cql = Cql(target, SystemClock())
     await cql.start()
@@ -232,9 +232,9 @@ class _Opening:
 
     async def _open_cassandra(self) -> tuple[TransferStore, Operations]:
         with extra("cassandra"):
-            from internal_transfer.adapters.operations.cassandra import CassandraOperations  # noqa: PLC0415
-            from internal_transfer.adapters.transfer_store.cassandra.store import CassandraTransferStore  # noqa: PLC0415
-            from internal_transfer.cql.session import Cql  # noqa: PLC0415
+            from internal_transfer.adapters.cassandra.operations import CassandraOperations  # noqa: PLC0415
+            from internal_transfer.adapters.cassandra.session import Cql  # noqa: PLC0415
+            from internal_transfer.adapters.cassandra.transfer_store.store import CassandraTransferStore  # noqa: PLC0415
         cql = Cql(cql_settings(self._settings), self._clock)
         await self._start(cql, "Cassandra")
         # Several processes that start at once would be in each other's way with the tables.

@@ -8,14 +8,14 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
 from cassandra.policies import WhiteListRoundRobinPolicy
 
 import real_servers
+from internal_transfer.adapters.cassandra.operations import MIGRATIONS as OPERATIONS
+from internal_transfer.adapters.cassandra.operations import STATEMENTS, CassandraOperations
+from internal_transfer.adapters.cassandra.session import Cql
+from internal_transfer.adapters.cassandra.settings import CqlSettings
+from internal_transfer.adapters.cassandra.transfer_store import statements
+from internal_transfer.adapters.cassandra.transfer_store.store import MIGRATIONS, CassandraTransferStore
+from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.operations.cassandra import MIGRATIONS as OPERATIONS
-from internal_transfer.adapters.operations.cassandra import STATEMENTS, CassandraOperations
-from internal_transfer.adapters.transfer_store.cassandra import statements
-from internal_transfer.adapters.transfer_store.cassandra.store import MIGRATIONS, CassandraTransferStore
-from internal_transfer.adapters.transfer_store.cassandra.tables import Tables
-from internal_transfer.cql.session import Cql
-from internal_transfer.cql.settings import CqlSettings
 from internal_transfer.ports.errors import System
 
 _OWN_TIMES = {"ledger_seen", "operations_api_key"}

@@ -11,14 +11,14 @@ from msgspec.structs import replace
 import real_servers
 from contracts.cassandra_stores import CassandraOperationsStack, CassandraStore
 from contracts.transfer_stores import DAY, NOON, proposal, step, transfer
+from internal_transfer.adapters.cassandra.migrations import migrate
+from internal_transfer.adapters.cassandra.session import Cql
+from internal_transfer.adapters.cassandra.settings import CqlSettings
+from internal_transfer.adapters.cassandra.transfer_store import feed as cassandra_feed
+from internal_transfer.adapters.cassandra.transfer_store import registry
+from internal_transfer.adapters.cassandra.transfer_store.limits import Limits, Share
+from internal_transfer.adapters.cassandra.transfer_store.store import MIGRATIONS, CassandraTransferStore
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.transfer_store.cassandra import feed as cassandra_feed
-from internal_transfer.adapters.transfer_store.cassandra import registry
-from internal_transfer.adapters.transfer_store.cassandra.limits import Limits, Share
-from internal_transfer.adapters.transfer_store.cassandra.store import MIGRATIONS, CassandraTransferStore
-from internal_transfer.cql.migrations import migrate
-from internal_transfer.cql.session import Cql
-from internal_transfer.cql.settings import CqlSettings
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status

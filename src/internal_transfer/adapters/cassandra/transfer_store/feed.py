@@ -10,10 +10,10 @@ number yet if the process died; `settled` says from where on, and whoever append
 import asyncio
 from collections.abc import Iterable
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.agenda import Agenda
-from internal_transfer.adapters.transfer_store.cassandra.rows import Row, event_of
-from internal_transfer.adapters.transfer_store.cassandra.tables import EVERYTHING, Tables
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
+from internal_transfer.adapters.cassandra.transfer_store.rows import Row, event_of
+from internal_transfer.adapters.cassandra.transfer_store.tables import EVERYTHING, Tables
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.ports.transfer_store import Event
 

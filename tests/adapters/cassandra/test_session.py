@@ -11,9 +11,9 @@ from cassandra import Unavailable as NotEnoughReplicas
 from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionShutdown
 
+from internal_transfer.adapters.cassandra.session import Cql, Decided, release_of
+from internal_transfer.adapters.cassandra.settings import CqlSettings
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.cql.session import Cql, Decided, release_of
-from internal_transfer.cql.settings import CqlSettings
 from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
 
 LATE = WriteTimeout("late", write_type=WriteType.CAS)

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from msgspec import Struct
 from msgspec.structs import replace
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.agenda import Agenda
-from internal_transfer.adapters.transfer_store.cassandra.feed import Feed
-from internal_transfer.adapters.transfer_store.cassandra.history import History
-from internal_transfer.adapters.transfer_store.cassandra.limits import Kind, Limits, Share
-from internal_transfer.adapters.transfer_store.cassandra.rows import (
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
+from internal_transfer.adapters.cassandra.transfer_store.feed import Feed
+from internal_transfer.adapters.cassandra.transfer_store.history import History
+from internal_transfer.adapters.cassandra.transfer_store.limits import Kind, Limits, Share
+from internal_transfer.adapters.cassandra.transfer_store.rows import (
     Kept,
     Row,
     body_of,
@@ -28,7 +28,7 @@ from internal_transfer.adapters.transfer_store.cassandra.rows import (
     lasting_values,
     transfer_of_body,
 )
-from internal_transfer.adapters.transfer_store.cassandra.tables import Tables, together
+from internal_transfer.adapters.cassandra.transfer_store.tables import Tables, together
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.transfer import Transfer
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from cassandra.query import BoundStatement  # type: ignore[import-untyped]
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.agenda import Agenda
-from internal_transfer.adapters.transfer_store.cassandra.rows import Kept
-from internal_transfer.adapters.transfer_store.cassandra.tables import EVERYTHING, Tables
-from internal_transfer.cql.session import Request
+from internal_transfer.adapters.cassandra.session import Request
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
+from internal_transfer.adapters.cassandra.transfer_store.rows import Kept
+from internal_transfer.adapters.cassandra.transfer_store.tables import EVERYTHING, Tables
 from internal_transfer.domain.identifier import TransferId, time_of
 from internal_transfer.domain.transfer import OPEN, Status, Transfer
 from internal_transfer.ports.transfer_store import OpenSummary

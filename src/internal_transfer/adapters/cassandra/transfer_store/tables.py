@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from cassandra.query import BoundStatement, PreparedStatement  # type: ignore[import-untyped]
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.rows import Kept, Row, kept_of
-from internal_transfer.cql.session import Cql, Request
+from internal_transfer.adapters.cassandra.session import Cql, Request
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.rows import Kept, Row, kept_of
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown
 

@@ -9,20 +9,20 @@ a process that stopped in the middle has left. How an accept is made of three co
 from collections.abc import Sequence
 from importlib.resources import files
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.agenda import Agenda
-from internal_transfer.adapters.transfer_store.cassandra.claims import Claims
-from internal_transfer.adapters.transfer_store.cassandra.feed import Feed
-from internal_transfer.adapters.transfer_store.cassandra.history import History
-from internal_transfer.adapters.transfer_store.cassandra.limits import Limits
-from internal_transfer.adapters.transfer_store.cassandra.lists import Lists
-from internal_transfer.adapters.transfer_store.cassandra.recorder import Recorder
-from internal_transfer.adapters.transfer_store.cassandra.registry import Registry
-from internal_transfer.adapters.transfer_store.cassandra.rows import event_of
-from internal_transfer.adapters.transfer_store.cassandra.scan import Scan
-from internal_transfer.adapters.transfer_store.cassandra.tables import Tables
-from internal_transfer.cql.migrations import migrate
-from internal_transfer.cql.session import Cql
+from internal_transfer.adapters.cassandra.migrations import migrate
+from internal_transfer.adapters.cassandra.session import Cql
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
+from internal_transfer.adapters.cassandra.transfer_store.claims import Claims
+from internal_transfer.adapters.cassandra.transfer_store.feed import Feed
+from internal_transfer.adapters.cassandra.transfer_store.history import History
+from internal_transfer.adapters.cassandra.transfer_store.limits import Limits
+from internal_transfer.adapters.cassandra.transfer_store.lists import Lists
+from internal_transfer.adapters.cassandra.transfer_store.recorder import Recorder
+from internal_transfer.adapters.cassandra.transfer_store.registry import Registry
+from internal_transfer.adapters.cassandra.transfer_store.rows import event_of
+from internal_transfer.adapters.cassandra.transfer_store.scan import Scan
+from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.identifier import TransferId

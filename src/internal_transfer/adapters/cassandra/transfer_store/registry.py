@@ -4,9 +4,9 @@ ledger's mark.
 
 from collections.abc import Sequence
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.tables import STATEMENTS_PER_BATCH, Tables
-from internal_transfer.cql.session import Request
+from internal_transfer.adapters.cassandra.session import Request
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.tables import STATEMENTS_PER_BATCH, Tables
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import WORKERS_MAX
 from internal_transfer.ports.check import Check

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cassandra.query import PreparedStatement  # type: ignore[import-untyped]
 
-from internal_transfer.cql.session import Cql
+from internal_transfer.adapters.cassandra.session import Cql
 from internal_transfer.ports.errors import StartRefusedError
 
 LEASE_SECONDS = 60

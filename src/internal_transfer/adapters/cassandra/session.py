@@ -40,7 +40,7 @@ from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, Syntax
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement, tuple_factory  # type: ignore[import-untyped]
 from msgspec import Struct
 
-from internal_transfer.cql.settings import CqlSettings, Reach, tls_of
+from internal_transfer.adapters.cassandra.settings import CqlSettings, Reach, tls_of
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable

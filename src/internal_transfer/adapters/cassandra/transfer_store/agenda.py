@@ -9,10 +9,10 @@ remover looks once more afterwards.
 
 from collections.abc import Iterable
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.rows import Row
-from internal_transfer.adapters.transfer_store.cassandra.tables import Tables
-from internal_transfer.cql.session import Request
+from internal_transfer.adapters.cassandra.session import Request
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.rows import Row
+from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
 
 ROWS_MAX = 20_000
 """The most that is read of one bucket and shard at once; what is beyond is seen when those before it are done."""

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.agenda import Agenda
-from internal_transfer.adapters.transfer_store.cassandra.claims import Claims
-from internal_transfer.adapters.transfer_store.cassandra.limits import Limits
-from internal_transfer.adapters.transfer_store.cassandra.recorder import share_of
-from internal_transfer.adapters.transfer_store.cassandra.rows import Kept, Row
-from internal_transfer.adapters.transfer_store.cassandra.tables import Tables
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
+from internal_transfer.adapters.cassandra.transfer_store.claims import Claims
+from internal_transfer.adapters.cassandra.transfer_store.limits import Limits
+from internal_transfer.adapters.cassandra.transfer_store.recorder import share_of
+from internal_transfer.adapters.cassandra.transfer_store.rows import Kept, Row
+from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.transfer import OPEN, Status, Transfer
 

@@ -14,15 +14,15 @@ from cassandra.query import BoundStatement, PreparedStatement  # type: ignore[im
 from msgspec import Struct
 from msgspec.structs import replace
 
-from internal_transfer.cql.migrations import migrate
-from internal_transfer.cql.session import Cql
+from internal_transfer.adapters.cassandra.migrations import migrate
+from internal_transfer.adapters.cassandra.session import Cql
 from internal_transfer.domain.rules import Policy
 from internal_transfer.ports.audit_chain import ChainWalk, chained, digest_of
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable
 from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report
 
-MIGRATIONS = (files(__package__).joinpath("cassandra.cql").read_text(encoding="utf-8"),)
+MIGRATIONS = (files(__package__).joinpath("operations.cql").read_text(encoding="utf-8"),)
 """Step n leads to version n of the tables; released steps never change."""
 
 BUCKET_ENTRIES = 1_000

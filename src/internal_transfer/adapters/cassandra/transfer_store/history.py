@@ -11,10 +11,10 @@ from collections.abc import Iterable
 
 from cassandra.query import BoundStatement  # type: ignore[import-untyped]
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.rows import Kept
-from internal_transfer.adapters.transfer_store.cassandra.tables import EVERYTHING, Tables
-from internal_transfer.cql.session import Request
+from internal_transfer.adapters.cassandra.session import Request
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.rows import Kept
+from internal_transfer.adapters.cassandra.transfer_store.tables import EVERYTHING, Tables
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.identifier import EPOCH_MS, TransferId
 from internal_transfer.domain.transfer import Transfer

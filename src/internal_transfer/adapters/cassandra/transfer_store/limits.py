@@ -10,8 +10,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.tables import STATEMENTS_PER_BATCH, Tables, together
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.tables import STATEMENTS_PER_BATCH, Tables, together
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.identifier import day_of
 from internal_transfer.domain.transfer import Transfer

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import structlog
 from msgspec import Struct
 
-from internal_transfer.adapters.transfer_store.cassandra import statements as cql_text
-from internal_transfer.adapters.transfer_store.cassandra.agenda import Agenda
-from internal_transfer.adapters.transfer_store.cassandra.feed import Feed
-from internal_transfer.adapters.transfer_store.cassandra.limits import Limits, Share
-from internal_transfer.adapters.transfer_store.cassandra.lists import placing_final
-from internal_transfer.adapters.transfer_store.cassandra.registry import Registry
-from internal_transfer.adapters.transfer_store.cassandra.rows import Kept, changing_values, following
-from internal_transfer.adapters.transfer_store.cassandra.tables import Tables
-from internal_transfer.cql.session import Request
+from internal_transfer.adapters.cassandra.session import Request
+from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
+from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
+from internal_transfer.adapters.cassandra.transfer_store.feed import Feed
+from internal_transfer.adapters.cassandra.transfer_store.limits import Limits, Share
+from internal_transfer.adapters.cassandra.transfer_store.lists import placing_final
+from internal_transfer.adapters.cassandra.transfer_store.registry import Registry
+from internal_transfer.adapters.cassandra.transfer_store.rows import Kept, changing_values, following
+from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable
