@@ -11,17 +11,17 @@ from internal_transfer.settings.load import Settings
 
 if TYPE_CHECKING:
     from internal_transfer.adapters.cassandra.settings import CqlSettings
+    from internal_transfer.adapters.kafka.connection import KafkaConnection
     from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleSettings
     from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
     from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings
     from internal_transfer.aeron.connection import AeronConnection
-    from internal_transfer.kafka.connection import KafkaConnection
 
 
 def kafka_connection(settings: Settings) -> "KafkaConnection":
     """How the settings say that Kafka is reached."""
     with extra("kafka"):
-        from internal_transfer.kafka.connection import KafkaConnection, KafkaLogin, KafkaTls, Mechanism  # noqa: PLC0415
+        from internal_transfer.adapters.kafka.connection import KafkaConnection, KafkaLogin, KafkaTls, Mechanism  # noqa: PLC0415
     kafka = settings.kafka
     login = None
     if kafka.user:

@@ -284,9 +284,9 @@ class _Opening:
 
     async def _open_kafka_core(self) -> tuple[TradingCore, EventBus, Callable[[str], Awaitable[None]]]:
         connection = kafka_connection(self._settings)
-        from internal_transfer.adapters.event_bus.kafka import GROUP, KafkaEventBus  # noqa: PLC0415
-        from internal_transfer.adapters.trading_core.kafka import KafkaTradingCore  # noqa: PLC0415
-        from internal_transfer.kafka.topics import Topics  # noqa: PLC0415
+        from internal_transfer.adapters.kafka.event_bus import GROUP, KafkaEventBus  # noqa: PLC0415
+        from internal_transfer.adapters.kafka.topics import Topics  # noqa: PLC0415
+        from internal_transfer.adapters.kafka.trading_core import KafkaTradingCore  # noqa: PLC0415
 
         topics = Topics(self._settings.kafka.prefix)
         core = KafkaTradingCore(connection, topics, clock=self._clock)
@@ -360,8 +360,8 @@ class _Opening:
                 return None
             case EventsSystem.KAFKA:
                 connection = kafka_connection(self._settings)
-                from internal_transfer.adapters.event_publisher.kafka import KafkaEventPublisher  # noqa: PLC0415
-                from internal_transfer.kafka.topics import Topics  # noqa: PLC0415
+                from internal_transfer.adapters.kafka.event_publisher import KafkaEventPublisher  # noqa: PLC0415
+                from internal_transfer.adapters.kafka.topics import Topics  # noqa: PLC0415
 
                 publisher = KafkaEventPublisher(connection, Topics(self._settings.kafka.prefix))
                 await self._start(publisher, "Kafka")

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from contracts.event_buses import kafka_connection, own_topics
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.event_bus.kafka import KafkaEventBus
+from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
+from internal_transfer.adapters.kafka.topics import Cluster
+from internal_transfer.adapters.kafka.trading_core import KafkaTradingCore
 from internal_transfer.adapters.sqlite.database import Database
-from internal_transfer.adapters.trading_core.kafka import KafkaTradingCore
 from internal_transfer.core_host.host import CoreHost
 from internal_transfer.core_host.kafka import KafkaCoreHost
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Command, Verdict
-from internal_transfer.kafka.topics import Cluster
 from internal_transfer.ports.event_bus import EventBus
 from internal_transfer.ports.trading_core import CoreBalance, TradingCore
 

@@ -52,8 +52,8 @@ def _connect_kafka(settings: Settings) -> "Callable[[CoreHost, Clock], Transport
     from internal_transfer.connections import kafka_connection  # noqa: PLC0415 - as above.
 
     connection = kafka_connection(settings)
+    from internal_transfer.adapters.kafka.topics import Topics  # noqa: PLC0415
     from internal_transfer.core_host.kafka import KafkaCoreHost  # noqa: PLC0415
-    from internal_transfer.kafka.topics import Topics  # noqa: PLC0415
 
     topics = Topics(settings.kafka.prefix)
     return lambda host, clock: KafkaCoreHost(host, connection, topics, clock=clock)

@@ -47,7 +47,7 @@ def _make_topics(settings: Settings) -> list[str]:
     from internal_transfer.connections import kafka_connection  # noqa: PLC0415 - as above.
 
     connection = kafka_connection(settings)
-    from internal_transfer.kafka.topics import Cluster, Topics  # noqa: PLC0415
+    from internal_transfer.adapters.kafka.topics import Cluster, Topics  # noqa: PLC0415
 
     made = asyncio.run(
         Cluster(connection, Topics(settings.kafka.prefix)).create_topics(partitions=settings.kafka.partitions)

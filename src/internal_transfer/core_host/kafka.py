@@ -13,15 +13,15 @@ from typing import Generic, TypeVar
 import structlog
 from msgspec.structs import replace
 
+from internal_transfer.adapters.kafka.claim import Claim
+from internal_transfer.adapters.kafka.connection import KafkaConnection
+from internal_transfer.adapters.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
+from internal_transfer.adapters.kafka.headers import plain_headers
+from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.adapters.kafka.topics import Cluster, Topics
+from internal_transfer.adapters.kafka.verdicts import verdict_messages
 from internal_transfer.core_host.host import CoreHost, HostState, Phase
 from internal_transfer.domain.leg import Command
-from internal_transfer.kafka.claim import Claim
-from internal_transfer.kafka.connection import KafkaConnection
-from internal_transfer.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
-from internal_transfer.kafka.headers import plain_headers
-from internal_transfer.kafka.producer import KafkaProducer, Outgoing
-from internal_transfer.kafka.topics import Cluster, Topics
-from internal_transfer.kafka.verdicts import verdict_messages
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System
 from internal_transfer.wire.core_messages import Query, decode_command, decode_query, encode_reply

@@ -13,18 +13,18 @@ from msgspec.structs import replace
 
 from contracts.event_buses import kafka_connection, own_topics
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.event_bus.kafka import KafkaEventBus
+from internal_transfer.adapters.kafka.connection import KafkaConnection
+from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
+from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.adapters.kafka.topics import Cluster, Topics
+from internal_transfer.adapters.kafka.trading_core import BOUNDS, KafkaTradingCore
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
-from internal_transfer.adapters.trading_core.kafka import BOUNDS, KafkaTradingCore
 from internal_transfer.core_host.host import CoreHost
 from internal_transfer.core_host.kafka import KafkaCoreHost
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
-from internal_transfer.kafka.connection import KafkaConnection
-from internal_transfer.kafka.producer import KafkaProducer, Outgoing
-from internal_transfer.kafka.topics import Cluster, Topics
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
 from internal_transfer.wire.core_messages import decode_query, encode_command
 
@@ -205,8 +205,8 @@ import asyncio, sys
 from pathlib import Path
 from internal_transfer.core_host.kafka import KafkaCoreHost
 from internal_transfer.core_host.process import CoreOptions, run_core
-from internal_transfer.kafka.connection import KafkaConnection
-from internal_transfer.kafka.topics import Topics
+from internal_transfer.adapters.kafka.connection import KafkaConnection
+from internal_transfer.adapters.kafka.topics import Topics
 
 connection, topics = KafkaConnection(bootstrap=sys.argv[2], session_seconds=6.0), Topics(sys.argv[3])
 asyncio.run(run_core(CoreOptions(

@@ -1,6 +1,6 @@
 """The AsyncAPI document of all topics, made from the messages' types.
 
-`python -m internal_transfer.kafka.asyncapi > docs/asyncapi.yaml` writes it down; a test holds the file against this.
+`python -m internal_transfer.adapters.kafka.asyncapi > docs/asyncapi.yaml` writes it down; a test holds the file against this.
 """
 
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from internal_transfer.kafka.topics import Topics
+from internal_transfer.adapters.kafka.topics import Topics
 from internal_transfer.wire.core_messages import (
     BalancesQuery,
     BalancesReply,

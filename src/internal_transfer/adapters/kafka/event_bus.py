@@ -6,12 +6,12 @@ work: after a crash, what was not acknowledged is received again.
 
 from collections.abc import Callable, Sequence
 
+from internal_transfer.adapters.kafka.connection import KafkaConnection
+from internal_transfer.adapters.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
+from internal_transfer.adapters.kafka.producer import KafkaProducer
+from internal_transfer.adapters.kafka.topics import Cluster, Topics
+from internal_transfer.adapters.kafka.verdicts import verdict_messages
 from internal_transfer.domain.leg import Verdict
-from internal_transfer.kafka.connection import KafkaConnection
-from internal_transfer.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
-from internal_transfer.kafka.producer import KafkaProducer
-from internal_transfer.kafka.topics import Cluster, Topics
-from internal_transfer.kafka.verdicts import verdict_messages
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import System

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internal_transfer.kafka.progress import Progress
+from internal_transfer.adapters.kafka.progress import Progress
 
 
 @given(

@@ -17,10 +17,10 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Struct
 
-from internal_transfer.kafka.claim import CLAIMED_ON, Claim
-from internal_transfer.kafka.connection import REFUSED, ClientLog, KafkaConnection
-from internal_transfer.kafka.producer import KafkaProducer, Outgoing
-from internal_transfer.kafka.progress import Place, Progress
+from internal_transfer.adapters.kafka.claim import CLAIMED_ON, Claim
+from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection
+from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.adapters.kafka.progress import Place, Progress
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.wire.core_messages import UndecodableError

@@ -5,12 +5,12 @@ A process reads the answers from the end of their topic and keeps its own; see `
 
 from collections.abc import Sequence
 
+from internal_transfer.adapters.kafka.connection import KafkaConnection
+from internal_transfer.adapters.kafka.headers import plain_headers, transfer_headers
+from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.adapters.kafka.tail import TailReader
+from internal_transfer.adapters.kafka.topics import Check, Cluster, Topics
 from internal_transfer.domain.leg import Command, Verdict
-from internal_transfer.kafka.connection import KafkaConnection
-from internal_transfer.kafka.headers import plain_headers, transfer_headers
-from internal_transfer.kafka.producer import KafkaProducer, Outgoing
-from internal_transfer.kafka.tail import TailReader
-from internal_transfer.kafka.topics import Check, Cluster, Topics
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.wire.core_messages import ENTRIES_PER_QUERY_MAX, TRANSFERS_PER_QUERY_MAX, encode_command

@@ -7,10 +7,10 @@ from confluent_kafka import Consumer
 
 from contracts.event_buses import kafka_connection, own_topics
 from contracts.transfer_stores import transfer
-from internal_transfer.adapters.event_publisher.kafka import KafkaEventPublisher
+from internal_transfer.adapters.kafka.event_publisher import KafkaEventPublisher
+from internal_transfer.adapters.kafka.topics import Cluster
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status
-from internal_transfer.kafka.topics import Cluster
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.ports.event_publisher import TransferEvent
 from internal_transfer.ports.transfer_store import Event

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 import yaml
 
+from internal_transfer.adapters.kafka.asyncapi import as_yaml, document
+from internal_transfer.adapters.kafka.topics import Topics
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
-from internal_transfer.kafka.asyncapi import as_yaml, document
-from internal_transfer.kafka.topics import Topics
 from internal_transfer.wire.core_messages import encode_command, encode_verdict
 
 SPOT = Account(Owner("alice"), "spot", "USDT")
@@ -20,7 +20,7 @@ FILE = Path(__file__).parent.parent.parent / "docs" / "asyncapi.yaml"
 
 
 def test_the_file_is_the_document():
-    """What is written down is what the code says; `python -m internal_transfer.kafka.asyncapi` writes it anew."""
+    """What is written down is what the code says; `python -m internal_transfer.adapters.kafka.asyncapi` writes it anew."""
     assert FILE.read_text() == as_yaml()
     assert yaml.safe_load(FILE.read_text()) == document()
 

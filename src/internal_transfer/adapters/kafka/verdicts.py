@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from internal_transfer.adapters.kafka.headers import transfer_headers
+from internal_transfer.adapters.kafka.producer import Outgoing
+from internal_transfer.adapters.kafka.topics import Topics
 from internal_transfer.domain.leg import Verdict
-from internal_transfer.kafka.headers import transfer_headers
-from internal_transfer.kafka.producer import Outgoing
-from internal_transfer.kafka.topics import Topics
 from internal_transfer.wire.core_messages import encode_verdict
 
 

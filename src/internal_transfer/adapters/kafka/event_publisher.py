@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from internal_transfer.adapters.kafka.connection import KafkaConnection
+from internal_transfer.adapters.kafka.headers import transfer_headers
+from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.domain.identifier import TransferId
-from internal_transfer.kafka.connection import KafkaConnection
-from internal_transfer.kafka.headers import transfer_headers
-from internal_transfer.kafka.producer import KafkaProducer, Outgoing
-from internal_transfer.kafka.topics import Cluster, Topics
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.event_publisher import TransferEvent

@@ -1,1 +1,0 @@
-"""Publishers of what becomes of transfers."""
