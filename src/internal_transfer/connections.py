@@ -10,12 +10,12 @@ from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings.load import Settings
 
 if TYPE_CHECKING:
+    from internal_transfer.adapters.aeron.connection import AeronConnection
     from internal_transfer.adapters.cassandra.settings import CqlSettings
     from internal_transfer.adapters.kafka.connection import KafkaConnection
     from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleSettings
     from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
     from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings
-    from internal_transfer.aeron.connection import AeronConnection
 
 
 def kafka_connection(settings: Settings) -> "KafkaConnection":
@@ -83,7 +83,7 @@ def valkey_settings(settings: Settings) -> "ValkeySettings":
 
 def aeron_connection(settings: Settings) -> "AeronConnection":
     """How the settings say that the cores are reached over Aeron."""
-    from internal_transfer.aeron.connection import AeronConnection  # noqa: PLC0415
+    from internal_transfer.adapters.aeron.connection import AeronConnection  # noqa: PLC0415
 
     given = settings.aeron
     return AeronConnection(

@@ -307,9 +307,9 @@ class _Opening:
         return core, bus, set_mode
 
     async def _open_aeron_core(self) -> tuple[TradingCore, EventBus, Callable[[str], Awaitable[None]]]:
-        from internal_transfer.adapters.event_bus.aeron import AeronEventBus  # noqa: PLC0415
-        from internal_transfer.adapters.trading_core.aeron import AeronTradingCore  # noqa: PLC0415
-        from internal_transfer.aeron.client import AeronClient  # noqa: PLC0415
+        from internal_transfer.adapters.aeron.client import AeronClient  # noqa: PLC0415
+        from internal_transfer.adapters.aeron.event_bus import AeronEventBus  # noqa: PLC0415
+        from internal_transfer.adapters.aeron.trading_core import AeronTradingCore  # noqa: PLC0415
 
         client = AeronClient(aeron_connection(self._settings), clock=self._clock)
         core = AeronTradingCore(client, clock=self._clock)

@@ -16,7 +16,7 @@ from shutil import which
 import pytest
 from servers import place
 
-from internal_transfer.aeron.connection import load_library
+from internal_transfer.adapters.aeron.connection import load_library
 from internal_transfer.ports.errors import StartRefusedError
 
 CHECKOUT = Path(__file__).resolve().parents[2]

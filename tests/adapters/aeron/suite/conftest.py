@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
+from aeron.suite.machine import Core, MediaDriver, Service
 from servers import place
 
-from aeron.suite.machine import Core, MediaDriver, Service
+from internal_transfer.adapters.aeron.connection import AeronConnection
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.aeron.connection import AeronConnection
 
 _streams = itertools.count(1000, 10)
 

@@ -7,12 +7,12 @@ import inspect
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-
 from aeron.suite.machine import until
+
 from contracts import test_event_bus as contract
 from contracts.event_buses import Bench
-from internal_transfer.adapters.event_bus.aeron import AeronEventBus
-from internal_transfer.aeron.client import AeronClient
+from internal_transfer.adapters.aeron.client import AeronClient
+from internal_transfer.adapters.aeron.event_bus import AeronEventBus
 from internal_transfer.domain.leg import Verdict
 
 for _name, _test in list(vars(contract).items()):

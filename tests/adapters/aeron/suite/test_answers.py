@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
+from aeron.suite.machine import Service, until
 from msgspec.structs import replace
 
-from aeron.suite.machine import Service, until
-from internal_transfer.aeron.client import AeronClient
-from internal_transfer.aeron.connection import QUERIES, REPLIES
+from internal_transfer.adapters.aeron.client import AeronClient
+from internal_transfer.adapters.aeron.connection import QUERIES, REPLIES
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict

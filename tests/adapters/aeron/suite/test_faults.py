@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
 import pytest
+from aeron.suite.machine import Core, CoreProcess, Service, until
 from msgspec.structs import replace
 
-from aeron.suite.machine import Core, CoreProcess, Service, until
-from internal_transfer.aeron.client import AeronClient
-from internal_transfer.aeron.connection import COMMANDS, QUERIES, AeronConnection
+from internal_transfer.adapters.aeron.client import AeronClient
+from internal_transfer.adapters.aeron.connection import COMMANDS, QUERIES, AeronConnection
 from internal_transfer.conformance.bench import Plan
 from internal_transfer.conformance.check import check_core
 from internal_transfer.conformance.report import Finding

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from internal_transfer.aeron.client import AeronClient
-from internal_transfer.aeron.connection import VERDICTS, untethered
+from internal_transfer.adapters.aeron.client import AeronClient
+from internal_transfer.adapters.aeron.connection import VERDICTS, untethered
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import System, Unavailable

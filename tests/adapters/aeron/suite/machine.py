@@ -14,12 +14,12 @@ import msgspec
 from msgspec.structs import replace
 from servers import place
 
+from internal_transfer.adapters.aeron.client import AeronClient
+from internal_transfer.adapters.aeron.connection import AeronConnection, Bounds, load_library
+from internal_transfer.adapters.aeron.event_bus import AeronEventBus
+from internal_transfer.adapters.aeron.trading_core import BOUNDS, AeronTradingCore
 from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.event_bus.aeron import AeronEventBus
 from internal_transfer.adapters.sqlite.database import Database
-from internal_transfer.adapters.trading_core.aeron import BOUNDS, AeronTradingCore
-from internal_transfer.aeron.client import AeronClient
-from internal_transfer.aeron.connection import AeronConnection, Bounds, load_library
 from internal_transfer.core_host.aeron import AeronCoreHost
 from internal_transfer.core_host.host import CoreHost
 from internal_transfer.domain.leg import Command, Verdict
@@ -35,7 +35,7 @@ class MediaDriver:
 
     def start(self, **environment: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "internal_transfer.aeron.driver", self.directory, "2"],
+            [sys.executable, "-m", "internal_transfer.adapters.aeron.driver", self.directory, "2"],
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | environment,
@@ -132,7 +132,7 @@ _CORE = """
 import asyncio, sys
 from pathlib import Path
 import msgspec, structlog
-from internal_transfer.aeron.connection import AeronConnection
+from internal_transfer.adapters.aeron.connection import AeronConnection
 from internal_transfer.core_host.aeron import AeronCoreHost
 from internal_transfer.core_host.process import CoreOptions, run_core
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

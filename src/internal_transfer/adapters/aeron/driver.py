@@ -1,4 +1,4 @@
-"""A media driver as a process of its own: `python -m internal_transfer.aeron.driver [DIRECTORY [SECONDS]]`.
+"""A media driver as a process of its own: `python -m internal_transfer.adapters.aeron.driver [DIRECTORY [SECONDS]]`.
 
 It is the driver in the client's package, for hosts that have no other one; Aeron's own `aeronmd` has lower latency.
 Another driver in the directory that was silent for SECONDS (10 unless said otherwise) is taken for dead, and its files
@@ -10,7 +10,7 @@ import sys
 import threading
 from types import FrameType
 
-from internal_transfer.aeron.connection import load_library
+from internal_transfer.adapters.aeron.connection import load_library
 from internal_transfer.ports.errors import StartRefusedError
 
 SILENT_SECONDS = 10.0
