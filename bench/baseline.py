@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.api.server import HttpServer, calm_collector, run_on_uvloop
 from internal_transfer.listening import listen
 

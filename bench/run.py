@@ -33,7 +33,7 @@ from pathlib import Path
 import httpx
 from load import Report, load, posts, transfers
 
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.account import Owner
 from internal_transfer.settings.demo_issuer import DemoIssuer
 from internal_transfer.simulation.scenarios.surroundings import StackKind, Surroundings

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.listening import listen, listen_when_free
 from internal_transfer.ports.errors import StartRefusedError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
+from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
 from internal_transfer.stack import _Opening

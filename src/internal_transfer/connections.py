@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from internal_transfer.adapters.aeron.connection import AeronConnection
     from internal_transfer.adapters.cassandra.settings import CqlSettings
     from internal_transfer.adapters.kafka.connection import KafkaConnection
-    from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleSettings
     from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
-    from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings
+    from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleSettings
+    from internal_transfer.adapters.valkey.servers import ValkeySettings
 
 
 def kafka_connection(settings: Settings) -> "KafkaConnection":
@@ -68,7 +68,7 @@ def cql_settings(settings: Settings) -> "CqlSettings":
 def tigerbeetle_settings(settings: Settings) -> "TigerBeetleSettings":
     """How the settings say that TigerBeetle is reached."""
     with extra("tigerbeetle"):
-        from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleSettings  # noqa: PLC0415
+        from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleSettings  # noqa: PLC0415
     given = settings.tigerbeetle
     return TigerBeetleSettings(cluster_id=int(given.cluster), addresses=tuple(given.addresses))
 
@@ -76,7 +76,7 @@ def tigerbeetle_settings(settings: Settings) -> "TigerBeetleSettings":
 def valkey_settings(settings: Settings) -> "ValkeySettings":
     """How the settings say that Valkey is reached."""
     with extra("valkey"):
-        from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings  # noqa: PLC0415
+        from internal_transfer.adapters.valkey.servers import ValkeySettings  # noqa: PLC0415
     url = _secret(settings.secrets.redis_url, "INTERNAL_TRANSFER_REDIS_URL", "systems.rate_limiter")
     return ValkeySettings.of_url(url, tls=settings.valkey.files if settings.valkey.tls else None)
 

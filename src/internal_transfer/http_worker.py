@@ -17,7 +17,7 @@ import structlog
 from msgspec import Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.paths import TRANSFERS
 from internal_transfer.api.problems import Problems

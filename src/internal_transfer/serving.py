@@ -13,7 +13,7 @@ import structlog
 from msgspec.structs import replace
 from starlette.types import ASGIApp
 
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.api.admin_views import ServerState
 from internal_transfer.api.server import Bounds, HttpServer, calm_collector
 from internal_transfer.demonstration import first_call, give_demo_balances

@@ -8,15 +8,15 @@ from typing import Any, Protocol, assert_never
 
 import structlog
 
-from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.event_bus.memory import MemoryEventBus
-from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
+from internal_transfer.adapters.in_process.event_bus import MemoryEventBus
+from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
 from internal_transfer.adapters.sqlite.log import keep_log_short
 from internal_transfer.adapters.sqlite.operations import SqliteOperations
 from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.connections import (
     aeron_connection,
     cql_settings,
@@ -250,13 +250,13 @@ class _Opening:
                 return SqliteLedger(self._embedded(), self._clock)
             case LedgerSystem.TIGERBEETLE:
                 with extra("tigerbeetle"):
-                    from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleLedger  # noqa: PLC0415
+                    from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleLedger  # noqa: PLC0415
                 tigerbeetle = TigerBeetleLedger(tigerbeetle_settings(self._settings))
                 await self._start(tigerbeetle, "TigerBeetle")
                 self.checks.append(tigerbeetle.check)
                 return tigerbeetle
             case LedgerSystem.SOCKET:
-                from internal_transfer.adapters.ledger.socket import SocketLedger, SocketLedgerSettings  # noqa: PLC0415
+                from internal_transfer.adapters.ledger_socket.ledger import SocketLedger, SocketLedgerSettings  # noqa: PLC0415
 
                 path = DataDirectory(Path(self._settings.ledger_socket.data)).ledger_socket
                 ledger = SocketLedger(SocketLedgerSettings(path=path))
@@ -341,8 +341,8 @@ class _Opening:
 
     async def _open_valkey(self, local: RateLimiter) -> RateLimiter:
         with extra("valkey"):
-            from internal_transfer.adapters.rate_limiter.fallback import FallbackRateLimiter  # noqa: PLC0415
-            from internal_transfer.adapters.rate_limiter.valkey import ValkeyRateLimiter  # noqa: PLC0415
+            from internal_transfer.adapters.in_process.rate_limiter_fallback import FallbackRateLimiter  # noqa: PLC0415
+            from internal_transfer.adapters.valkey.rate_limiter import ValkeyRateLimiter  # noqa: PLC0415
         limit = self._settings.rate_limit
         shared = ValkeyRateLimiter(valkey_settings(self._settings), per_minute=limit.per_minute, burst=limit.burst)
         self._closing.push_async_callback(shared.close)

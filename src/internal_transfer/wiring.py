@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import structlog
 
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.identifier import TransferId, hold_id
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System, Unavailable

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.event_bus.memory import MemoryEventBus
+from internal_transfer.adapters.in_process.event_bus import MemoryEventBus
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.conformance.bench import Plan
 from internal_transfer.conformance.check import check_core
 from internal_transfer.conformance.promises import PROMISES

@@ -4,7 +4,7 @@ from cassandra import ConsistencyLevel, OperationTimedOut
 from cassandra.cluster import NoHostAvailable
 from cassandra.query import BatchStatement
 
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 
 
 def _text(request):

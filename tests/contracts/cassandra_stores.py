@@ -15,7 +15,7 @@ from internal_transfer.adapters.cassandra.settings import CqlSettings
 from internal_transfer.adapters.cassandra.transfer_store import statements
 from internal_transfer.adapters.cassandra.transfer_store.store import MIGRATIONS, CassandraTransferStore
 from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.ports.errors import System
 
 _OWN_TIMES = {"ledger_seen", "operations_api_key"}

@@ -4,12 +4,12 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.event_bus.memory import MemoryEventBus
+from internal_transfer.adapters.in_process.event_bus import MemoryEventBus
 from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.consumer import ConsumerBounds
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.ports.event_bus import EventBus
 from real_servers import need
 

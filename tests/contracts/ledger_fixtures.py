@@ -5,9 +5,9 @@ from pathlib import Path
 from secrets import randbits
 from typing import Any, Protocol
 
-from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleLedger, TigerBeetleSettings
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
+from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleLedger, TigerBeetleSettings
 from internal_transfer.ports.ledger import (
     U128_MAX,
     AccountResult,

@@ -6,8 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
-from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.ledger.socket import SocketLedger, SocketLedgerSettings
+from internal_transfer.adapters.ledger_socket.ledger import SocketLedger, SocketLedgerSettings
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.ledger_host.server import serve_ledger
 from internal_transfer.settings.data_directory import DataDirectory
 
@@ -63,7 +63,7 @@ class SocketLedgerServer:
 _PROGRAM = """
 import asyncio, signal, sys
 from pathlib import Path
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.ledger_host.server import serve_ledger
 

@@ -6,9 +6,9 @@ import time
 import pytest
 from valkey.asyncio import Valkey
 
-from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
-from internal_transfer.adapters.rate_limiter.valkey import ValkeyRateLimiter
-from internal_transfer.adapters.rate_limiter.valkey_servers import ValkeySettings
+from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
+from internal_transfer.adapters.valkey.rate_limiter import ValkeyRateLimiter
+from internal_transfer.adapters.valkey.servers import ValkeySettings
 from internal_transfer.simulation.clock import SimulatedClock
 
 BURST = 3

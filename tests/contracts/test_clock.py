@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internal_transfer.adapters.clock.system import IdSequence, SystemClock
+from internal_transfer.adapters.system.clock import IdSequence, SystemClock
 from internal_transfer.domain.identifier import PER_MILLISECOND_MAX, time_of
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.simulation.clock import START_MS, SimulatedClock

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts.event_buses import Bench, kafka_bench, memory_bench
-from internal_transfer.adapters.event_bus.memory import MemoryEventBus
+from internal_transfer.adapters.in_process.event_bus import MemoryEventBus
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict

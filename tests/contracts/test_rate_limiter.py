@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.rate_limiters import BURST, PER_MINUTE, SECONDS_PER_TOKEN, MemoryLimits, ValkeyLimits
-from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
+from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
 from internal_transfer.simulation.clock import SimulatedClock
 from real_servers import need
 

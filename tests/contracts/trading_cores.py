@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from contracts.event_buses import kafka_connection, own_topics
-from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
 from internal_transfer.adapters.kafka.topics import Cluster
 from internal_transfer.adapters.kafka.trading_core import KafkaTradingCore
 from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.core_host.host import CoreHost
 from internal_transfer.core_host.kafka import KafkaCoreHost
 from internal_transfer.domain.account import Owner

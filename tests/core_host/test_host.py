@@ -3,9 +3,9 @@
 import apsw
 import pytest
 
-from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.core_host.host import EXPIRY_MARGIN_MS, CoreHost, Phase
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from msgspec.structs import replace
 
-from internal_transfer.adapters.event_bus.memory import MemoryEventBus
-from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
+from internal_transfer.adapters.in_process.event_bus import MemoryEventBus
+from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
 from internal_transfer.adapters.sqlite.operations import SqliteOperations

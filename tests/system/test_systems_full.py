@@ -14,8 +14,8 @@ from tigerbeetle import bindings
 
 import real_servers
 from contracts.silent_proxy import SilentProxy
-from internal_transfer.adapters.ledger import tigerbeetle_session
-from internal_transfer.adapters.ledger.tigerbeetle import TigerBeetleLedger, TigerBeetleSettings
+from internal_transfer.adapters.tigerbeetle import session as tigerbeetle_session
+from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleLedger, TigerBeetleSettings
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError
 from internal_transfer.simulation.scenarios.catalogue import ONE_PROCESS, STANDARD, new_server
 from internal_transfer.simulation.scenarios.server_process import run_program

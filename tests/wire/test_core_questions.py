@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 import pytest
 
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import structlog
 
-from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.log import keep_log_short
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.core_host.host import CoreHost, HostState
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.api.health import create_health_app
 from internal_transfer.api.server import HttpServer
 from internal_transfer.ending import reason_of, told_to_stop

@@ -5,7 +5,7 @@ import heapq
 import random
 from math import inf
 
-from internal_transfer.adapters.clock.system import IdSequence
+from internal_transfer.adapters.system.clock import IdSequence
 from internal_transfer.domain.identifier import TransferId
 
 START_MS = 1_767_225_600_000

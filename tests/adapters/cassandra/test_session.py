@@ -13,7 +13,7 @@ from cassandra.connection import ConnectionShutdown
 
 from internal_transfer.adapters.cassandra.session import Cql, Decided, release_of
 from internal_transfer.adapters.cassandra.settings import CqlSettings
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
 
 LATE = WriteTimeout("late", write_type=WriteType.CAS)

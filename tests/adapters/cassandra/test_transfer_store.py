@@ -18,7 +18,7 @@ from internal_transfer.adapters.cassandra.transfer_store import feed as cassandr
 from internal_transfer.adapters.cassandra.transfer_store import registry
 from internal_transfer.adapters.cassandra.transfer_store.limits import Limits, Share
 from internal_transfer.adapters.cassandra.transfer_store.store import MIGRATIONS, CassandraTransferStore
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 import confluent_kafka
 
 from contracts.event_buses import kafka_connection, own_topics
-from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.kafka import consumer as module
 from internal_transfer.adapters.kafka.consumer import GroupConsumer, Received
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.adapters.kafka.topics import Cluster
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.ports.errors import System
 
 Send = Callable[..., Awaitable[None]]

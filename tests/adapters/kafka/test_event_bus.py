@@ -12,12 +12,12 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from msgspec.structs import replace
 
 from contracts.event_buses import kafka_connection, own_topics
-from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.kafka.connection import KafkaConnection, KafkaLogin, KafkaTls, Mechanism
 from internal_transfer.adapters.kafka.consumer import ConsumerBounds
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict

@@ -12,7 +12,6 @@ import pytest
 from msgspec.structs import replace
 
 from contracts.event_buses import kafka_connection, own_topics
-from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
@@ -20,6 +19,7 @@ from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.adapters.kafka.trading_core import BOUNDS, KafkaTradingCore
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.core_host.host import CoreHost
 from internal_transfer.core_host.kafka import KafkaCoreHost
 from internal_transfer.domain.account import Account, Owner

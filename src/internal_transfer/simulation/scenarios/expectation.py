@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.refusal import Code
 
 CLOCK = SystemClock()

@@ -9,7 +9,7 @@ from aeron.suite.machine import Core, MediaDriver, Service
 from servers import place
 
 from internal_transfer.adapters.aeron.connection import AeronConnection
-from internal_transfer.adapters.clock.system import SystemClock
+from internal_transfer.adapters.system.clock import SystemClock
 
 _streams = itertools.count(1000, 10)
 

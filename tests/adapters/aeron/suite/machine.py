@@ -18,8 +18,8 @@ from internal_transfer.adapters.aeron.client import AeronClient
 from internal_transfer.adapters.aeron.connection import AeronConnection, Bounds, load_library
 from internal_transfer.adapters.aeron.event_bus import AeronEventBus
 from internal_transfer.adapters.aeron.trading_core import BOUNDS, AeronTradingCore
-from internal_transfer.adapters.clock.system import SystemClock
 from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.core_host.aeron import AeronCoreHost
 from internal_transfer.core_host.host import CoreHost
 from internal_transfer.domain.leg import Command, Verdict

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from contracts.rate_limiters import BURST, PER_MINUTE, SECONDS_PER_TOKEN, ValkeyLimits
-from internal_transfer.adapters.rate_limiter.fallback import RETRY_SECONDS, FallbackRateLimiter
-from internal_transfer.adapters.rate_limiter.memory import MemoryRateLimiter
+from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
+from internal_transfer.adapters.in_process.rate_limiter_fallback import RETRY_SECONDS, FallbackRateLimiter
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.simulation.clock import SimulatedClock
 from real_servers import own

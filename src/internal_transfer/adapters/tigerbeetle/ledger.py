@@ -6,14 +6,7 @@ import structlog
 from msgspec import Struct
 from tigerbeetle import bindings
 
-from internal_transfer.adapters.ledger.tigerbeetle_session import (
-    CLIENT_RELEASE,
-    Session,
-    SessionRefusedError,
-    TooMuchDataError,
-    WrongReleaseError,
-)
-from internal_transfer.adapters.ledger.tigerbeetle_wire import (
+from internal_transfer.adapters.tigerbeetle.encoding import (
     check_layout,
     decode_account_outcomes,
     decode_accounts,
@@ -23,6 +16,13 @@ from internal_transfer.adapters.ledger.tigerbeetle_wire import (
     encode_filter,
     encode_ids,
     encode_transfers,
+)
+from internal_transfer.adapters.tigerbeetle.session import (
+    CLIENT_RELEASE,
+    Session,
+    SessionRefusedError,
+    TooMuchDataError,
+    WrongReleaseError,
 )
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System, Unavailable

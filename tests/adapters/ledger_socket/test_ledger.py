@@ -8,11 +8,11 @@ import pytest
 
 from contracts.ledger_fixtures import PENDING, POST, replay
 from contracts.ledger_hosts import HostProcess, SocketLedgerServer
-from internal_transfer.adapters.clock.system import SystemClock
-from internal_transfer.adapters.ledger import socket as adapter
-from internal_transfer.adapters.ledger.socket import SocketLedger, SocketLedgerSettings
+from internal_transfer.adapters.ledger_socket import ledger as adapter
+from internal_transfer.adapters.ledger_socket.ledger import SocketLedger, SocketLedgerSettings
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
+from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.ledger_host.desk import Desk
 from internal_transfer.ledger_host.server import serve_ledger
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable

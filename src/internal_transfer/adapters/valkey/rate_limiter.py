@@ -27,7 +27,7 @@ from valkey.exceptions import (
     ValkeyError,
 )
 
-from internal_transfer.adapters.rate_limiter.valkey_servers import (
+from internal_transfer.adapters.valkey.servers import (
     Cluster,
     Evaluation,
     Progress,
@@ -42,7 +42,7 @@ from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown
 REDIS_MIN = (7, 0)
 """The protocol level that is needed: Redis 7.0, which every Valkey has."""
 
-_TEXT = files(__package__).joinpath("valkey.lua").read_text(encoding="utf-8")
+_TEXT = files(__package__).joinpath("rate_limiter.lua").read_text(encoding="utf-8")
 _SCRIPT = Script(_TEXT, hashlib.sha1(_TEXT.encode(), usedforsecurity=False).hexdigest())
 _TRIAL = {"": 1}
 """What is taken to see whether the script may run: a token of a bucket that is nobody's."""

@@ -1,0 +1,1 @@
+"""What needs no system: the event bus and the rate limiter inside the process."""

@@ -1,0 +1,1 @@
+"""The embedded ledger of another process, reached through its socket."""

@@ -1,0 +1,1 @@
+"""The operating system: its clocks and randomness."""

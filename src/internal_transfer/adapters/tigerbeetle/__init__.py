@@ -1,0 +1,1 @@
+"""TigerBeetle, as the ledger."""

@@ -1,0 +1,1 @@
+"""Valkey or Redis, as the rate limiter that processes share."""
