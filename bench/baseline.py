@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.api.server import HttpServer, calm_collector, run_on_uvloop
-from internal_transfer.listening import listen
+from internal_transfer.server.http import HttpServer, calm_collector, run_on_uvloop
+from internal_transfer.server.sockets import listen
 
 
 async def empty(request: Request) -> Response:

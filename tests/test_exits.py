@@ -2,8 +2,8 @@ import pytest
 import typer
 
 from internal_transfer.cli.exits import FAILED, UNREACHABLE, failures_end
-from internal_transfer.ending import ServiceFailedError
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable
+from internal_transfer.server.ending import ServiceFailedError
 
 FAILURES = [
     StartRefusedError("this is what to do"),

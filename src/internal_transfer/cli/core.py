@@ -27,8 +27,8 @@ def core(
     demo: Annotated[bool, typer.Option("--demo", help="Lets operators have it misbehave.")] = False,
 ) -> None:
     """Runs the reference trading core as a process of its own. Prints one line when it takes orders."""
-    from internal_transfer.api.server import run_on_uvloop  # noqa: PLC0415 - takes long to import.
     from internal_transfer.core_host.process import CoreOptions, run_core  # noqa: PLC0415
+    from internal_transfer.server.http import run_on_uvloop  # noqa: PLC0415 - takes long to import.
 
     configure_logging()
     with failures_end():

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from internal_transfer.cli.exits import FAILED, failures_end
-from internal_transfer.lifeline import tie
 from internal_transfer.ports.durability import Durability
+from internal_transfer.server.http_workers.lifeline import tie
 from internal_transfer.settings.load import load
 from internal_transfer.simulation.failpoints import Failpoint, Failpoints
 from internal_transfer.telemetry import configure_logging
@@ -62,11 +62,11 @@ def serve(
     if failpoint is not None and not demo:
         raise typer.BadParameter("works only with --demo", param_hint="--failpoint")
     # The whole service takes long to import, and no other command needs it.
-    from internal_transfer.api.server import run_on_uvloop  # noqa: PLC0415
-    from internal_transfer.fleet import FleetOptions, serve_fleet  # noqa: PLC0415
     from internal_transfer.ledger_host.process import run_ledger  # noqa: PLC0415
-    from internal_transfer.serving import ServeOptions  # noqa: PLC0415
-    from internal_transfer.serving import serve as run  # noqa: PLC0415
+    from internal_transfer.server.fleet import FleetOptions, serve_fleet  # noqa: PLC0415
+    from internal_transfer.server.http import run_on_uvloop  # noqa: PLC0415
+    from internal_transfer.server.serving import ServeOptions  # noqa: PLC0415
+    from internal_transfer.server.serving import serve as run  # noqa: PLC0415
 
     configure_logging(level=log_level)
     with failures_end():

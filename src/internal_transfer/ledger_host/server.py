@@ -9,8 +9,8 @@ from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
 from internal_transfer.adapters.sqlite.log import keep_log_short
 from internal_transfer.ledger_host.desk import Desk
-from internal_transfer.listening import listen_owner_only
 from internal_transfer.ports.clock import Clock
+from internal_transfer.server.sockets import listen_owner_only
 from internal_transfer.settings.data_directory import DataDirectory
 
 LAST_ANSWERS_SECONDS = 5.0

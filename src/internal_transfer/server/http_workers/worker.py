@@ -21,9 +21,9 @@ from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.paths import TRANSFERS
 from internal_transfer.api.problems import Problems
-from internal_transfer.api.relay import WorkerEnd
 from internal_transfer.api.routes import create_app
-from internal_transfer.api.server import Bounds, HttpServer, calm_collector, run_on_uvloop
+from internal_transfer.server.http import Bounds, HttpServer, calm_collector, run_on_uvloop
+from internal_transfer.server.http_workers.relay import WorkerEnd
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.settings.load import Settings

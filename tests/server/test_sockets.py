@@ -3,8 +3,8 @@ import asyncio
 import pytest
 
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.listening import listen, listen_when_free
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.server.sockets import listen, listen_when_free
 
 
 async def test_a_port_that_becomes_free():

@@ -10,14 +10,14 @@ from structlog.testing import capture_logs
 
 from api.scripted import RULES, StillClock, events, transfer
 from internal_transfer.api.problems import Problems
-from internal_transfer.api.relay import BODY_BYTES_MAX, ServiceEnd, WorkerEnd
-from internal_transfer.api.server import run_on_uvloop
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.refusal import Code, Detail, Refusal
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
+from internal_transfer.server.http import run_on_uvloop
+from internal_transfer.server.http_workers.relay import BODY_BYTES_MAX, ServiceEnd, WorkerEnd
 from internal_transfer.services.answer import Answer
 
 SUCCESS = Answer(transfer(), events=events(Status.REQUESTING, Status.PENDING, Status.SUCCESS))

@@ -15,20 +15,20 @@ from starlette.types import ASGIApp
 
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.api.admin_views import ServerState
-from internal_transfer.api.server import Bounds, HttpServer, calm_collector
-from internal_transfer.demonstration import first_call, give_demo_balances
-from internal_transfer.doors import admin_app, operators_doors, public_app
-from internal_transfer.ending import reason_of, told_to_stop
-from internal_transfer.listening import listen_when_free
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.server.demonstration import first_call, give_demo_balances
+from internal_transfer.server.doors import admin_app, operators_doors, public_app
+from internal_transfer.server.ending import reason_of, told_to_stop
+from internal_transfer.server.http import Bounds, HttpServer, calm_collector
+from internal_transfer.server.http_workers.workers import Workers
+from internal_transfer.server.sockets import listen_when_free
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import Settings, fingerprint, load
 from internal_transfer.settings.trust import trusted_issuers
 from internal_transfer.stack import open_stack
 from internal_transfer.telemetry import Telemetry
 from internal_transfer.wiring import ROLES, Interposed, Role, Service, build
-from internal_transfer.workers import Workers
 
 _log = structlog.get_logger(__name__)
 

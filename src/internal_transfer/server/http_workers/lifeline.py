@@ -1,6 +1,6 @@
 """The first moments of a worker's process: it is tied to the service before the long import of everything else.
 
-`python -m internal_transfer.lifeline SERVICE LISTENER PAIR`, started by the service only: its process id and the
+`python -m internal_transfer.server.http_workers.lifeline SERVICE LISTENER PAIR`, started by the service only: its process id and the
 numbers of the inherited sockets; what else a worker needs to know comes on standard input.
 """
 
@@ -30,7 +30,7 @@ def main() -> None:
     # The service may die without a word; then the port has to be free at once for the next one.
     if not tie(service, signal.SIGKILL):
         return
-    from internal_transfer.http_worker import run  # noqa: PLC0415 - see the module's first line.
+    from internal_transfer.server.http_workers.worker import run  # noqa: PLC0415 - see the module's first line.
 
     sys.exit(run(listener, pair))
 

@@ -15,7 +15,13 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from internal_transfer.api.headers import Headers
-from internal_transfer.api.pair import (
+from internal_transfer.api.problems import Header, Problems, Reply
+from internal_transfer.domain.refusal import Code, Refusal
+from internal_transfer.domain.request import TransferRequest
+from internal_transfer.domain.rules import Rules
+from internal_transfer.domain.transfer import OPEN
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
+from internal_transfer.server.http_workers.pair import (
     Counted,
     Failure,
     FromWorker,
@@ -28,12 +34,6 @@ from internal_transfer.api.pair import (
     Whole,
     WholeAnswer,
 )
-from internal_transfer.api.problems import Header, Problems, Reply
-from internal_transfer.domain.refusal import Code, Refusal
-from internal_transfer.domain.request import TransferRequest
-from internal_transfer.domain.rules import Rules
-from internal_transfer.domain.transfer import OPEN
-from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.gateway import Gateway
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import structlog
 
-from internal_transfer.listening import listen
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.server.sockets import listen
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.demo_issuer import FILE_NAME, DemoIssuer
 

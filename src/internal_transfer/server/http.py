@@ -22,8 +22,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from internal_transfer.api.problems import Problems, Reply
 from internal_transfer.domain.refusal import Code, Refusal, Retry
-from internal_transfer.listening import BACKLOG
 from internal_transfer.ports.clock import Clock
+from internal_transfer.server.sockets import BACKLOG
 
 Returned = TypeVar("Returned")
 

@@ -6,8 +6,8 @@ from functools import wraps
 import pytest
 
 from api.scripted import StillClock
-from internal_transfer.api.server import Bounds, HttpServer, run_on_uvloop
-from internal_transfer.listening import listen
+from internal_transfer.server.http import Bounds, HttpServer, run_on_uvloop
+from internal_transfer.server.sockets import listen
 
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 

@@ -13,9 +13,9 @@ from internal_transfer.api.health import create_health_app
 from internal_transfer.api.okx import okx_routes
 from internal_transfer.api.okx_signature import Signatures
 from internal_transfer.api.routes import create_app
-from internal_transfer.api.server import Bounds, HttpServer
 from internal_transfer.domain.refusal import Code, Refusal
-from internal_transfer.listening import listen_owner_only
+from internal_transfer.server.http import Bounds, HttpServer
+from internal_transfer.server.sockets import listen_owner_only
 from internal_transfer.settings.load import Settings
 from internal_transfer.wiring import Service
 

@@ -1,0 +1,1 @@
+"""A server process, from its start to a clean stop."""

@@ -1,0 +1,1 @@
+"""The processes that speak HTTP for the service."""
