@@ -49,7 +49,7 @@ def core(
 
 
 def _connect_kafka(settings: Settings) -> "Callable[[CoreHost, Clock], Transport]":
-    from internal_transfer.connections import kafka_connection  # noqa: PLC0415 - as above.
+    from internal_transfer.wiring.connections import kafka_connection  # noqa: PLC0415 - as above.
 
     connection = kafka_connection(settings)
     from internal_transfer.adapters.kafka.topics import Topics  # noqa: PLC0415
@@ -60,8 +60,8 @@ def _connect_kafka(settings: Settings) -> "Callable[[CoreHost, Clock], Transport
 
 
 def _connect_aeron(settings: Settings) -> "Callable[[CoreHost, Clock], Transport]":
-    from internal_transfer.connections import aeron_connection  # noqa: PLC0415
     from internal_transfer.core_host.aeron import AeronCoreHost  # noqa: PLC0415 - as above.
+    from internal_transfer.wiring.connections import aeron_connection  # noqa: PLC0415
 
     connection = aeron_connection(settings)
     return lambda host, clock: AeronCoreHost(host, connection, clock=clock)

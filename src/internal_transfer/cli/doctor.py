@@ -125,7 +125,7 @@ def examine(patient: Patient) -> list[Check]:
 def _systems(patient: Patient) -> list[Check]:
     """The systems that the settings name; nothing where everything is embedded, or the settings are wrong."""
     # Their clients take long to import, and most who ask have none.
-    from internal_transfer.stack import check_systems  # noqa: PLC0415
+    from internal_transfer.wiring.opening import check_systems  # noqa: PLC0415
 
     try:
         settings = _load(patient)

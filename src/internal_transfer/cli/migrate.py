@@ -26,14 +26,14 @@ def migrate(
 
 def _migrate_store(settings: Settings) -> list[str]:
     if settings.systems.store is StoreSystem.POSTGRESQL:
-        from internal_transfer.connections import postgresql_settings  # noqa: PLC0415 - takes long to import.
+        from internal_transfer.wiring.connections import postgresql_settings  # noqa: PLC0415 - takes long to import.
 
         target = postgresql_settings(settings)
         from internal_transfer.adapters.postgresql.migration import migrate as run  # noqa: PLC0415
 
         return [f"PostgreSQL: the schema {target.schema} is at step {run(target)}"]
     if settings.systems.store is StoreSystem.CASSANDRA:
-        from internal_transfer.stack import migrate_cassandra  # noqa: PLC0415 - as above.
+        from internal_transfer.wiring.opening import migrate_cassandra  # noqa: PLC0415 - as above.
 
         asyncio.run(migrate_cassandra(settings))
         return [f"Cassandra: the tables of {settings.cassandra.keyspace} are up to date"]
@@ -44,7 +44,7 @@ def _make_topics(settings: Settings) -> list[str]:
     systems = settings.systems
     if systems.core is not CoreSystem.KAFKA and systems.events != "kafka":
         return []
-    from internal_transfer.connections import kafka_connection  # noqa: PLC0415 - as above.
+    from internal_transfer.wiring.connections import kafka_connection  # noqa: PLC0415 - as above.
 
     connection = kafka_connection(settings)
     from internal_transfer.adapters.kafka.topics import Cluster, Topics  # noqa: PLC0415

@@ -8,7 +8,7 @@ from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.refusal import Refusal
 from internal_transfer.services.cash import Cash
 from internal_transfer.settings.demo_issuer import DemoIssuer
-from internal_transfer.wiring import Service
+from internal_transfer.wiring.building import Service
 
 DEMO_BALANCES = {"USDT": "10000", "BTC": "1.5", "ETH": "20", "EUR": "5000"}
 DEMO_USERS = ("alice", "bob", "carol")

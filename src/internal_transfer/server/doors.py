@@ -17,7 +17,7 @@ from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.server.http import Bounds, HttpServer
 from internal_transfer.server.sockets import listen_owner_only
 from internal_transfer.settings.load import Settings
-from internal_transfer.wiring import Service
+from internal_transfer.wiring.building import Service
 
 OPERATOR = "operator"
 ADMIN_PREFIX = "/api/v1/admin"

@@ -26,9 +26,9 @@ from internal_transfer.server.sockets import listen_when_free
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import Settings, fingerprint, load
 from internal_transfer.settings.trust import trusted_issuers
-from internal_transfer.stack import open_stack
 from internal_transfer.telemetry import Telemetry
-from internal_transfer.wiring import ROLES, Interposed, Role, Service, build
+from internal_transfer.wiring.building import ROLES, Interposed, Role, Service, build
+from internal_transfer.wiring.opening import open_stack
 
 _log = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ from internal_transfer.server.http_workers.relay import ServiceEnd
 from internal_transfer.server.http_workers.worker import Inheritance
 from internal_transfer.settings.load import Secrets
 from internal_transfer.settings.trust import to_keys
-from internal_transfer.wiring import Service
+from internal_transfer.wiring.building import Service
 
 BY_DEFAULT_MAX = 3
 START_SECONDS = 30.0

@@ -17,15 +17,6 @@ from internal_transfer.adapters.sqlite.operations import SqliteOperations
 from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.connections import (
-    aeron_connection,
-    cql_settings,
-    extra,
-    kafka_connection,
-    postgresql_settings,
-    tigerbeetle_settings,
-    valkey_settings,
-)
 from internal_transfer.domain.identifier import WORKERS_MAX
 from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
@@ -42,6 +33,15 @@ from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import Settings
 from internal_transfer.settings.systems import CoreSystem, EventsSystem, LedgerSystem, LimiterSystem, StoreSystem
 from internal_transfer.telemetry import Telemetry
+from internal_transfer.wiring.connections import (
+    aeron_connection,
+    cql_settings,
+    extra,
+    kafka_connection,
+    postgresql_settings,
+    tigerbeetle_settings,
+    valkey_settings,
+)
 
 CHECK_SECONDS = 3600.0
 """How long ids may be drawn for a check of a core."""

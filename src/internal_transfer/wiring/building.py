@@ -39,8 +39,8 @@ from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import Settings, check_pins, pins
-from internal_transfer.stack import Stack
 from internal_transfer.telemetry import Telemetry
+from internal_transfer.wiring.opening import Stack
 
 DIRECTORY_KIND = "directory.kind"
 """The name under which it is pinned what a data directory is for."""

@@ -10,8 +10,8 @@ from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
-from internal_transfer.stack import _Opening
 from internal_transfer.telemetry import Telemetry
+from internal_transfer.wiring.opening import _Opening
 
 SHARED = '[systems]\nstore = "{store}"\nledger = "socket"\ncore = "kafka"\n'
 
