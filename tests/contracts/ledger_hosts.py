@@ -8,7 +8,7 @@ from pathlib import Path
 
 from internal_transfer.adapters.ledger_socket.ledger import SocketLedger, SocketLedgerSettings
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.ledger_host.server import serve_ledger
+from internal_transfer.hosts.ledger.server import serve_ledger
 from internal_transfer.settings.data_directory import DataDirectory
 
 
@@ -65,7 +65,7 @@ import asyncio, signal, sys
 from pathlib import Path
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.settings.data_directory import DataDirectory
-from internal_transfer.ledger_host.server import serve_ledger
+from internal_transfer.hosts.ledger.server import serve_ledger
 
 async def main():
     stop = asyncio.Event()

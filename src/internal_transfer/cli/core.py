@@ -13,8 +13,8 @@ from internal_transfer.settings.systems import CoreSystem
 from internal_transfer.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from internal_transfer.core_host.host import CoreHost
-    from internal_transfer.core_host.process import Transport
+    from internal_transfer.hosts.core.host import CoreHost
+    from internal_transfer.hosts.core.process import Transport
     from internal_transfer.ports.clock import Clock
 
 
@@ -27,7 +27,7 @@ def core(
     demo: Annotated[bool, typer.Option("--demo", help="Lets operators have it misbehave.")] = False,
 ) -> None:
     """Runs the reference trading core as a process of its own. Prints one line when it takes orders."""
-    from internal_transfer.core_host.process import CoreOptions, run_core  # noqa: PLC0415
+    from internal_transfer.hosts.core.process import CoreOptions, run_core  # noqa: PLC0415
     from internal_transfer.server.http import run_on_uvloop  # noqa: PLC0415 - takes long to import.
 
     configure_logging()
@@ -53,14 +53,14 @@ def _connect_kafka(settings: Settings) -> "Callable[[CoreHost, Clock], Transport
 
     connection = kafka_connection(settings)
     from internal_transfer.adapters.kafka.topics import Topics  # noqa: PLC0415
-    from internal_transfer.core_host.kafka import KafkaCoreHost  # noqa: PLC0415
+    from internal_transfer.hosts.core.kafka import KafkaCoreHost  # noqa: PLC0415
 
     topics = Topics(settings.kafka.prefix)
     return lambda host, clock: KafkaCoreHost(host, connection, topics, clock=clock)
 
 
 def _connect_aeron(settings: Settings) -> "Callable[[CoreHost, Clock], Transport]":
-    from internal_transfer.core_host.aeron import AeronCoreHost  # noqa: PLC0415 - as above.
+    from internal_transfer.hosts.core.aeron import AeronCoreHost  # noqa: PLC0415 - as above.
     from internal_transfer.wiring.connections import aeron_connection  # noqa: PLC0415
 
     connection = aeron_connection(settings)

@@ -62,7 +62,7 @@ def serve(
     if failpoint is not None and not demo:
         raise typer.BadParameter("works only with --demo", param_hint="--failpoint")
     # The whole service takes long to import, and no other command needs it.
-    from internal_transfer.ledger_host.process import run_ledger  # noqa: PLC0415
+    from internal_transfer.hosts.ledger.process import run_ledger  # noqa: PLC0415
     from internal_transfer.server.fleet import FleetOptions, serve_fleet  # noqa: PLC0415
     from internal_transfer.server.http import run_on_uvloop  # noqa: PLC0415
     from internal_transfer.server.serving import ServeOptions  # noqa: PLC0415

@@ -20,11 +20,11 @@ from internal_transfer.adapters.kafka.trading_core import BOUNDS, KafkaTradingCo
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.core_host.host import CoreHost
-from internal_transfer.core_host.kafka import KafkaCoreHost
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
+from internal_transfer.hosts.core.host import CoreHost
+from internal_transfer.hosts.core.kafka import KafkaCoreHost
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
 from internal_transfer.wire.core_messages import decode_query, encode_command
 
@@ -203,8 +203,8 @@ async def test_a_cluster_that_is_away():
 CORE_PROCESS = """
 import asyncio, sys
 from pathlib import Path
-from internal_transfer.core_host.kafka import KafkaCoreHost
-from internal_transfer.core_host.process import CoreOptions, run_core
+from internal_transfer.hosts.core.kafka import KafkaCoreHost
+from internal_transfer.hosts.core.process import CoreOptions, run_core
 from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.topics import Topics
 

@@ -13,8 +13,8 @@ from internal_transfer.adapters.ledger_socket.ledger import SocketLedger, Socket
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.ledger_host.desk import Desk
-from internal_transfer.ledger_host.server import serve_ledger
+from internal_transfer.hosts.ledger.desk import Desk
+from internal_transfer.hosts.ledger.server import serve_ledger
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable
 from internal_transfer.ports.ledger import (
     AccountFlag,
@@ -313,7 +313,7 @@ async def test_what_comes_together_shares_a_commit(tmp_path):
 
 async def test_a_commit_takes_a_bounded_part_of_what_waits(tmp_path, monkeypatch):
     """What is waiting is done in parts of a bounded size, in order, so that nobody waits for all of it."""
-    monkeypatch.setattr("internal_transfer.ledger_host.desk.ITEMS_PER_COMMIT", 10)
+    monkeypatch.setattr("internal_transfer.hosts.ledger.desk.ITEMS_PER_COMMIT", 10)
     async with Commits(tmp_path) as host:
         before = host.database.commits
         await asyncio.gather(*(host.client.create_transfers([plain(number)]) for number in range(10, 110)))

@@ -20,9 +20,9 @@ from internal_transfer.adapters.aeron.event_bus import AeronEventBus
 from internal_transfer.adapters.aeron.trading_core import BOUNDS, AeronTradingCore
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.core_host.aeron import AeronCoreHost
-from internal_transfer.core_host.host import CoreHost
 from internal_transfer.domain.leg import Command, Verdict
+from internal_transfer.hosts.core.aeron import AeronCoreHost
+from internal_transfer.hosts.core.host import CoreHost
 
 
 class MediaDriver:
@@ -133,8 +133,8 @@ import asyncio, sys
 from pathlib import Path
 import msgspec, structlog
 from internal_transfer.adapters.aeron.connection import AeronConnection
-from internal_transfer.core_host.aeron import AeronCoreHost
-from internal_transfer.core_host.process import CoreOptions, run_core
+from internal_transfer.hosts.core.aeron import AeronCoreHost
+from internal_transfer.hosts.core.process import CoreOptions, run_core
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 connection = msgspec.json.decode(sys.argv[2], type=AeronConnection)
 connect = lambda host, clock: AeronCoreHost(host, connection, clock=clock)

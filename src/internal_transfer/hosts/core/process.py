@@ -12,7 +12,7 @@ import structlog
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.log import keep_log_short
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.core_host.host import CoreHost, HostState
+from internal_transfer.hosts.core.host import CoreHost, HostState
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.settings.data_directory import DataDirectory

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.api.health import create_health_app
-from internal_transfer.ledger_host.server import serve_ledger
+from internal_transfer.hosts.ledger.server import serve_ledger
 from internal_transfer.server.ending import reason_of, told_to_stop
 from internal_transfer.server.http import HttpServer
 from internal_transfer.server.sockets import listen_when_free

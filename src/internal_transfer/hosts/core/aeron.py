@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from internal_transfer.adapters.aeron.client import AeronClient, Inlet, Outlet
 from internal_transfer.adapters.aeron.connection import COMMANDS, QUERIES, REPLIES, VERDICTS, AeronConnection
-from internal_transfer.core_host.host import CoreHost, HostState, Phase
+from internal_transfer.hosts.core.host import CoreHost, HostState, Phase
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError, System
 from internal_transfer.wire.core_messages import (

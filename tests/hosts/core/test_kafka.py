@@ -15,12 +15,12 @@ from internal_transfer.adapters.kafka.topics import Cluster
 from internal_transfer.adapters.kafka.trading_core import KafkaTradingCore
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.core_host.host import CoreHost
-from internal_transfer.core_host.kafka import KafkaCoreHost
-from internal_transfer.core_host.process import CoreOptions, run_core
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side
+from internal_transfer.hosts.core.host import CoreHost
+from internal_transfer.hosts.core.kafka import KafkaCoreHost
+from internal_transfer.hosts.core.process import CoreOptions, run_core
 from internal_transfer.ports.errors import StartRefusedError
 
 CLOCK = SystemClock()

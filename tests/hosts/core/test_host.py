@@ -6,10 +6,10 @@ import pytest
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.core_host.host import EXPIRY_MARGIN_MS, CoreHost, Phase
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side
+from internal_transfer.hosts.core.host import EXPIRY_MARGIN_MS, CoreHost, Phase
 from internal_transfer.ports.errors import Unavailable
 from internal_transfer.wire.core_messages import (
     BalancesQuery,

@@ -20,8 +20,8 @@ from internal_transfer.adapters.kafka.headers import plain_headers
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.adapters.kafka.verdicts import verdict_messages
-from internal_transfer.core_host.host import CoreHost, HostState, Phase
 from internal_transfer.domain.leg import Command
+from internal_transfer.hosts.core.host import CoreHost, HostState, Phase
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System
 from internal_transfer.wire.core_messages import Query, decode_command, decode_query, encode_reply

@@ -1,0 +1,1 @@
+"""The reference core and the embedded ledger as processes of their own."""
