@@ -4,15 +4,15 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from internal_transfer.api.admin import create_admin_app
+from internal_transfer.api.operators import create_admin_app
 from internal_transfer.domain.account import Account, Owner
-from internal_transfer.services.acts import Act, AuditTrail
-from internal_transfer.services.api_keys import ApiKeys
-from internal_transfer.services.cash import Cash, CashDesk
-from internal_transfer.services.desk import Desk
-from internal_transfer.services.evidence import Examiner
-from internal_transfer.services.policy_desk import PolicyDesk
-from internal_transfer.services.reconciliation import Reconciliation
+from internal_transfer.services.operators.audit import Act, AuditTrail
+from internal_transfer.services.operators.cash import Cash, CashDesk
+from internal_transfer.services.operators.desk import Desk
+from internal_transfer.services.operators.evidence import Examiner
+from internal_transfer.services.operators.keys import ApiKeys
+from internal_transfer.services.operators.policy import PolicyDesk
+from internal_transfer.services.reconciliation.reconciliation import Reconciliation
 from services.stack import Stack
 
 ACTOR = "local:1000"

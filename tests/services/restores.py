@@ -12,7 +12,7 @@ from internal_transfer.domain.cash import CashAct
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.transfer import Decision, Status, Transfer
 from internal_transfer.ports.errors import System
-from internal_transfer.services.acts import Act
+from internal_transfer.services.operators.audit import Act
 from internal_transfer.services.restore.check import Repaired, RestoreCheck
 from internal_transfer.services.restore.reach import Reach
 from internal_transfer.services.restore.record import ToldTransfer

@@ -6,7 +6,7 @@ import structlog
 
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.refusal import Refusal
-from internal_transfer.services.cash import Cash
+from internal_transfer.services.operators.cash import Cash
 from internal_transfer.settings.demo_issuer import DemoIssuer
 from internal_transfer.wiring.building import Service
 

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from internal_transfer.api.admin import DescribeServer, create_admin_app
 from internal_transfer.api.authentication import Authenticator, TrustedIssuer
 from internal_transfer.api.health import create_health_app
-from internal_transfer.api.okx import okx_routes
-from internal_transfer.api.okx_signature import Signatures
+from internal_transfer.api.okx.routes import okx_routes
+from internal_transfer.api.okx.signature import Signatures
+from internal_transfer.api.operators import DescribeServer, create_admin_app
 from internal_transfer.api.routes import create_app
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.server.http import Bounds, HttpServer

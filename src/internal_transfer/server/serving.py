@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.api.admin_views import ServerState
+from internal_transfer.api.operator_views import ServerState
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.server.demonstration import first_call, give_demo_balances

@@ -16,22 +16,22 @@ from internal_transfer.ports.errors import OperatingFailureError, StartRefusedEr
 from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
-from internal_transfer.services.acts import AuditTrail
-from internal_transfer.services.api_keys import ApiKeys
-from internal_transfer.services.cash import CashDesk
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.courier import Courier, CourierBounds
 from internal_transfer.services.deadline import deadline
-from internal_transfer.services.desk import Desk
 from internal_transfer.services.driver import Driver, Timing
-from internal_transfer.services.evidence import Examiner
 from internal_transfer.services.follower import Follower, FollowerBounds
 from internal_transfer.services.gateway import Gateway, GatewayBounds
 from internal_transfer.services.inquiry import Inquiry
+from internal_transfer.services.operators.audit import AuditTrail
+from internal_transfer.services.operators.cash import CashDesk
+from internal_transfer.services.operators.desk import Desk
+from internal_transfer.services.operators.evidence import Examiner
+from internal_transfer.services.operators.keys import ApiKeys
+from internal_transfer.services.operators.policy import PolicyDesk
 from internal_transfer.services.policy_board import PolicyBoard
-from internal_transfer.services.policy_desk import PolicyDesk
 from internal_transfer.services.pressure import Pressure
-from internal_transfer.services.reconciliation import Reconciliation
+from internal_transfer.services.reconciliation.reconciliation import Reconciliation
 from internal_transfer.services.restore.check import RestoreCheck
 from internal_transfer.services.restore.keys import RestoredKeys
 from internal_transfer.services.restore.reach import Reach

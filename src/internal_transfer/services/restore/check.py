@@ -18,9 +18,9 @@ from internal_transfer.domain.refusal import Refusal
 from internal_transfer.domain.transfer import Status, Transfer
 from internal_transfer.ports.errors import OperatingFailureError, System
 from internal_transfer.ports.ledger import LedgerTransfer
-from internal_transfer.services.acts import DECIDED, AuditTrail, check_reason
-from internal_transfer.services.evidence import is_applied
-from internal_transfer.services.reconciliation import Reconciled, Reconciliation
+from internal_transfer.services.operators.audit import DECIDED, AuditTrail, check_reason
+from internal_transfer.services.operators.evidence import is_applied
+from internal_transfer.services.reconciliation.reconciliation import Reconciled, Reconciliation
 from internal_transfer.services.restore.core import CORE_ONLY, CoreRetelling
 from internal_transfer.services.restore.ledger import LedgerReplay
 from internal_transfer.services.restore.mark import (

@@ -19,7 +19,7 @@ from internal_transfer.domain.identifier import EPOCH_MS, TransferId, snowflake
 from internal_transfer.domain.leg import Action, Command, Leg, LegState, Outcome, Side, Verdict
 from internal_transfer.domain.transfer import Status, Transfer, command_of
 from internal_transfer.ports.errors import System
-from internal_transfer.services.evidence import is_applied
+from internal_transfer.services.operators.evidence import is_applied
 from internal_transfer.services.restore.reach import Reach
 
 LOOKS_MAX = 40

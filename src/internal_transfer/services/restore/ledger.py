@@ -35,9 +35,9 @@ from internal_transfer.ports.errors import System
 from internal_transfer.ports.ledger import LedgerTransfer, TransferResult
 from internal_transfer.ports.operations import ChainedEntry
 from internal_transfer.ports.transfer_store import Change
-from internal_transfer.services.acts import DECIDED
-from internal_transfer.services.cash import CashEvidence, cash_transfer
 from internal_transfer.services.driver import Work, fence_of, post_of, void_of
+from internal_transfer.services.operators.audit import DECIDED
+from internal_transfer.services.operators.cash import CashEvidence, cash_transfer
 from internal_transfer.services.restore.reach import NANOSECONDS_PER_MILLISECOND, Reach
 
 Ordered = tuple[int, TransferId]

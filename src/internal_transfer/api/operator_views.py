@@ -15,10 +15,10 @@ from internal_transfer.domain.transfer import Transfer
 from internal_transfer.ports.ledger import LedgerTransfer, TransferFlag
 from internal_transfer.ports.operations import ChainedEntry, Report
 from internal_transfer.ports.transfer_store import Event
-from internal_transfer.services.acts import Act
-from internal_transfer.services.desk import DeskAction
-from internal_transfer.services.evidence import Evidence
-from internal_transfer.services.reconciliation import Reconciled
+from internal_transfer.services.operators.audit import Act
+from internal_transfer.services.operators.desk import DeskAction
+from internal_transfer.services.operators.evidence import Evidence
+from internal_transfer.services.reconciliation.reconciliation import Reconciled
 
 View = dict[str, Any]
 

@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from internal_transfer.api.admin_views import (
+from internal_transfer.api.decode import RepeatedKeyError, object_of_pairs
+from internal_transfer.api.operator_views import (
     AdminViews,
     ServerState,
     View,
@@ -26,7 +27,6 @@ from internal_transfer.api.admin_views import (
     reconciled_view,
     report_view,
 )
-from internal_transfer.api.decode import RepeatedKeyError, object_of_pairs
 from internal_transfer.api.pages import response_of
 from internal_transfer.api.paths import ADMIN
 from internal_transfer.api.problems import Problems
@@ -39,13 +39,13 @@ from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.ports.operations import Operations
-from internal_transfer.services.acknowledgements import ACKNOWLEDGE
-from internal_transfer.services.acts import Act, AuditTrail, check_reason
-from internal_transfer.services.api_keys import ApiKeys
-from internal_transfer.services.cash import Cash, CashDesk
-from internal_transfer.services.desk import Desk, DeskAction
-from internal_transfer.services.policy_desk import PolicyDesk
-from internal_transfer.services.reconciliation import Reconciliation
+from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE
+from internal_transfer.services.operators.audit import Act, AuditTrail, check_reason
+from internal_transfer.services.operators.cash import Cash, CashDesk
+from internal_transfer.services.operators.desk import Desk, DeskAction
+from internal_transfer.services.operators.keys import ApiKeys
+from internal_transfer.services.operators.policy import PolicyDesk
+from internal_transfer.services.reconciliation.reconciliation import Reconciliation
 
 BODY_BYTES_MAX = 16 * 1024
 PAGE_DEFAULT = 100

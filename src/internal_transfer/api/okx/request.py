@@ -10,7 +10,7 @@ from msgspec import Struct
 from internal_transfer.api.decode import AMOUNT_CHARACTERS_MAX, RepeatedKeyError, object_of_pairs
 from internal_transfer.api.headers import check_key
 from internal_transfer.api.history import PAGE_MOST, parse_history
-from internal_transfer.api.okx_envelope import ACCOUNT_IDS
+from internal_transfer.api.okx.envelope import ACCOUNT_IDS
 from internal_transfer.api.render import format_time
 from internal_transfer.domain.account import Account, Owner, is_account_type, is_asset, is_owner
 from internal_transfer.domain.amount import AmountSyntaxError, normal_amount

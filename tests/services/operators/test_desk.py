@@ -11,7 +11,7 @@ from internal_transfer.domain.transfer import Decision, Hold, Need, Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.ledger import LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Change
-from internal_transfer.services.acts import Act
+from internal_transfer.services.operators.audit import Act
 from internal_transfer.simulation.faults import FailBefore, LoseAnswer
 from services.desks import ACTOR
 

@@ -25,11 +25,11 @@ from internal_transfer.ports.ledger import AccountFlag, Ledger, LedgerAccount, L
 from internal_transfer.ports.operations import Operations, Report
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
-from internal_transfer.services.acknowledgements import ACKNOWLEDGE, acknowledged_sides
-from internal_transfer.services.consistency import differences
 from internal_transfer.services.deadline import deadline
 from internal_transfer.services.driver import HOLD_CODE, Driver
-from internal_transfer.services.replay import Replay
+from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE, acknowledged_sides
+from internal_transfer.services.reconciliation.consistency import differences
+from internal_transfer.services.reconciliation.replay import Replay
 from internal_transfer.services.restore.mark import REPAIR, SUBJECT, wanted_timestamp
 from internal_transfer.telemetry import Telemetry
 

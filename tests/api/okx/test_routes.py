@@ -12,9 +12,9 @@ import pytest
 from starlette.applications import Starlette
 
 from api.scripted import ID, NOW_MS, Services, Stand, StillClock, page, transfer
-from internal_transfer.api.okx import okx_routes
-from internal_transfer.api.okx_envelope import OKX_CODES
-from internal_transfer.api.okx_signature import KEY_CACHED_SECONDS, WINDOW_MS, Signatures
+from internal_transfer.api.okx.envelope import OKX_CODES
+from internal_transfer.api.okx.routes import okx_routes
+from internal_transfer.api.okx.signature import KEY_CACHED_SECONDS, WINDOW_MS, Signatures
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.refusal import Code, Detail, Refusal
@@ -23,7 +23,7 @@ from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.operations import ApiKey
 from internal_transfer.ports.transfer_store import HistoryPage
 from internal_transfer.services.answer import Answer, BalanceLine
-from internal_transfer.services.api_keys import hash_passphrase, passphrase_matches
+from internal_transfer.services.operators.keys import hash_passphrase, passphrase_matches
 from internal_transfer.telemetry import Telemetry
 
 KEY, SECRET, PASSPHRASE = "key-of-alice", "the secret", "the passphrase"
@@ -753,7 +753,7 @@ async def test_keys_are_cached(okx):
 
 async def test_cache_of_keys_is_bounded(okx, monkeypatch):
     """The key that was not used for longest is read again when there are too many."""
-    monkeypatch.setattr("internal_transfer.api.okx_signature.KEYS_CACHED_MAX", 1)
+    monkeypatch.setattr("internal_transfer.api.okx.signature.KEYS_CACHED_MAX", 1)
     await okx.get(STATE, transId=str(ID))
     okx.keys.keys["other"] = okx.keys.keys[KEY]
     await okx.send("GET", STATE, headers=okx.sign("GET", STATE) | {"ok-access-key": "other"})
@@ -769,7 +769,7 @@ async def test_passphrase_is_hashed_once(okx, monkeypatch):
         checked.append(given)
         return passphrase_matches(given, stored)
 
-    monkeypatch.setattr("internal_transfer.api.okx_signature.passphrase_matches", check)
+    monkeypatch.setattr("internal_transfer.api.okx.signature.passphrase_matches", check)
     answers = await asyncio.gather(*(okx.get(STATE, transId=str(ID)) for _ in range(3)))
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert checked == [PASSPHRASE]

@@ -15,8 +15,8 @@ from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.operations import ApiKey, Operations
-from internal_transfer.services.acts import AuditTrail, check_reason
 from internal_transfer.services.deadline import deadline
+from internal_transfer.services.operators.audit import AuditTrail, check_reason
 
 KEY_BYTES = 16
 SECRET_BYTES = 32

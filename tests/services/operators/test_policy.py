@@ -2,7 +2,7 @@ import pytest
 
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.rules import Policy, Route
-from internal_transfer.services.acts import Act
+from internal_transfer.services.operators.audit import Act
 from services.desks import ACTOR
 
 ROUTE = Route("funding", "spot")

@@ -11,8 +11,8 @@ from internal_transfer.domain.rules import Policy, Route, Rules
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System
 from internal_transfer.ports.operations import Operations
-from internal_transfer.services.acts import Act, AuditTrail, check_reason
 from internal_transfer.services.deadline import deadline
+from internal_transfer.services.operators.audit import Act, AuditTrail, check_reason
 from internal_transfer.services.policy_board import PolicyBoard
 
 CHANGES_MAX = 5

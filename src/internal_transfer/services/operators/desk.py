@@ -18,11 +18,11 @@ from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.transfer_store import Change, TransferStore
-from internal_transfer.services.acknowledgements import ACKNOWLEDGE, Acknowledged, acknowledged_sides
-from internal_transfer.services.acts import DECIDED, Act, AuditTrail, check_reason
 from internal_transfer.services.deadline import after_effect, deadline
 from internal_transfer.services.driver import Driver, Work
-from internal_transfer.services.evidence import Evidence, Examiner, confirmed, is_applied
+from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE, Acknowledged, acknowledged_sides
+from internal_transfer.services.operators.audit import DECIDED, Act, AuditTrail, check_reason
+from internal_transfer.services.operators.evidence import Evidence, Examiner, confirmed, is_applied
 
 ALONE = "not yet approved by a second person"
 """What is said of every decision while proposals have no second approver."""

@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 from internal_transfer.api.decode import BODY_BYTES_MAX
 from internal_transfer.api.headers import WAIT_SECONDS_DEFAULT, Headers, is_json
 from internal_transfer.api.history import next_cursor
-from internal_transfer.api.okx_envelope import Envelopes
-from internal_transfer.api.okx_request import account_type, bills_query, decode_transfer, look_up, parameters
-from internal_transfer.api.okx_signature import Denied, Signatures, Signer
+from internal_transfer.api.okx.envelope import Envelopes
+from internal_transfer.api.okx.request import account_type, bills_query, decode_transfer, look_up, parameters
+from internal_transfer.api.okx.signature import Denied, Signatures, Signer
 from internal_transfer.api.problems import CLOSE, Reply, outcome_of, refusal_of
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.rules import Rules

@@ -22,9 +22,9 @@ from internal_transfer.domain.rules import Rules
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System
 from internal_transfer.ports.ledger import Ledger, LedgerTransfer, TransferOutcome, TransferResult
-from internal_transfer.services.acts import DECIDED, Act, AuditTrail, check_reason
 from internal_transfer.services.deadline import after_effect, deadline
 from internal_transfer.services.driver import Driver
+from internal_transfer.services.operators.audit import DECIDED, Act, AuditTrail, check_reason
 from internal_transfer.telemetry import Telemetry
 
 _AMOUNT_CHARACTERS_MAX = 128

@@ -8,7 +8,7 @@ from internal_transfer.domain.identifier import cash_id
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.ledger import LedgerAccount
-from internal_transfer.services.acts import Act
+from internal_transfer.services.operators.audit import Act
 from internal_transfer.simulation.faults import LoseAnswer
 from services.desks import ACTOR, Desks, cash
 from services.stack import ACCOUNT_TYPES, Stack

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from internal_transfer.domain.leg import Leg, LegState, Side, Verdict
 from internal_transfer.domain.transfer import Decision, Hold, Status, Transfer, command_of
-from internal_transfer.services.evidence import is_applied
+from internal_transfer.services.operators.evidence import is_applied
 
 
 class Difference(Struct, frozen=True):

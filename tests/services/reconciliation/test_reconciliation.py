@@ -12,9 +12,9 @@ from internal_transfer.domain.transfer import Decision, Hold, Need, Status, Tran
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Change
-from internal_transfer.services import reconciliation as module
-from internal_transfer.services.acts import Act
-from internal_transfer.services.consistency import differences
+from internal_transfer.services.operators.audit import Act
+from internal_transfer.services.reconciliation import reconciliation as module
+from internal_transfer.services.reconciliation.consistency import differences
 from internal_transfer.simulation.faults import FailBefore
 from services.desks import ACTOR, Desks, cash
 

@@ -1,0 +1,1 @@
+"""The facade that speaks OKX's funds-transfer API."""

@@ -1,0 +1,1 @@
+"""What operators do: desk, evidence, policy, cash, keys, audit."""

@@ -1,0 +1,1 @@
+"""Compares store, ledger and core."""
