@@ -9,7 +9,7 @@ import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from internal_transfer.api.authentication import Authenticator, read_issuer
+from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.routes import create_app
 from internal_transfer.domain.account import Account, AccountType, Asset, Holder, Owner
 from internal_transfer.domain.identifier import TransferId, snowflake
@@ -18,6 +18,7 @@ from internal_transfer.domain.rules import Limit, Route, Rules
 from internal_transfer.domain.transfer import Status, Transfer
 from internal_transfer.ports.transfer_store import Event, HistoryPage
 from internal_transfer.services.answer import Answer, Preview
+from internal_transfer.settings.issuers import read_issuer
 from internal_transfer.telemetry import Telemetry
 
 NOW_MS = 1_795_512_600_120  # 2026-11-24T09:30:00.120Z

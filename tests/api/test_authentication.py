@@ -9,9 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from api.scripted import AUDIENCE, ISSUER, NOW_MS, SIGNING_KEY, StillClock, public_jwk, token, write_keys
-from internal_transfer.api.authentication import Authenticator, Caller, read_issuer
+from internal_transfer.api.authentication import Authenticator, Caller
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.settings.issuers import read_issuer
 
 NOW = NOW_MS // 1000
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))

@@ -5,8 +5,9 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from msgspec.structs import replace
 
 from api.scripted import AUDIENCE, ISSUER, SIGNING_KEY, StillClock, public_jwk, token, write_keys
-from internal_transfer.api.authentication import Authenticator, Caller, read_issuer
+from internal_transfer.api.authentication import Authenticator, Caller
 from internal_transfer.server.http_workers.worker import Inheritance
+from internal_transfer.settings.issuers import read_issuer
 from internal_transfer.settings.load import Issuer, Secrets, load
 from internal_transfer.settings.trust import from_keys, to_keys, trusted_issuers
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from internal_transfer.api.authentication import Authenticator, TrustedIssuer
+from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.health import create_health_app
 from internal_transfer.api.okx.routes import okx_routes
 from internal_transfer.api.okx.signature import Signatures
@@ -16,6 +16,7 @@ from internal_transfer.api.routes import create_app
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.server.http import Bounds, HttpServer
 from internal_transfer.server.sockets import listen_owner_only
+from internal_transfer.settings.issuers import TrustedIssuer
 from internal_transfer.settings.load import Settings
 from internal_transfer.wiring.building import Service
 

@@ -13,7 +13,6 @@ import structlog
 from msgspec.structs import replace
 from starlette.types import ASGIApp
 
-from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.api.operator_views import ServerState
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import StartRefusedError
@@ -26,9 +25,7 @@ from internal_transfer.server.sockets import listen_when_free
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import Settings, fingerprint, load
 from internal_transfer.settings.trust import trusted_issuers
-from internal_transfer.telemetry import Telemetry
-from internal_transfer.wiring.building import ROLES, Interposed, Role, Service, build
-from internal_transfer.wiring.opening import open_stack
+from internal_transfer.wiring.building import ROLES, Interposed, Role, Service, open_service
 
 _log = structlog.get_logger(__name__)
 
@@ -70,26 +67,6 @@ async def serve(options: ServeOptions) -> None:
             await _serve(options, settings, service)
     except ExceptionGroup as failed:
         raise reason_of(failed) from None
-
-
-@asynccontextmanager
-async def open_service(
-    settings: Settings,
-    data: Path,
-    roles: frozenset[Role] = ROLES,
-    *,
-    interpose: Callable[[Durability], Interposed] | None = None,
-) -> AsyncIterator[Service]:
-    """The service on a data directory that nobody else holds; raises `StartRefusedError`."""
-    directory = DataDirectory(data)
-    directory.acquire()
-    try:
-        clock, telemetry = SystemClock(), Telemetry()
-        settles = Role.SETTLER in roles
-        async with open_stack(settings, directory, clock=clock, telemetry=telemetry, settles=settles) as stack:
-            yield build(settings, directory, stack, clock=clock, telemetry=telemetry, roles=roles, interpose=interpose)
-    finally:
-        directory.release()
 
 
 async def _serve(options: ServeOptions, settings: Settings, service: Service) -> None:

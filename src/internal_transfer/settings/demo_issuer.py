@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from msgspec import Struct
 
-from internal_transfer.api.authentication import TrustedIssuer
 from internal_transfer.domain.account import Owner
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.settings.issuers import TrustedIssuer
 
 FILE_NAME = "demo-issuer.json"
 ISSUER = "internal-transfer-demo"

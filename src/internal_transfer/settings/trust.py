@@ -7,9 +7,9 @@ from typing import Any
 import jwt
 from msgspec import Struct
 
-from internal_transfer.api.authentication import TrustedIssuer, read_issuer
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings.demo_issuer import DemoIssuer
+from internal_transfer.settings.issuers import TrustedIssuer, read_issuer
 from internal_transfer.settings.load import Settings
 
 

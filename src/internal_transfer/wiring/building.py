@@ -3,9 +3,11 @@
 import asyncio
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import structlog
 
@@ -40,7 +42,7 @@ from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import Settings, check_pins, pins
 from internal_transfer.telemetry import Telemetry
-from internal_transfer.wiring.opening import Stack
+from internal_transfer.wiring.opening import Stack, open_stack
 
 DIRECTORY_KIND = "directory.kind"
 """The name under which it is pinned what a data directory is for."""
@@ -438,3 +440,23 @@ def build(
         reconciliation=reconciliation,
         api_keys=api_keys,
     )
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings,
+    data: Path,
+    roles: frozenset[Role] = ROLES,
+    *,
+    interpose: Callable[[Durability], Interposed] | None = None,
+) -> AsyncIterator[Service]:
+    """The service on a data directory that nobody else holds; raises `StartRefusedError`."""
+    directory = DataDirectory(data)
+    directory.acquire()
+    try:
+        clock, telemetry = SystemClock(), Telemetry()
+        settles = Role.SETTLER in roles
+        async with open_stack(settings, directory, clock=clock, telemetry=telemetry, settles=settles) as stack:
+            yield build(settings, directory, stack, clock=clock, telemetry=telemetry, roles=roles, interpose=interpose)
+    finally:
+        directory.release()

@@ -143,22 +143,6 @@ async def open_core(settings: Settings, closing: AsyncExitStack) -> tuple[Tradin
     return core, bus, clock
 
 
-async def migrate_cassandra(settings: Settings) -> None:
-    """Makes or upgrades the tables; raises `StartRefusedError` or an operating failure."""
-    target = cql_settings(settings)
-    from internal_transfer.adapters.cassandra.operations import CassandraOperations  # noqa: PLC0415
-    from internal_transfer.adapters.cassandra.session import Cql  # noqa: PLC0415
-    from internal_transfer.adapters.cassandra.transfer_store.store import CassandraTransferStore  # noqa: PLC0415
-
-    cql = Cql(target, SystemClock())
-    await cql.start()
-    try:
-        await CassandraTransferStore.open(cql, migrating=True)
-        await CassandraOperations.open(cql, migrating=True)
-    finally:
-        await cql.close()
-
-
 class _Opening:
     """The opening of one stack."""
 

@@ -5,6 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # The package `servers` lies beside `tests` in a checkout, and is not installed.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 collect_ignore = [] if find_spec("pyaeron") else ["suite"]

@@ -19,7 +19,7 @@ from servers import place
 from internal_transfer.adapters.aeron.connection import load_library
 from internal_transfer.ports.errors import StartRefusedError
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 PYAERON = "pyaeron==0.1.0"
 SAME_AS_HERE = (
     "apsw",
@@ -92,7 +92,7 @@ def test_the_suite_with_a_supported_python():
     """The contracts and faults of Aeron pass with a Python that its client supports."""
     python = environment()
     done = subprocess.run(
-        [str(python), "-m", "pytest", "tests/aeron/suite", "-p", "no:cacheprovider"],
+        [str(python), "-m", "pytest", "tests/adapters/aeron/suite", "-p", "no:cacheprovider"],
         cwd=CHECKOUT,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT / "src")},
         check=False,

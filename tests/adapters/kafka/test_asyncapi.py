@@ -16,11 +16,11 @@ from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
 from internal_transfer.wire.core_messages import encode_command, encode_verdict
 
 SPOT = Account(Owner("alice"), "spot", "USDT")
-FILE = Path(__file__).parent.parent.parent / "docs" / "asyncapi.yaml"
+FILE = Path(__file__).parents[3] / "docs" / "asyncapi.yaml"
 
 
 def test_the_file_is_the_document():
-    """What is written down is what the code says; `python -m internal_transfer.adapters.kafka.asyncapi` writes it anew."""
+    """The file is what the code says; `python -m internal_transfer.adapters.kafka.asyncapi` writes it anew."""
     assert FILE.read_text() == as_yaml()
     assert yaml.safe_load(FILE.read_text()) == document()
 

@@ -1,6 +1,7 @@
 """The AsyncAPI document of all topics, made from the messages' types.
 
-`python -m internal_transfer.adapters.kafka.asyncapi > docs/asyncapi.yaml` writes it down; a test holds the file against this.
+`python -m internal_transfer.adapters.kafka.asyncapi > docs/asyncapi.yaml` writes it down; a test compares the file
+with this.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The ledger that another process on this machine hosts, over a Unix socket (see `ledger_host/`)."""
+"""The ledger that another process on this machine hosts, over a Unix socket (see `hosts/ledger/`)."""
 
 import asyncio
 from collections.abc import Sequence

@@ -16,6 +16,8 @@ from internal_transfer.hosts.core.host import CoreHost, HostState
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.settings.data_directory import DataDirectory
+from internal_transfer.settings.load import Settings
+from internal_transfer.wiring.connections import aeron_connection, kafka_connection
 
 _log = structlog.get_logger(__name__)
 
@@ -101,3 +103,21 @@ async def _tell_when_ready(transport: Transport, tell: Callable[[], None], clock
 
 def _report(failure: OperatingFailureError) -> None:
     _log.error("core_database_failed", error=str(failure))
+
+
+def connect_kafka(settings: Settings) -> Callable[[CoreHost, Clock], Transport]:
+    """Makes the transport over Kafka; raises `StartRefusedError` where its client is not installed."""
+    connection = kafka_connection(settings)
+    from internal_transfer.adapters.kafka.topics import Topics  # noqa: PLC0415
+    from internal_transfer.hosts.core.kafka import KafkaCoreHost  # noqa: PLC0415
+
+    topics = Topics(settings.kafka.prefix)
+    return lambda host, clock: KafkaCoreHost(host, connection, topics, clock=clock)
+
+
+def connect_aeron(settings: Settings) -> Callable[[CoreHost, Clock], Transport]:
+    """Makes the transport over Aeron; raises `StartRefusedError` where its client is not installed."""
+    from internal_transfer.hosts.core.aeron import AeronCoreHost  # noqa: PLC0415
+
+    connection = aeron_connection(settings)
+    return lambda host, clock: AeronCoreHost(host, connection, clock=clock)

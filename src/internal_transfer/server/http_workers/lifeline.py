@@ -1,7 +1,7 @@
 """The first moments of a worker's process: it is tied to the service before the long import of everything else.
 
-`python -m internal_transfer.server.http_workers.lifeline SERVICE LISTENER PAIR`, started by the service only: its process id and the
-numbers of the inherited sockets; what else a worker needs to know comes on standard input.
+Only the service starts it, as `python -m internal_transfer.server.http_workers.lifeline SERVICE LISTENER PAIR`: its
+process id and the numbers of the inherited sockets. What else a worker needs to know comes on standard input.
 """
 
 import ctypes

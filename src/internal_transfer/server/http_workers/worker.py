@@ -17,11 +17,11 @@ import structlog
 from msgspec import Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.paths import TRANSFERS
 from internal_transfer.api.problems import Problems
 from internal_transfer.api.routes import create_app
+from internal_transfer.ports.clock import Clock
 from internal_transfer.server.http import Bounds, HttpServer, calm_collector, run_on_uvloop
 from internal_transfer.server.http_workers.relay import WorkerEnd
 from internal_transfer.services.gateway import Gateway
@@ -29,6 +29,7 @@ from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.settings.load import Settings
 from internal_transfer.settings.trust import IssuerKeys, from_keys
 from internal_transfer.telemetry import Telemetry, configure_logging
+from internal_transfer.wiring.clock import system_clock
 
 COUNTS_SECONDS = 0.25
 
@@ -62,7 +63,7 @@ def run(listener_fd: int, pair_fd: int) -> int:
 async def _work(inheritance: Inheritance, listener: socket.socket, pair: socket.socket) -> None:
     settings = inheritance.settings
     loop = asyncio.get_running_loop()
-    clock, telemetry = SystemClock(), Telemetry()
+    clock, telemetry = system_clock(), Telemetry()
     end = WorkerEnd(
         settings.rules,
         problems=Problems(clock),
@@ -113,7 +114,7 @@ def _submissions_only(users: ASGIApp, forward: ASGIApp) -> ASGIApp:
 
 
 async def _tell_counts(
-    end: WorkerEnd, telemetry: Telemetry, clock: SystemClock, told: dict[tuple[str, str, str], float]
+    end: WorkerEnd, telemetry: Telemetry, clock: Clock, told: dict[tuple[str, str, str], float]
 ) -> None:
     while True:
         await clock.sleep(COUNTS_SECONDS)

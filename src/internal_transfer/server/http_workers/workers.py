@@ -12,11 +12,11 @@ import structlog
 from msgspec.structs import replace
 from starlette.types import ASGIApp
 
-from internal_transfer.api.authentication import TrustedIssuer
 from internal_transfer.api.problems import Problems
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.server.http_workers.relay import ServiceEnd
 from internal_transfer.server.http_workers.worker import Inheritance
+from internal_transfer.settings.issuers import TrustedIssuer
 from internal_transfer.settings.load import Secrets
 from internal_transfer.settings.trust import to_keys
 from internal_transfer.wiring.building import Service

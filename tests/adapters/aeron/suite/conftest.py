@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
-from aeron.suite.machine import Core, MediaDriver, Service
 from servers import place
 
+from adapters.aeron.suite.machine import Core, MediaDriver, Service
 from internal_transfer.adapters.aeron.connection import AeronConnection
 from internal_transfer.adapters.system.clock import SystemClock
 

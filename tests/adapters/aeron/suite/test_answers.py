@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from aeron.suite.machine import Service, until
 from msgspec.structs import replace
 
+from adapters.aeron.suite.machine import Service, until
 from internal_transfer.adapters.aeron.client import AeronClient
 from internal_transfer.adapters.aeron.connection import QUERIES, REPLIES
 from internal_transfer.domain.account import Account, Owner

@@ -7,8 +7,8 @@ import inspect
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from aeron.suite.machine import until
 
+from adapters.aeron.suite.machine import until
 from contracts import test_event_bus as contract
 from contracts.event_buses import Bench
 from internal_transfer.adapters.aeron.client import AeronClient

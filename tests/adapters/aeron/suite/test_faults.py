@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
 import pytest
-from aeron.suite.machine import Core, CoreProcess, Service, until
 from msgspec.structs import replace
 
+from adapters.aeron.suite.machine import Core, CoreProcess, Service, until
 from internal_transfer.adapters.aeron.client import AeronClient
 from internal_transfer.adapters.aeron.connection import COMMANDS, QUERIES, AeronConnection
 from internal_transfer.conformance.bench import Plan
