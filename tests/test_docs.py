@@ -33,7 +33,7 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
 
 def test_every_section_of_the_settings_is_documented():
     """docs/guides/settings.md names each table of the shipped settings."""
-    shipped = tomllib.loads((resources.files("internal_transfer") / "defaults.toml").read_text())
+    shipped = tomllib.loads((resources.files("internal_transfer.settings") / "defaults.toml").read_text())
     guide = (ROOT / "docs/guides/settings.md").read_text()
     missing = [name for name in shipped if f"[{name}" not in guide]
     assert missing == []

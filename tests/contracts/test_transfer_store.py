@@ -488,23 +488,23 @@ async def test_due_transfers_are_claimed_once_and_oldest_first(stack):
     store = stack.store
     batch = await accepted(store, *[transfer(n, due_at=NOON + due) for n, due in enumerate((30, 10, 20, 40, 0))])
     await taken(store, batch[4], FAILED)
-    claimed = await store.claim_due(now_ms=NOON + 30, lease_ms=100, most=2)
+    claimed = await store.lease_due(now_ms=NOON + 30, lease_ms=100, most=2)
     assert claimed == [replace(batch[n], due_at=NOON + 130) for n in (1, 2)]
     assert await store.get([batch[1].id]) == [claimed[0]]
-    assert [each.id for each in await store.claim_due(now_ms=NOON + 30, lease_ms=100, most=5)] == [batch[0].id]
-    assert await store.claim_due(now_ms=NOON + 30, lease_ms=100, most=5) == []
+    assert [each.id for each in await store.lease_due(now_ms=NOON + 30, lease_ms=100, most=5)] == [batch[0].id]
+    assert await store.lease_due(now_ms=NOON + 30, lease_ms=100, most=5) == []
     await stack.reopen()
-    again = await stack.store.claim_due(now_ms=NOON + 130, lease_ms=100, most=9)
+    again = await stack.store.lease_due(now_ms=NOON + 130, lease_ms=100, most=9)
     assert [each.id for each in again] == [batch[n].id for n in (3, 0, 1, 2)]
 
 
 async def test_a_lease_is_no_revision(store):
     """Whoever read the transfer before it was leased can still record its next state."""
     (first,) = await accepted(store, transfer(due_at=NOON))
-    (leased,) = await store.claim_due(now_ms=NOON, lease_ms=50, most=1)
+    (leased,) = await store.lease_due(now_ms=NOON, lease_ms=50, most=1)
     assert leased.revision == first.revision
     (recorded,) = await store.record([step(first, PENDING, due_at=NOON + 10)])
-    assert [each.id for each in await store.claim_due(now_ms=NOON + 10, lease_ms=50, most=1)] == [recorded.id]
+    assert [each.id for each in await store.lease_due(now_ms=NOON + 10, lease_ms=50, most=1)] == [recorded.id]
 
 
 async def test_a_restart_makes_all_open_transfers_due(stack):
@@ -514,7 +514,7 @@ async def test_a_restart_makes_all_open_transfers_due(stack):
     await stack.reopen()
     assert await stack.store.make_due(now_ms=NOON) == 2
     assert [each.due_at for each in await stack.store.get([each.id for each in batch[:2]])] == [NOON - 5, NOON]
-    claimed = await stack.store.claim_due(now_ms=NOON, lease_ms=50, most=9)
+    claimed = await stack.store.lease_due(now_ms=NOON, lease_ms=50, most=9)
     assert [each.id for each in claimed] == [batch[0].id, batch[1].id]
 
 
@@ -606,24 +606,24 @@ async def test_registered_numbers_are_stable_and_unique(stack):
 
 async def test_worker_leases_are_exclusive(stack):
     """Holders get different workers, a holder renews its own, and only an ended lease passes to another."""
-    first = await stack.store.lease_worker("a", now_ms=NOON, lease_ms=100)
-    second = await stack.store.lease_worker("b", now_ms=NOON, lease_ms=100)
+    first = await stack.store.lease_node("a", now_ms=NOON, lease_ms=100)
+    second = await stack.store.lease_node("b", now_ms=NOON, lease_ms=100)
     assert first != second
     await stack.reopen()
-    assert await stack.store.lease_worker("a", now_ms=NOON + 50, lease_ms=100) == first
-    third = await stack.store.lease_worker("c", now_ms=NOON + 120, lease_ms=100)
+    assert await stack.store.lease_node("a", now_ms=NOON + 50, lease_ms=100) == first
+    third = await stack.store.lease_node("c", now_ms=NOON + 120, lease_ms=100)
     assert third != first
 
 
 async def test_worker_ids_run_out_and_ended_leases_are_taken_over(stack):
     """With all ids leased a newcomer is refused, until the lease that ended longest ago becomes free."""
-    workers = [await stack.store.lease_worker(f"h{n}", now_ms=NOON + n, lease_ms=2_000) for n in range(1024)]
+    workers = [await stack.store.lease_node(f"h{n}", now_ms=NOON + n, lease_ms=2_000) for n in range(1024)]
     assert sorted(workers) == list(range(1024))
     with pytest.raises(Unavailable):
-        await stack.store.lease_worker("late", now_ms=NOON + 1_999, lease_ms=2_000)
-    assert await stack.store.lease_worker("h0", now_ms=NOON + 1_999, lease_ms=2_000) == workers[0]
-    assert await stack.store.lease_worker("late", now_ms=NOON + 2_500, lease_ms=2_000) == workers[1]
-    assert await stack.store.lease_worker("h1", now_ms=NOON + 2_500, lease_ms=2_000) == workers[2]
+        await stack.store.lease_node("late", now_ms=NOON + 1_999, lease_ms=2_000)
+    assert await stack.store.lease_node("h0", now_ms=NOON + 1_999, lease_ms=2_000) == workers[0]
+    assert await stack.store.lease_node("late", now_ms=NOON + 2_500, lease_ms=2_000) == workers[1]
+    assert await stack.store.lease_node("h1", now_ms=NOON + 2_500, lease_ms=2_000) == workers[2]
 
 
 async def test_the_largest_ledger_timestamp_is_remembered(stack):

@@ -212,13 +212,13 @@ class StoreMachine(RuleBasedStateMachine):
         return Change(before.revision - missed, after)
 
     @rule(most=st.integers(1, 4), late=st.integers(0, 12))
-    def claim_due(self, most, late):
+    def lease_due(self, most, late):
         now = NOON + late
         due = sorted(
             (each for each in self.model.open() if each.due_at <= now), key=lambda each: (each.due_at, each.id)
         )
         leased = [replace(each, due_at=now + 4) for each in due[:most]]
-        assert self.inside(self.stack.store.claim_due(now_ms=now, lease_ms=4, most=most)) == leased
+        assert self.inside(self.stack.store.lease_due(now_ms=now, lease_ms=4, most=most)) == leased
         self.model.transfers.update({each.id: each for each in leased})
 
     @rule()

@@ -7,11 +7,11 @@ from starlette.applications import Starlette
 from internal_transfer.api.operators import create_admin_app
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.services.operators.audit import Act, AuditTrail
-from internal_transfer.services.operators.cash import Cash, CashDesk
+from internal_transfer.services.operators.cash import Cash, Teller
 from internal_transfer.services.operators.desk import Desk
 from internal_transfer.services.operators.evidence import Examiner
 from internal_transfer.services.operators.keys import ApiKeys
-from internal_transfer.services.operators.policy import PolicyDesk
+from internal_transfer.services.operators.policy import PolicyEditor
 from internal_transfer.services.reconciliation.reconciliation import Reconciliation
 from services.stack import Stack
 
@@ -41,7 +41,7 @@ class Desks:
             durability=durability,
             clock=stack.clock,
         )
-        self.cash = CashDesk(
+        self.cash = Teller(
             ledger=ledger,
             driver=driver,
             audit=self.audit,
@@ -49,7 +49,7 @@ class Desks:
             rules=stack.rules,
             telemetry=stack.telemetry,
         )
-        self.policies = PolicyDesk(
+        self.policies = PolicyEditor(
             operations=operations,
             policies=stack.policies,
             audit=self.audit,

@@ -32,7 +32,7 @@ from internal_transfer.services.completions import Completions
 from internal_transfer.services.driver import Driver, Timing
 from internal_transfer.services.gateway import Gateway, GatewayBounds
 from internal_transfer.services.inquiry import Inquiry
-from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.restore.keys import RestoredKeys
 from internal_transfer.services.scanner import Scanner, ScannerBounds
@@ -160,7 +160,7 @@ class Stack:
         operations = self._through(System.OPERATIONS, self.operations)
         self._durability_line.target = self.database
         durability = self.durability_faults.wrap(self._durability_line)
-        self.policies = PolicyBoard(operations)
+        self.policies = PolicyInForce(operations)
         self.restored_keys = RestoredKeys(store=store, operations=self.operations, rules=self.rules)
         await self.restored_keys.refresh()
         self.completions = Completions()
@@ -223,7 +223,7 @@ class Stack:
             restored_keys=self.restored_keys,
         )
         await self._prepare_past_faults()
-        await self.store.lease_worker("stack", now_ms=self.clock.now_ms(), lease_ms=60_000)
+        await self.store.lease_node("stack", now_ms=self.clock.now_ms(), lease_ms=60_000)
         await self.store.make_due(now_ms=self.clock.now_ms())
         await self.database.durable()
         loops = [self.gateway.run(), self.settler.run()]

@@ -10,7 +10,7 @@ from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.operations import AuditEntry
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.follower import Follower, FollowerBounds
-from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.reading import RecordReader
 from internal_transfer.simulation.faults import FailBefore
@@ -21,7 +21,7 @@ class Elsewhere:
 
     def __init__(self, stack, *, open_most=10_000):
         self.completions = Completions()
-        self.policies = PolicyBoard(stack.faults[System.OPERATIONS].wrap(stack.operations))
+        self.policies = PolicyInForce(stack.faults[System.OPERATIONS].wrap(stack.operations))
         self.pressure = Pressure(clock=stack.clock, telemetry=stack.telemetry, open_most=open_most)
         self.follower = Follower(
             store=stack.faults[System.STORE].wrap(stack.store),

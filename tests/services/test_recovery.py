@@ -450,7 +450,7 @@ async def test_the_scanner_goes_on_whatever_a_scan_meets(start):
 
     name, _, *rest = stack.driver._stages[Tell]
     stack.driver._stages[Tell] = (name, broken, *rest)
-    stack.scripts[System.STORE].add("claim_due", FailBefore(), NeverAnswer())
+    stack.scripts[System.STORE].add("lease_due", FailBefore(), NeverAnswer())
     stack.scripts[System.OPERATIONS].add("policy", FailBefore())
     await stack.pass_time(120)
     assert (await stack.transfer(healthy.id)).status is Status.SUCCESS

@@ -41,10 +41,10 @@ from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.ports.operations import Operations
 from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE
 from internal_transfer.services.operators.audit import Act, AuditTrail, check_reason
-from internal_transfer.services.operators.cash import Cash, CashDesk
+from internal_transfer.services.operators.cash import Cash, Teller
 from internal_transfer.services.operators.desk import Desk, DeskAction
 from internal_transfer.services.operators.keys import ApiKeys
-from internal_transfer.services.operators.policy import PolicyDesk
+from internal_transfer.services.operators.policy import PolicyEditor
 from internal_transfer.services.reconciliation.reconciliation import Reconciliation
 
 BODY_BYTES_MAX = 16 * 1024
@@ -115,9 +115,9 @@ class AdminApi:
         self,
         *,
         desk: Desk,
-        cash: CashDesk,
+        cash: Teller,
         reconciliation: Reconciliation,
-        policies: PolicyDesk,
+        policies: PolicyEditor,
         keys: ApiKeys,
         operations: Operations,
         audit: AuditTrail,
@@ -372,9 +372,9 @@ class _Nothing(Struct, frozen=True, forbid_unknown_fields=True):
 def create_admin_app(
     *,
     desk: Desk,
-    cash: CashDesk,
+    cash: Teller,
     reconciliation: Reconciliation,
-    policies: PolicyDesk,
+    policies: PolicyEditor,
     keys: ApiKeys,
     operations: Operations,
     audit: AuditTrail,

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from internal_transfer.ports.check import Check
+from internal_transfer.ports.finding import Finding
 
 _FILE_COLUMNS = 140
 _STATUS_STYLES = {"SUCCESS": "green", "FAILED": "red", "PENDING": "yellow", "REQUESTING": "yellow"}
@@ -121,7 +121,7 @@ def print_policy(policy: Mapping[str, Any]) -> None:
         print_line(f"{name}: {', '.join(policy[name]) or 'none'}")
 
 
-def print_checks(checks: Iterable[Check], *, left_out: Collection[str] = ()) -> None:
+def print_checks(checks: Iterable[Finding], *, left_out: Collection[str] = ()) -> None:
     """The results of `doctor` and `core-check`; `left_out` names what was not looked at."""
     table = Table.grid(padding=(0, 2))
     for name, ok, message in checks:

@@ -8,7 +8,7 @@ TransferId = NewType("TransferId", int)
 """Milliseconds since `EPOCH_MS` (41 bits), worker (10 bits), counter (12 bits); positive, below 2^63."""
 
 EPOCH_MS = 1_735_689_600_000  # 2025-01-01T00:00:00Z
-WORKERS_MAX = 1024
+NODES_MAX = 1024
 PER_MILLISECOND_MAX = 4096
 MILLISECONDS_PER_DAY = 86_400_000
 
@@ -25,7 +25,7 @@ def snowflake(*, at_ms: int, worker: int, counter: int) -> TransferId:
     """Composes an id; `at_ms` is wall time, `worker` below 1024, `counter` below 4096."""
     elapsed = at_ms - EPOCH_MS
     assert 0 <= elapsed < 1 << 41, f"time out of the id's range: {at_ms}"
-    assert 0 <= worker < WORKERS_MAX, f"worker out of range: {worker}"
+    assert 0 <= worker < NODES_MAX, f"worker out of range: {worker}"
     assert 0 <= counter < PER_MILLISECOND_MAX, f"counter out of range: {counter}"
     return TransferId(elapsed << 22 | worker << 12 | counter)
 

@@ -156,7 +156,7 @@ class TransferStore(Protocol):
         """The events of each transfer, by version."""
         ...
 
-    async def claim_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
+    async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
         """Takes open transfers whose `due_at` is not after `now_ms`, oldest due first, and leases them.
 
         A lease moves `due_at` to `now_ms + lease_ms`, so no two callers get the same transfer; it is no revision.
@@ -215,7 +215,7 @@ class TransferStore(Protocol):
         """The way back from the ledger's `user_data_128` of an account."""
         ...
 
-    async def lease_worker(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
+    async def lease_node(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
         """Leases a worker id (0 to 1023) for ids, or renews the holder's; raises `Unavailable` when all are taken."""
         ...
 

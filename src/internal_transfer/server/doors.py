@@ -85,7 +85,7 @@ def admin_app(
         desk=service.desk,
         cash=service.cash,
         reconciliation=service.reconciliation,
-        policies=service.policy_desk,
+        policies=service.policy_editor,
         keys=service.api_keys,
         operations=service.stack.operations,
         audit=service.audit,

@@ -11,7 +11,7 @@ from internal_transfer.ports.errors import OperatingFailureError, System, Unavai
 from internal_transfer.ports.transfer_store import TransferStore
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.deadline import deadline
-from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.telemetry import Telemetry
 
@@ -37,7 +37,7 @@ class Follower:
         *,
         store: TransferStore,
         completions: Completions,
-        policies: PolicyBoard,
+        policies: PolicyInForce,
         pressure: Pressure,
         clock: Clock,
         telemetry: Telemetry,

@@ -34,7 +34,7 @@ from internal_transfer.services.completions import Completions
 from internal_transfer.services.deadline import deadline, leave_failed_turn
 from internal_transfer.services.driver import Driver, Work
 from internal_transfer.services.intake import Intake
-from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.reading import RecordReader
 from internal_transfer.services.restore.keys import KeyLookup, RestoredKeys
@@ -94,7 +94,7 @@ class Gateway:
         durability: Durability,
         clock: Clock,
         rules: Rules,
-        policies: PolicyBoard,
+        policies: PolicyInForce,
         pressure: Pressure,
         completions: Completions,
         telemetry: Telemetry,

@@ -15,7 +15,7 @@ from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.trading_core import CoreBalance, TradingCore
 from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery, TransferStore
 from internal_transfer.services.answer import Answer, BalanceLine, Preview
-from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.restore.keys import KeyLookup, RestoredKeys
 
 
@@ -34,7 +34,7 @@ class Inquiry:
         durability: Durability,
         clock: Clock,
         rules: Rules,
-        policies: PolicyBoard,
+        policies: PolicyInForce,
         call_seconds: float = 10.0,
         restored_keys: RestoredKeys | None = None,
     ) -> None:

@@ -10,7 +10,7 @@ from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown
 from internal_transfer.ports.transfer_store import TransferStore
 from internal_transfer.services.deadline import deadline, leave_failed_turn
 from internal_transfer.services.driver import Driver, Work
-from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.telemetry import Telemetry
 
@@ -44,7 +44,7 @@ class Scanner:
         store: TransferStore,
         driver: Driver,
         pressure: Pressure,
-        policies: PolicyBoard,
+        policies: PolicyInForce,
         durability: Durability,
         clock: Clock,
         telemetry: Telemetry,
@@ -109,7 +109,7 @@ class Scanner:
     async def _claim(self) -> list[Transfer]:
         # The time is fixed per claim, and what was worked on is due later, so the scan ends.
         async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "nothing was claimed in time")):
-            due = await self._store.claim_due(
+            due = await self._store.lease_due(
                 now_ms=self._clock.now_ms(),
                 lease_ms=int(self._bounds.lease_seconds * 1000),
                 most=self._bounds.batch_most,

@@ -26,12 +26,12 @@ from internal_transfer.services.follower import Follower, FollowerBounds
 from internal_transfer.services.gateway import Gateway, GatewayBounds
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.services.operators.audit import AuditTrail
-from internal_transfer.services.operators.cash import CashDesk
+from internal_transfer.services.operators.cash import Teller
 from internal_transfer.services.operators.desk import Desk
 from internal_transfer.services.operators.evidence import Examiner
 from internal_transfer.services.operators.keys import ApiKeys
-from internal_transfer.services.operators.policy import PolicyDesk
-from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.operators.policy import PolicyEditor
+from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.reconciliation.reconciliation import Reconciliation
 from internal_transfer.services.restore.check import RestoreCheck
@@ -85,7 +85,7 @@ class Service:
     telemetry: Telemetry
     clock: SystemClock
     store: TransferStore
-    policies: PolicyBoard
+    policies: PolicyInForce
     pressure: Pressure
     driver: Driver
     gateway: Gateway
@@ -98,8 +98,8 @@ class Service:
     inquiry: Inquiry
     audit: AuditTrail
     desk: Desk
-    cash: CashDesk
-    policy_desk: PolicyDesk
+    cash: Teller
+    policy_editor: PolicyEditor
     reconciliation: Reconciliation
     api_keys: ApiKeys
 
@@ -202,7 +202,7 @@ class Service:
     async def _lease(self) -> None:
         """Leases the worker id under which transfer ids are drawn; counted from before the store was asked."""
         asked = self.clock.monotonic()
-        worker = await self.store.lease_worker(
+        worker = await self.store.lease_node(
             _HOLDER, now_ms=self.clock.now_ms(), lease_ms=int(WORKER_LEASE_SECONDS * 1000)
         )
         self.clock.lease(worker, asked + WORKER_LEASE_SECONDS - WORKER_LEASE_MARGIN_SECONDS)
@@ -250,7 +250,7 @@ def build(
         store, ledger, core = front.store(store), front.ledger(ledger), front.core(core)
     durability, operations = stack.durability, stack.operations
     completions = Completions()
-    policies = PolicyBoard(operations)
+    policies = PolicyInForce(operations)
     times = settings.transfers
     pressure = Pressure(
         clock=clock,
@@ -366,7 +366,7 @@ def build(
         clock=clock,
         stuck_seconds=settings.alerts.stuck_seconds,
     )
-    cash = CashDesk(
+    cash = Teller(
         ledger=ledger,
         driver=driver,
         audit=audit,
@@ -374,7 +374,7 @@ def build(
         rules=settings.rules,
         telemetry=telemetry,
     )
-    policy_desk = PolicyDesk(
+    policy_editor = PolicyEditor(
         operations=operations,
         policies=policies,
         audit=audit,
@@ -436,7 +436,7 @@ def build(
         audit=audit,
         desk=desk,
         cash=cash,
-        policy_desk=policy_desk,
+        policy_editor=policy_editor,
         reconciliation=reconciliation,
         api_keys=api_keys,
     )

@@ -17,13 +17,13 @@ from internal_transfer.adapters.sqlite.operations import SqliteOperations
 from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.domain.identifier import WORKERS_MAX
-from internal_transfer.ports.check import Check
+from internal_transfer.domain.identifier import NODES_MAX
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, Unavailable
 from internal_transfer.ports.event_bus import EventBus
 from internal_transfer.ports.event_publisher import EventPublisher
+from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.operations import Operations
 from internal_transfer.ports.rate_limiter import RateLimiter
@@ -79,7 +79,7 @@ class Stack:
     durability: Durability
     set_core_mode: Callable[[str], Awaitable[None]]
     tending: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
-    checks: list[Callable[[], Awaitable[list[Check]]]] = field(default_factory=list)
+    checks: list[Callable[[], Awaitable[list[Finding]]]] = field(default_factory=list)
     failures: list[Callable[[], str | None]] = field(default_factory=list)
 
 
@@ -102,9 +102,9 @@ async def open_stack(
         yield await _Opening(settings, directory, clock, telemetry, closing, settles=settles).open()
 
 
-async def check_systems(settings: Settings) -> list[Check]:
+async def check_systems(settings: Settings) -> list[Finding]:
     """What `doctor` tells of the systems outside: those that cannot be used at all, and what each says of itself."""
-    lines: list[Check] = []
+    lines: list[Finding] = []
     systems = settings.systems
     async with AsyncExitStack() as closing:
         opening = _Opening(settings, DataDirectory(Path()), SystemClock(), Telemetry(), closing, settles=False)
@@ -135,7 +135,7 @@ async def open_core(settings: Settings, closing: AsyncExitStack) -> tuple[Tradin
         raise StartRefusedError('systems.core: must be "kafka" or "aeron"; the embedded core has no door of its own')
     clock = SystemClock()
     # Ids of the highest worker: the store hands out the lowest ones first.
-    clock.lease(WORKERS_MAX - 1, clock.monotonic() + CHECK_SECONDS)
+    clock.lease(NODES_MAX - 1, clock.monotonic() + CHECK_SECONDS)
     # In a group of its own: what settlers have not heard yet stays theirs.
     group = f"core-check-{int(clock.jitter() * 2**48):x}"
     opening = _Opening(settings, DataDirectory(Path()), clock, Telemetry(), closing, settles=True, group=group)
@@ -166,7 +166,7 @@ class _Opening:
         self._closing = closing
         self._settles = settles
         self._tending: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self.checks: list[Callable[[], Awaitable[list[Check]]]] = []
+        self.checks: list[Callable[[], Awaitable[list[Finding]]]] = []
         self._failures: list[Callable[[], str | None]] = []
         self._database: Database | None = None
 

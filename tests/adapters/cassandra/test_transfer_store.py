@@ -101,7 +101,7 @@ async def retry(store, each):
 async def scan(store, _each):
     """What the scan does after a crash; twice, since the first may find what the second then sees."""
     for late in (0, 10):
-        await store.claim_due(now_ms=NOON + 3_000 + late, lease_ms=5, most=9)
+        await store.lease_due(now_ms=NOON + 3_000 + late, lease_ms=5, most=9)
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -229,14 +229,14 @@ async def test_one_transfer_at_once_in_several_processes(stack):
     await stores[0].accept([proposal(each)])
     results = await asyncio.gather(
         *[stores[n % 4].record([step(each, Status.PENDING, attempts=n)]) for n in range(12)],
-        *[stores[n].claim_due(now_ms=NOON + 3_000, lease_ms=50, most=9) for n in range(4)],
+        *[stores[n].lease_due(now_ms=NOON + 3_000, lease_ms=50, most=9) for n in range(4)],
     )
     [winner] = [n for n, [result] in enumerate(results[:12]) if result is not None]
     assert sum(len(leased) for leased in results[12:]) <= 1
     [now] = await stores[0].get([each.id])
     assert (now.status, now.attempts, now.revision) == (Status.PENDING, winner, 2)
     assert [event.version for _, event in await stores[3].feed(0, 99)] == [1, 2]
-    assert [due.id for due in await stores[1].claim_due(now_ms=NOON + 9_000, lease_ms=50, most=9)] == [each.id]
+    assert [due.id for due in await stores[1].lease_due(now_ms=NOON + 9_000, lease_ms=50, most=9)] == [each.id]
 
 
 async def test_due_transfers_at_once_in_several_processes(stack):
@@ -244,10 +244,10 @@ async def test_due_transfers_at_once_in_several_processes(stack):
     stores = [await stack.another() for _ in range(4)]
     batch = [transfer(n) for n in range(12)]
     await stores[0].accept([proposal(each) for each in batch])
-    claims = await asyncio.gather(*[store.claim_due(now_ms=NOON + 3_000, lease_ms=50, most=9) for store in stores])
+    claims = await asyncio.gather(*[store.lease_due(now_ms=NOON + 3_000, lease_ms=50, most=9) for store in stores])
     ids = [each.id for claimed in claims for each in claimed]
     assert sorted(ids) == sorted(set(ids))
-    rest = await stores[0].claim_due(now_ms=NOON + 3_000, lease_ms=50, most=99)
+    rest = await stores[0].lease_due(now_ms=NOON + 3_000, lease_ms=50, most=99)
     assert sorted([*ids, *(each.id for each in rest)]) == [each.id for each in batch]
 
 
@@ -287,13 +287,13 @@ async def test_the_agenda_forgets_what_is_long_past(stack):
     [failed] = await store.record([step(each, Status.FAILED)])
     much_later = NOON + 3_600_000
     assert failed is not None
-    assert await store.claim_due(now_ms=much_later, lease_ms=5, most=9) == []
+    assert await store.lease_due(now_ms=much_later, lease_ms=5, most=9) == []
     due = "agenda = 'transfer_due'"
     read = f"SELECT bucket FROM {stack.keyspace.settings.keyspace}.agenda_bucket WHERE {due}"
     assert stack.keyspace.execute(read) == []
     other = transfer(1)
     await store.accept([proposal(other)])
-    assert [found.id for found in await store.claim_due(now_ms=much_later, lease_ms=5, most=9)] == [other.id]
+    assert [found.id for found in await store.lease_due(now_ms=much_later, lease_ms=5, most=9)] == [other.id]
 
 
 async def test_a_claim_that_never_was_leaves_the_agenda(stack):
@@ -302,9 +302,9 @@ async def test_a_claim_that_never_was_leaves_the_agenda(stack):
     await stop_after(stack, 6, lambda store: store.accept([proposal(each)]))
     rows = f"SELECT * FROM {stack.keyspace.settings.keyspace}.transfer_due"
     assert len(stack.keyspace.execute(rows)) == 1
-    assert await stack.store.claim_due(now_ms=NOON + 60_000, lease_ms=5, most=9) == []
+    assert await stack.store.lease_due(now_ms=NOON + 60_000, lease_ms=5, most=9) == []
     assert len(stack.keyspace.execute(rows)) == 1
-    assert await stack.store.claim_due(now_ms=NOON + 3_600_000, lease_ms=5, most=9) == []
+    assert await stack.store.lease_due(now_ms=NOON + 3_600_000, lease_ms=5, most=9) == []
     assert stack.keyspace.execute(rows) == []
 
 

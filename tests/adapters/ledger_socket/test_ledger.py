@@ -13,7 +13,7 @@ from internal_transfer.adapters.ledger_socket.ledger import SocketLedger, Socket
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
 from internal_transfer.adapters.system.clock import SystemClock
-from internal_transfer.hosts.ledger.desk import Desk
+from internal_transfer.hosts.ledger.dispatcher import Dispatcher
 from internal_transfer.hosts.ledger.server import serve_ledger
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable
 from internal_transfer.ports.ledger import (
@@ -277,16 +277,16 @@ async def test_sigterm_is_a_clean_stop(process, client):
 
 
 class Commits:
-    """A desk on a database that tells how often it committed."""
+    """A dispatcher on a database that tells how often it committed."""
 
     def __init__(self, path):
         self.database = Database(path / "ledger.db")
-        self.desk = Desk(SqliteLedger(self.database, SystemClock()), self.database)
+        self.dispatcher = Dispatcher(SqliteLedger(self.database, SystemClock()), self.database)
         self.socket = path / "ledger.sock"
 
     async def __aenter__(self):
-        self.server = await asyncio.get_running_loop().create_unix_server(self.desk.protocol, str(self.socket))
-        self.running = asyncio.ensure_future(self.desk.run())
+        self.server = await asyncio.get_running_loop().create_unix_server(self.dispatcher.protocol, str(self.socket))
+        self.running = asyncio.ensure_future(self.dispatcher.run())
         self.client = SocketLedger(SocketLedgerSettings(path=self.socket, deadline_seconds=60.0))
         await open_accounts(self.client)
         return self
@@ -294,9 +294,9 @@ class Commits:
     async def __aexit__(self, *_):
         await self.client.close()
         self.server.close()
-        self.desk.close()
+        self.dispatcher.close()
         await self.running
-        for client in list(self.desk.clients):
+        for client in list(self.dispatcher.clients):
             client.frames.close()
             await client.frames.lost
         self.database.close()
@@ -313,7 +313,7 @@ async def test_what_comes_together_shares_a_commit(tmp_path):
 
 async def test_a_commit_takes_a_bounded_part_of_what_waits(tmp_path, monkeypatch):
     """What is waiting is done in parts of a bounded size, in order, so that nobody waits for all of it."""
-    monkeypatch.setattr("internal_transfer.hosts.ledger.desk.ITEMS_PER_COMMIT", 10)
+    monkeypatch.setattr("internal_transfer.hosts.ledger.dispatcher.ITEMS_PER_COMMIT", 10)
     async with Commits(tmp_path) as host:
         before = host.database.commits
         await asyncio.gather(*(host.client.create_transfers([plain(number)]) for number in range(10, 110)))

@@ -118,9 +118,9 @@ async def test_racing_claims_take_each_transfer_once(stores):
     """Scanners of two processes share what is due: everything is claimed, nothing twice."""
     batch = [transfer(n, due_at=NOON) for n in range(60)]
     await stores[0].accept([proposal(each) for each in batch])
-    calls = [stores[n % 2].claim_due(now_ms=NOON, lease_ms=1_000, most=7) for n in range(20)]
+    calls = [stores[n % 2].lease_due(now_ms=NOON, lease_ms=1_000, most=7) for n in range(20)]
     claimed = [each.id for part in await asyncio.gather(*calls) for each in part]
-    claimed += [each.id for each in await stores[0].claim_due(now_ms=NOON, lease_ms=1_000, most=60)]
+    claimed += [each.id for each in await stores[0].lease_due(now_ms=NOON, lease_ms=1_000, most=60)]
     assert sorted(claimed) == [each.id for each in batch]
 
 
@@ -161,7 +161,7 @@ async def test_accounts_are_numbered_once_across_processes(stores):
 
 async def test_worker_ids_are_leased_once_across_processes(stores):
     """Processes that start at once get different worker ids."""
-    calls = [stores[n % 2].lease_worker(f"h{n}", now_ms=NOON, lease_ms=1_000) for n in range(20)]
+    calls = [stores[n % 2].lease_node(f"h{n}", now_ms=NOON, lease_ms=1_000) for n in range(20)]
     assert sorted(await asyncio.gather(*calls)) == list(range(20))
 
 

@@ -11,9 +11,9 @@ import structlog
 from internal_transfer.adapters.aeron.client import AeronClient
 from internal_transfer.adapters.aeron.connection import VERDICTS, untethered
 from internal_transfer.domain.leg import Verdict
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.event_bus import Delivery
+from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.handout import HandedOut, Handout
 from internal_transfer.wire.core_messages import UndecodableError, decode_verdict, encode_verdict
 
@@ -58,7 +58,7 @@ class AeronEventBus:
         """How many confirmations are not acknowledged yet."""
         return self._owed
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """A line for `doctor`: name, whether it is right, and what was found."""
         if self._client.failure is not None:
             return [("aeron verdicts", False, self._client.failure)]

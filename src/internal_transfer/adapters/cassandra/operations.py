@@ -18,8 +18,8 @@ from internal_transfer.adapters.cassandra.migrations import migrate
 from internal_transfer.adapters.cassandra.session import Cql
 from internal_transfer.domain.rules import Policy
 from internal_transfer.ports.audit_chain import ChainWalk, chained, digest_of
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable
+from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report
 
 MIGRATIONS = (files(__package__).joinpath("operations.cql").read_text(encoding="utf-8"),)
@@ -273,7 +273,7 @@ class CassandraOperations:
                 return Report(at=found[0][0], clean=found[0][1], items=found[0][2])
         return None
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """What `doctor` tells: whether the audit chain has its head."""
         try:
             head = await self._head()

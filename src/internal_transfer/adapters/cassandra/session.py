@@ -41,9 +41,9 @@ from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedS
 from msgspec import Struct
 
 from internal_transfer.adapters.cassandra.settings import CqlSettings, Reach, tls_of
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable
+from internal_transfer.ports.finding import Finding
 
 Row = tuple[Any, ...]
 """A row of the database, or the values bound to a statement."""
@@ -392,7 +392,7 @@ class Cql:
         message = f"{self.settings!r}: {what}"
         return Unavailable(self.system, message) if sure else OutcomeUnknown(self.system, message)
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """What `doctor` tells about the cluster: reach, version, clocks, permissions, replicas."""
         try:
             [(datacenter, now)] = await self.define("SELECT data_center, toUnixTimestamp(now()) FROM system.local")

@@ -3,7 +3,7 @@
 The thread polls, decodes, and hands whole batches to the event loop. It stops receiving while more is outstanding than
 the bound, and it goes on polling then, so that the group does not take the partitions away. What cannot be decoded goes
 to the topic of dead letters with the reason; its partition goes on, but its offset is committed only when the dead
-letter is confirmed. With a `Claim` it receives nothing before the topic is known to be its owner's.
+letter is confirmed. With a `PrefixOwnership` it receives nothing before the topic is known to be its owner's.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Struct
 
-from internal_transfer.adapters.kafka.claim import CLAIMED_ON, Claim
 from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection
+from internal_transfer.adapters.kafka.prefix_ownership import OWNED_ON, PrefixOwnership
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.adapters.kafka.progress import Place, Progress
 from internal_transfer.ports.clock import Clock
@@ -122,13 +122,13 @@ class GroupConsumer(Generic[T]):
         self._unburied: deque[tuple[Outgoing, Place]] = deque()
         self._bury_at = 0.0
         self._received: list[Received[T]] = []
-        self._claim: Claim | None = None
+        self._ownership: PrefixOwnership | None = None
         self._admitted = False
         self._admit_at = 0.0
 
     @property
     def admitted(self) -> bool:
-        """Tells whether the claim that this was started with holds."""
+        """Tells whether the ownership that this was started with holds."""
         return self._admitted
 
     @property
@@ -149,16 +149,16 @@ class GroupConsumer(Generic[T]):
         with self._guard:
             return sum(progress.outstanding for progress in self._progress.values())
 
-    def start(self, claim: Claim | None = None) -> None:
+    def start(self, ownership: PrefixOwnership | None = None) -> None:
         """Joins the group in the background; raises `StartRefusedError` for TLS files that cannot be read.
 
-        With a `claim` messages come only where it holds; where another holds the topic this leaves the group, and the
-        claim is told.
+        With an `ownership`, messages come only while it holds; where somebody else owns the topic, this
+        member leaves the group and tells the ownership.
         """
         assert self._thread is None, "started already"
-        self._claim = claim
+        self._ownership = ownership
         # Whoever gets no partition has to look as well.
-        self._assignment_changed = claim is not None
+        self._assignment_changed = ownership is not None
         self._loop = asyncio.get_running_loop()
         consumer = self._make()
         self._thread = threading.Thread(target=self._work, args=(consumer,), name=f"kafka-{self._topic}", daemon=True)
@@ -224,10 +224,10 @@ class GroupConsumer(Generic[T]):
                 _log.warning("kafka_consumer_failed", topic=self._topic, error=str(error))
                 self._closing.wait(self._bounds.poll_seconds)
             except StartRefusedError as error:
-                assert self._claim is not None, "only a claim is refused here"
+                assert self._ownership is not None, "only an ownership is refused here"
                 self._failure = str(error)
                 _log.error("kafka_claim_refused", topic=self._topic, error=str(error))
-                self._tell(self._claim.refused, error)
+                self._tell(self._ownership.refused, error)
                 break
             except Exception as error:  # noqa: BLE001 - the thread's outermost loop: a bug must neither end it nor hide.
                 self._failure = repr(error)
@@ -326,20 +326,20 @@ class GroupConsumer(Generic[T]):
             self._paused = False
 
     def _admit(self, consumer: Consumer) -> bool:
-        """Whether what is assigned may be received; a claim is looked at again from time to time until it holds."""
-        if self._claim is None:
+        """Whether what is assigned may be received; an ownership is checked from time to time until it holds."""
+        if self._ownership is None:
             return True
         if self._clock.monotonic() < self._admit_at:
             return False
         self._admit_at = self._clock.monotonic() + self._bounds.retry_seconds
-        self._admitted = self._claim.settle(consumer, self._topic, may_claim=CLAIMED_ON in self._progress)
-        self._failure = None  # What kept the claim from being looked at is over.
+        self._admitted = self._ownership.settle(consumer, self._topic, may_claim=OWNED_ON in self._progress)
+        self._failure = None  # What kept the ownership from being looked at is over.
         return self._admitted
 
     def _due(self, partitions: Iterable[int] | None = None) -> list[TopicPartition]:
         """The offsets that are done and not committed yet, of these partitions or of all."""
         due = []
-        owner = "" if self._claim is None else self._claim.owner
+        owner = "" if self._ownership is None else self._ownership.owner
         with self._guard:
             for partition, progress in self._progress.items():
                 if partitions is not None and partition not in partitions:
@@ -372,7 +372,7 @@ class GroupConsumer(Generic[T]):
                     progress.committed = None
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        if self._claim is not None:
+        if self._ownership is not None:
             consumer.incremental_assign(partitions)
             consumer.pause(partitions)
             self._admit_at = 0.0

@@ -12,10 +12,10 @@ from internal_transfer.adapters.kafka.producer import KafkaProducer
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.adapters.kafka.verdicts import verdict_messages
 from internal_transfer.domain.leg import Verdict
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import System
 from internal_transfer.ports.event_bus import Delivery
+from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.handout import HandedOut, Handout
 from internal_transfer.wire.core_messages import decode_verdict
 
@@ -94,7 +94,7 @@ class KafkaEventBus:
         await self._consumer.abandon()
         await self._producer.close()
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """Lines for `doctor`."""
         return await self._cluster.check()
 

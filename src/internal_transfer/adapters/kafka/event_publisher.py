@@ -7,9 +7,9 @@ from internal_transfer.adapters.kafka.headers import transfer_headers
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.domain.identifier import TransferId
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.event_publisher import TransferEvent
+from internal_transfer.ports.finding import Finding
 from internal_transfer.wire.transfer_events import encode_transfer_event
 
 
@@ -33,7 +33,7 @@ class KafkaEventPublisher:
         """Sends what is under way and disconnects."""
         await self._producer.close()
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """Lines for `doctor`."""
         return await self._cluster.check()
 

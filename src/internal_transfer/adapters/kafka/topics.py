@@ -16,7 +16,7 @@ from internal_transfer.wire.core_messages import MESSAGE_BYTES_MAX
 
 _log = structlog.get_logger(__name__)
 
-Check = tuple[str, bool, str]
+Finding = tuple[str, bool, str]
 """A line for `doctor`: what was looked at, whether it is well, and what was found or is to be done."""
 
 _SLICES = 10
@@ -100,7 +100,7 @@ class Cluster:
             if not ok:
                 raise StartRefusedError(f"Kafka, {name}: {message}")
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """Looks at connection, log-in, topics and limits; never raises."""
         try:
             return await asyncio.to_thread(self._look)
@@ -182,9 +182,9 @@ class Cluster:
             admin.poll(_SETTLING_SECONDS)
         raise Unavailable(System.BUS, f"the topics under {self._topics.prefix} were made, but have no leaders yet")
 
-    def _look(self) -> list[Check]:
+    def _look(self) -> list[Finding]:
         admin, known = self._admin()
-        checks: list[Check] = [
+        checks: list[Finding] = [
             ("kafka connection", True, f"{len(known.brokers)} brokers at {self._connection.bootstrap}")
         ]
         present = []
@@ -200,8 +200,8 @@ class Cluster:
         checks += self._look_at_settings(admin, present)
         return checks
 
-    def _look_at_settings(self, admin: AdminClient, present: list[str]) -> list[Check]:
-        checks: list[Check] = []
+    def _look_at_settings(self, admin: AdminClient, present: list[str]) -> list[Finding]:
+        checks: list[Finding] = []
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in present]
         if not resources:
             return checks

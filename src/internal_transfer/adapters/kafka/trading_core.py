@@ -9,7 +9,7 @@ from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.headers import plain_headers, transfer_headers
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.adapters.kafka.tail import TailReader
-from internal_transfer.adapters.kafka.topics import Check, Cluster, Topics
+from internal_transfer.adapters.kafka.topics import Cluster, Finding, Topics
 from internal_transfer.domain.leg import Command, Verdict
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import System, Unavailable
@@ -58,7 +58,7 @@ class KafkaTradingCore(AskedCore):
         await self._producer.close()
         await self._replies.close()
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """Lines for `doctor`: the cluster's, and whether a core answers."""
         lines = await self._cluster.check()
         try:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, StartRefusedError, System, Unavailable
+from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.ledger import AccountOutcome, LedgerAccount, LedgerTransfer, TransferOutcome
 from internal_transfer.ports.ledger_checks import check_most
 from internal_transfer.ports.ledger_encoding import encode_accounts, encode_ids, encode_transfers
@@ -156,7 +156,7 @@ class SocketLedger:
         check_most(most)
         return _transfers(await self._ask(NewestTransfers, most))
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """Says whether the host can be reached, is of this protocol, answers, and is safe from others, for `doctor`."""
         path = self._settings.path
         try:

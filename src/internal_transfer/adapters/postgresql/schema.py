@@ -7,8 +7,8 @@ release stopped using what they take away. So a release and its predecessor run 
 
 from internal_transfer.adapters.postgresql.pool import Connection
 from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.ports.finding import Finding
 
 HEAD = 2
 """The step that this release was written for."""
@@ -40,7 +40,7 @@ _MISSING_RIGHTS = """
 """
 
 
-async def checks(connection: Connection, settings: PostgresqlSettings) -> list[Check]:
+async def checks(connection: Connection, settings: PostgresqlSettings) -> list[Finding]:
     """What a start depends on, in order; what follows a check that fails may be left out."""
     row = await connection.fetchrow(_STATE, settings.schema)
     assert row is not None, "a query without a table has one row"
@@ -72,7 +72,7 @@ async def checks(connection: Connection, settings: PostgresqlSettings) -> list[C
     return [*found, ("permissions", True, "all"), await _step(connection, settings.schema)]
 
 
-async def _step(connection: Connection, schema: str) -> Check:
+async def _step(connection: Connection, schema: str) -> Finding:
     # The schema's name was checked to be a plain identifier.
     row = await connection.fetchrow(f'SELECT step, runs_from FROM "{schema}".schema_version')  # noqa: S608
     if row is None:

@@ -45,7 +45,7 @@ class Statements:
             SELECT transfer_id, version, status, at, code FROM {in_schema}transfer_event
             WHERE transfer_id = ANY ($1::bigint[]) ORDER BY transfer_id, version
         """
-        self.claim_due = f"SELECT {_COLUMNS} FROM {in_schema}claim_due_transfers($1, $2, $3)"
+        self.lease_due = f"SELECT {_COLUMNS} FROM {in_schema}claim_due_transfers($1, $2, $3)"
         # Locked by rising id, as everywhere, so that this and a batch of changes cannot wait for each other.
         self.make_due = f"""
             WITH later AS MATERIALIZED (
@@ -108,5 +108,5 @@ class Statements:
         self.by_number = (
             f"SELECT number, owner, type, asset FROM {in_schema}registered_account WHERE number = ANY ($1::bigint[])"
         )
-        self.lease_worker = f"SELECT {in_schema}lease_worker($1, $2, $3, $4)"
+        self.lease_node = f"SELECT {in_schema}lease_worker($1, $2, $3, $4)"
         self.ledger_seen = f"SELECT max(timestamp) FROM {in_schema}ledger_seen"

@@ -19,10 +19,10 @@ from internal_transfer.adapters.postgresql.transfer_rows import (
 )
 from internal_transfer.adapters.postgresql.transfer_statements import Statements
 from internal_transfer.domain.account import Account, Owner
-from internal_transfer.domain.identifier import WORKERS_MAX, TransferId
+from internal_transfer.domain.identifier import NODES_MAX, TransferId
 from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
+from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.transfer_fields import STATUS
 from internal_transfer.ports.transfer_store import (
     Accepted,
@@ -71,7 +71,7 @@ class PostgresqlTransferStore:
         settings = self._pool.settings
         await self._pool.read(System.STORE, lambda connection: schema.refuse_unfit(connection, settings))
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """What `doctor` tells: connection, version, durability, schema, permissions; never raises for a failure."""
         settings = self._pool.settings
         try:
@@ -186,9 +186,9 @@ class PostgresqlTransferStore:
             found[row[0]].append(event_of(row))
         return [found[transfer_id] for transfer_id in transfer_ids]
 
-    async def claim_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
+    async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
         """Takes due transfers and puts them off by the lease; rows that others are writing are passed over."""
-        statement = self._statements.claim_due
+        statement = self._statements.lease_due
         rows = await self._pool.write(
             System.STORE, lambda connection: connection.fetch(statement, now_ms, now_ms + lease_ms, most)
         )
@@ -315,15 +315,15 @@ class PostgresqlTransferStore:
         accounts = {row[0]: Account(row[1], row[2], row[3]) for row in rows}
         return [accounts.get(number) for number in numbers]
 
-    async def lease_worker(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
+    async def lease_node(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
         """Leases a worker id: the holder's own, else one never used, else the one that ended longest ago."""
-        statement = self._statements.lease_worker
+        statement = self._statements.lease_node
         worker: int | None = await self._pool.write(
             System.STORE,
-            lambda connection: connection.fetchval(statement, holder, WORKERS_MAX, now_ms, now_ms + lease_ms),
+            lambda connection: connection.fetchval(statement, holder, NODES_MAX, now_ms, now_ms + lease_ms),
         )
         if worker is None:
-            raise Unavailable(System.STORE, f"all {WORKERS_MAX} worker ids are leased; stop a process, or wait")
+            raise Unavailable(System.STORE, f"all {NODES_MAX} worker ids are leased; stop a process, or wait")
         return worker
 
     async def ledger_seen(self) -> int:

@@ -12,7 +12,7 @@ from internal_transfer.adapters.sqlite.transfer_rows import Row, event_of, statu
 from internal_transfer.adapters.sqlite.transfer_turn import Turn, Use
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
-from internal_transfer.domain.identifier import WORKERS_MAX, TransferId, day_of
+from internal_transfer.domain.identifier import NODES_MAX, TransferId, day_of
 from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.transfer_store import (
@@ -158,7 +158,7 @@ class SqliteTransferStore:
                 events[row[5]].append(event_of(row))
         return events
 
-    async def claim_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
+    async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
         """Takes due transfers and puts them off by the lease; see the port."""
         due_at = now_ms + lease_ms
         with self._database.call() as connection:
@@ -296,15 +296,15 @@ class SqliteTransferStore:
             accounts = {number: Account(owner, kind, asset) for number, owner, kind, asset in rows}
         return [accounts.get(number) for number in numbers]
 
-    async def lease_worker(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
+    async def lease_node(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
         """Leases a worker id: the holder's own, else one never used, else the one that ended longest ago."""
         worker: int | None
         with self._database.call() as connection:
-            ((worker,),) = connection.execute(sql.SELECT_WORKER, (holder, WORKERS_MAX, now_ms))
+            ((worker,),) = connection.execute(sql.SELECT_WORKER, (holder, NODES_MAX, now_ms))
             if worker is not None:
                 connection.execute(sql.LEASE_WORKER, (worker, holder, now_ms + lease_ms))
         if worker is None:
-            raise Unavailable(System.STORE, f"all {WORKERS_MAX} worker ids are leased; stop a process, or wait")
+            raise Unavailable(System.STORE, f"all {NODES_MAX} worker ids are leased; stop a process, or wait")
         return worker
 
     async def ledger_seen(self) -> int:

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 
-from internal_transfer.domain.identifier import EPOCH_MS, PER_MILLISECOND_MAX, WORKERS_MAX, TransferId, snowflake
+from internal_transfer.domain.identifier import EPOCH_MS, NODES_MAX, PER_MILLISECOND_MAX, TransferId, snowflake
 from internal_transfer.ports.errors import System, Unavailable
 
 AHEAD_MS_MAX = 5_000
@@ -34,7 +34,7 @@ class IdSequence:
 
         The caller takes the lease's safety margin off, and counts from before it asked the store for the lease.
         """
-        assert 0 <= worker < WORKERS_MAX, f"worker out of range: {worker}"
+        assert 0 <= worker < NODES_MAX, f"worker out of range: {worker}"
         if worker != self._worker:
             # Under a smaller worker id the same millisecond would give smaller ids.
             self._at_ms, self._next = self._at_ms + 1, 0
@@ -99,7 +99,7 @@ class SystemClock:
         return self._random.random()
 
     def lease(self, worker: int, until_monotonic: float) -> None:
-        """Lets ids be drawn; see `IdSequence.lease`. To be renewed from `TransferStore.lease_worker` in time."""
+        """Lets ids be drawn; see `IdSequence.lease`. To be renewed from `TransferStore.lease_node` in time."""
         self._ids.lease(worker, until_monotonic)
 
     def new_ids(self, count: int) -> list[TransferId]:

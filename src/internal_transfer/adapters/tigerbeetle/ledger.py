@@ -24,8 +24,8 @@ from internal_transfer.adapters.tigerbeetle.session import (
     TooMuchDataError,
     WrongReleaseError,
 )
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System, Unavailable
+from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.ledger import (
     BATCH_MAX,
     AccountOutcome,
@@ -122,7 +122,7 @@ class TigerBeetleLedger:
         if self._session is not None:
             await self._session.close()
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """What `doctor` asks: name, whether it is well, and what is there or what to do."""
         checks = [
             ("tigerbeetle limits", *self._check_limits()),

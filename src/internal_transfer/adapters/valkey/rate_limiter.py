@@ -36,8 +36,8 @@ from internal_transfer.adapters.valkey.servers import (
     Servers,
     ValkeySettings,
 )
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, StartRefusedError, System, Unavailable
+from internal_transfer.ports.finding import Finding
 
 REDIS_MIN = (7, 0)
 """The protocol level that is needed: Redis 7.0, which every Valkey has."""
@@ -127,7 +127,7 @@ class ValkeyRateLimiter:
                 waits.append(wait)
         return waits
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """Says for each of connection, version, permissions and limits whether it is as it has to be, for `doctor`."""
         try:
             facts = await self._facts()

@@ -2,7 +2,7 @@
 
 Orders are taken in batches, carried out, and on stable storage before their verdicts are sent; offsets are committed
 when the verdicts are confirmed. Killed anywhere, the core receives what was not committed again and repeats the stored
-first verdicts. A core is one database, so one prefix is served from one directory: it is claimed for it (`Claim`).
+first verdicts. A core is one database, so one prefix is served from one directory: that directory owns it.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from typing import Generic, TypeVar
 import structlog
 from msgspec.structs import replace
 
-from internal_transfer.adapters.kafka.claim import Claim
 from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
 from internal_transfer.adapters.kafka.headers import plain_headers
+from internal_transfer.adapters.kafka.prefix_ownership import PrefixOwnership
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.adapters.kafka.verdicts import verdict_messages
@@ -132,10 +132,10 @@ class KafkaCoreHost:
             stop.set()
 
         await self._cluster.require()
-        claim = Claim(await self._host.name(), refuse)
-        await asyncio.to_thread(claim.look, self._connection, self._topics.commands, self._group)
+        ownership = PrefixOwnership(await self._host.name(), refuse)
+        await asyncio.to_thread(ownership.look, self._connection, self._topics.commands, self._group)
         self._producer.start()
-        self._commands.start(claim)
+        self._commands.start(ownership)
         self._queries.start()
         self._host.phase = Phase.RUNNING
         try:

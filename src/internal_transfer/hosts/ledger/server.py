@@ -8,7 +8,7 @@ import structlog
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
 from internal_transfer.adapters.sqlite.log import keep_log_short
-from internal_transfer.hosts.ledger.desk import Desk
+from internal_transfer.hosts.ledger.dispatcher import Dispatcher
 from internal_transfer.ports.clock import Clock
 from internal_transfer.server.sockets import listen_owner_only
 from internal_transfer.settings.data_directory import DataDirectory
@@ -33,27 +33,27 @@ async def serve_ledger(
     """
     database = Database(directory.database, on_failure=lambda error: _log.error("database_failed", error=str(error)))
     try:
-        desk = Desk(SqliteLedger(database, clock), database)
+        dispatcher = Dispatcher(SqliteLedger(database, clock), database)
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(desk.protocol, sock=listen_owner_only(directory.ledger_socket))
+        server = await loop.create_unix_server(dispatcher.protocol, sock=listen_owner_only(directory.ledger_socket))
         async with asyncio.TaskGroup() as tasks:
-            work = tasks.create_task(desk.run())
+            work = tasks.create_task(dispatcher.run())
             checkpoints = tasks.create_task(keep_log_short(database, clock))
             ready()
             await stop.wait()
             server.close()
-            desk.close()
+            dispatcher.close()
             await work
             checkpoints.cancel()
-        await _say_goodbye(desk)
+        await _say_goodbye(dispatcher)
     finally:
         directory.ledger_socket.unlink(missing_ok=True)
         database.close()
 
 
-async def _say_goodbye(desk: Desk) -> None:
+async def _say_goodbye(dispatcher: Dispatcher) -> None:
     """Closes the connections after the last answers have gone out, or when that takes too long."""
-    clients = list(desk.clients)
+    clients = list(dispatcher.clients)
     for client in clients:
         client.frames.close()
     try:
@@ -63,4 +63,4 @@ async def _say_goodbye(desk: Desk) -> None:
     except TimeoutError:
         for client in clients:
             client.frames.abort()
-        _log.warning("ledger_answers_not_read", clients=len(desk.clients))
+        _log.warning("ledger_answers_not_read", clients=len(dispatcher.clients))

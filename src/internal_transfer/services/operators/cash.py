@@ -48,7 +48,7 @@ class CashEvidence(Struct, frozen=True, kw_only=True):
     ledger_id: str
 
 
-class CashDesk:
+class Teller:
     """Moves money between a user's ledger-held account and the far side of an asset.
 
     All calls raise `Unavailable` where nothing was done and `OutcomeUnknown` where it may have been; the same

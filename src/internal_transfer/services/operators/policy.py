@@ -13,13 +13,13 @@ from internal_transfer.ports.errors import OutcomeUnknown, System
 from internal_transfer.ports.operations import Operations
 from internal_transfer.services.deadline import deadline
 from internal_transfer.services.operators.audit import Act, AuditTrail, check_reason
-from internal_transfer.services.policy_board import PolicyBoard
+from internal_transfer.services.policy_in_force import PolicyInForce
 
 CHANGES_MAX = 5
 """How often a change is made anew because another one came first."""
 
 
-class PolicyDesk:
+class PolicyEditor:
     """Puts policies in force. A change that was made by `version` is refused where another version is in force by now.
 
     Each change and its entry in the audit chain are recorded together. All calls raise `Unavailable` where nothing was
@@ -30,7 +30,7 @@ class PolicyDesk:
         self,
         *,
         operations: Operations,
-        policies: PolicyBoard,
+        policies: PolicyInForce,
         audit: AuditTrail,
         durability: Durability,
         rules: Rules,

@@ -8,9 +8,9 @@ from internal_transfer.adapters.cassandra.session import Request
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
 from internal_transfer.adapters.cassandra.transfer_store.tables import STATEMENTS_PER_BATCH, Tables
 from internal_transfer.domain.account import Account, Owner
-from internal_transfer.domain.identifier import WORKERS_MAX
-from internal_transfer.ports.check import Check
+from internal_transfer.domain.identifier import NODES_MAX
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable
+from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.transfer_store import RegisteredAccount
 
 BUCKET_NUMBERS = 10_000
@@ -86,22 +86,22 @@ class Registry:
         )
         return [Account(Owner(rows[0][1]), rows[0][2], rows[0][3]) if rows else None for rows in answers]
 
-    async def lease_worker(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
+    async def lease_node(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
         """Leases a worker id: the holder's own, else one never used, else the one that ended longest ago."""
         tables = self._tables
         for _ in range(_ROUNDS_MAX):
             [rows] = await tables.cql.read([tables.cql.serially(tables.bind(cql_text.SELECT_WORKERS))])
             until = now_ms + lease_ms
             mine = next((row for row in rows if row[1] == holder), None)
-            if mine is None and len(rows) < WORKERS_MAX:
-                free = next(worker for worker in range(WORKERS_MAX) if worker >= len(rows) or rows[worker][0] != worker)
+            if mine is None and len(rows) < NODES_MAX:
+                free = next(worker for worker in range(NODES_MAX) if worker >= len(rows) or rows[worker][0] != worker)
                 request = tables.bind(cql_text.ADD_WORKER, free, holder, until)
             else:
                 ended = sorted((row for row in rows if row[2] <= now_ms), key=lambda row: (row[2], row[0]))
                 mine = mine or next(iter(ended), None)
                 if mine is None:
                     raise Unavailable(
-                        tables.cql.system, f"all {WORKERS_MAX} worker ids are leased; stop a process, or wait"
+                        tables.cql.system, f"all {NODES_MAX} worker ids are leased; stop a process, or wait"
                     )
                 free = mine[0]
                 request = tables.bind(cql_text.MOVE_WORKER, holder, until, free, mine[1], mine[2])
@@ -139,7 +139,7 @@ class Registry:
         """Notes that the mark was raised."""
         self._seen = max(self._seen, timestamp)
 
-    async def check(self) -> Check:
+    async def check(self) -> Finding:
         """Tells whether this process may write and read conditionally."""
         try:
             await self.move_reader("doctor", self._tables.cql.clock.now_ms())

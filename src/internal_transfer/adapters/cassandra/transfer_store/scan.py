@@ -30,7 +30,7 @@ class Scan:
         self._claims = claims
         self._limits = limits
 
-    async def claim_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
+    async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
         """Takes due transfers, oldest first, bucket by bucket of the agenda."""
         leased: list[Transfer] = []
         for bucket in await self._due.buckets(now_ms):

@@ -27,8 +27,8 @@ from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.transfer import Status, Transfer
-from internal_transfer.ports.check import Check
 from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
+from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.transfer_store import (
     AcceptOutcome,
     Change,
@@ -129,9 +129,9 @@ class CassandraTransferStore:
             events[row[0]].append(event_of(row))
         return [list(events[each]) for each in transfer_ids]
 
-    async def claim_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
+    async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
         """Leases due transfers, after finishing what others left half done; see the port."""
-        return await self._scan.claim_due(now_ms=now_ms, lease_ms=lease_ms, most=most)
+        return await self._scan.lease_due(now_ms=now_ms, lease_ms=lease_ms, most=most)
 
     async def make_due(self, *, now_ms: int) -> int:
         """Makes all open transfers due; answers how many are open."""
@@ -186,15 +186,15 @@ class CassandraTransferStore:
         """The accounts of some numbers, in the order asked."""
         return await self._registry.by_number(numbers)
 
-    async def lease_worker(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
+    async def lease_node(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
         """Leases a worker id; see the port."""
-        return await self._registry.lease_worker(holder, now_ms=now_ms, lease_ms=lease_ms)
+        return await self._registry.lease_node(holder, now_ms=now_ms, lease_ms=lease_ms)
 
     async def ledger_seen(self) -> int:
         """The largest ledger timestamp on record."""
         return await self._registry.ledger_seen()
 
-    async def check(self) -> list[Check]:
+    async def check(self) -> list[Finding]:
         """What `doctor` tells about the store: the cluster, and that the tables can be written."""
         findings = await self._tables.cql.check()
         if all(ok for _, ok, _ in findings[:1]):

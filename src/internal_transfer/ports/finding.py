@@ -1,4 +1,4 @@
 """What the adapters tell `doctor` about the systems behind them."""
 
-Check = tuple[str, bool, str]
+Finding = tuple[str, bool, str]
 """What was looked at, whether it is as it should be, and what was found or what to do."""

@@ -4,7 +4,7 @@ from internal_transfer.domain.rules import Policy
 from internal_transfer.ports.operations import Operations
 
 
-class PolicyBoard:
+class PolicyInForce:
     """Remembers the policy; refreshed at start, at every scan, and after every change made in this process."""
 
     def __init__(self, operations: Operations) -> None:

@@ -44,7 +44,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _log = structlog.get_logger(__name__)
 
 
-class Desk:
+class Dispatcher:
     """The requests that wait, and the one task that works on them."""
 
     def __init__(self, ledger: Ledger, durability: Durability) -> None:
@@ -72,7 +72,7 @@ class Desk:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Answers requests until the desk is closed."""
+        """Answers requests until the dispatcher is closed."""
         while self._waiting or not self.is_closed:
             await self._arrived.wait()
             self._arrived.clear()
@@ -132,13 +132,13 @@ class Desk:
 class Client:
     """One connection, and how much of it waits."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
         self._take: Callable[[FromClient], None] = self._greet
         self._waiting = 0
         self.frames = Frames(self._receive, self.regulate)
         self.frames.lost.add_done_callback(self._forget)
-        desk.clients.add(self)
+        dispatcher.clients.add(self)
 
     def answer(self, answer: Done | Failed | Invalid) -> None:
         """Sends the answer to a request; nobody is told where the client has gone meanwhile."""
@@ -168,16 +168,16 @@ class Client:
         if isinstance(message, Hello):
             raise FrameError("a greeting came twice")
         self._waiting += 1
-        self._desk.add(self, message)
+        self._dispatcher.add(self, message)
         self.regulate()
 
     def regulate(self) -> None:
         """Reads no more of a client that sends faster than it is answered, or that does not read its answers."""
         frames = self.frames
-        frames.pause(is_paused=self._waiting >= WAITING_MAX or frames.is_clogged or self._desk.is_closed)
+        frames.pause(is_paused=self._waiting >= WAITING_MAX or frames.is_clogged or self._dispatcher.is_closed)
 
     def _forget(self, _: asyncio.Future[None]) -> None:
-        self._desk.clients.discard(self)
+        self._dispatcher.clients.discard(self)
         if self.frames.broken:
             _log.warning("ledger_client_lost", reason=self.frames.broken)
 

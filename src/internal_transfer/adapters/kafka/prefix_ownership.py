@@ -3,8 +3,8 @@
 A group gives partitions to whoever joins it, and to another when a member is gone. A core that remembers in its own
 directory what it has carried out must not take over from one with another directory: it would carry out once more what
 is told again. So the owner's name is kept as the metadata of the group's offset on one partition. Kafka takes it only
-from a member of the group's present generation, of which one has that partition, so two can never both claim it; and it
-stays when the owner is away, for as long as the offsets do.
+from a member of the group's present generation, of which one has that partition, so two can never own it at once; and
+it stays when the owner is away, for as long as the offsets do.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from internal_transfer.ports.errors import StartRefusedError
 
 _log = structlog.get_logger(__name__)
 
-CLAIMED_ON = 0
-"""The partition whose committed offset carries the claim: every topic has it, and one member at a time."""
+OWNED_ON = 0
+"""The partition whose committed offset carries the ownership: every topic has it, and one member at a time."""
 
 CALL_SECONDS = 5.0
 
 
-class Claim:
+class PrefixOwnership:
     """The wish of one owner to have a topic alone; `refused` is called in the event loop when another has it."""
 
     def __init__(self, owner: str, refused: Callable[[StartRefusedError], None]) -> None:
@@ -34,10 +34,10 @@ class Claim:
     def settle(self, consumer: Consumer, topic: str, *, may_claim: bool) -> bool:
         """Tells whether the topic is the owner's; `may_claim` makes it so where it is nobody's.
 
-        Only the member that has `CLAIMED_ON` may claim. Blocks for up to some seconds. Raises `StartRefusedError` where
-        the topic is somebody else's, and `KafkaException` where that cannot be found out.
+        Only the member that has `OWNED_ON` may. Blocks for up to some seconds. Raises `StartRefusedError` where the
+        topic is somebody else's, and `KafkaException` where that cannot be found out.
         """
-        [place] = consumer.committed([TopicPartition(topic, CLAIMED_ON)], timeout=CALL_SECONDS)
+        [place] = consumer.committed([TopicPartition(topic, OWNED_ON)], timeout=CALL_SECONDS)
         if place.error is not None:
             raise KafkaException(place.error)
         if place.metadata and place.metadata != self.owner:
@@ -51,7 +51,7 @@ class Claim:
         if not may_claim:
             return False
         # Before the first commit any offset will do: one that is not there any more means the earliest.
-        claimed = TopicPartition(topic, CLAIMED_ON, max(place.offset, 0), self.owner)
+        claimed = TopicPartition(topic, OWNED_ON, max(place.offset, 0), self.owner)
         consumer.commit(offsets=[claimed], asynchronous=False)
         _log.info("kafka_topic_claimed", topic=topic, owner=self.owner)
         return True
