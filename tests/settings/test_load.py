@@ -10,7 +10,9 @@ from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.rules import Limit, Route
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.ports.ledger import account_flags
-from internal_transfer.settings.load import SECRETS, check_pins, fingerprint, load, pins
+from internal_transfer.settings.load import SECRETS, load
+from internal_transfer.settings.pins import check_pins, pins
+from internal_transfer.settings.settings import fingerprint
 
 
 @pytest.fixture
@@ -356,7 +358,11 @@ def test_the_fingerprint_tells_settings_apart(settings_of, tmp_path, monkeypatch
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_the_fingerprint_is_the_same_in_every_process(seed):
     """The order of sets, which differs from process to process, does not change the fingerprint."""
-    program = "from internal_transfer.settings.load import *; print(fingerprint(load(None, {})))"
+    program = (
+        "from internal_transfer.settings.load import load\n"
+        "from internal_transfer.settings.settings import fingerprint\n"
+        "print(fingerprint(load(None, {})))"
+    )
     ran = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
     )

@@ -8,7 +8,8 @@ from api.scripted import AUDIENCE, ISSUER, SIGNING_KEY, StillClock, public_jwk, 
 from internal_transfer.api.authentication import Authenticator, Caller
 from internal_transfer.server.http_workers.worker import Inheritance
 from internal_transfer.settings.issuers import read_issuer
-from internal_transfer.settings.load import Issuer, Secrets, load
+from internal_transfer.settings.load import load
+from internal_transfer.settings.settings import Issuer, Secrets
 from internal_transfer.settings.trust import from_keys, to_keys, trusted_issuers
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)

@@ -22,7 +22,9 @@ from internal_transfer.cli.output import print_checks, print_json
 from internal_transfer.domain.identifier import EPOCH_MS
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings.data_directory import DataDirectory
-from internal_transfer.settings.load import Settings, check_pins, fingerprint, load, pins
+from internal_transfer.settings.load import load
+from internal_transfer.settings.pins import check_pins, pins
+from internal_transfer.settings.settings import Settings, fingerprint
 from internal_transfer.telemetry import configure_logging
 
 PYTHON_LEAST = (3, 11)

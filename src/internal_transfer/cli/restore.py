@@ -17,7 +17,8 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.refusal import Refusal
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings.data_directory import DataDirectory
-from internal_transfer.settings.load import check_pins, load, pins
+from internal_transfer.settings.load import load
+from internal_transfer.settings.pins import check_pins, pins
 from internal_transfer.telemetry import configure_logging
 from internal_transfer.wire.core_messages import UndecodableError
 from internal_transfer.wire.transfer_events import decode_transfer_event

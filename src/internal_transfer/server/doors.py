@@ -17,7 +17,7 @@ from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.server.http import Bounds, HttpServer
 from internal_transfer.server.sockets import listen_owner_only
 from internal_transfer.settings.issuers import TrustedIssuer
-from internal_transfer.settings.load import Settings
+from internal_transfer.settings.settings import Settings
 from internal_transfer.wiring.building import Service
 
 OPERATOR = "operator"

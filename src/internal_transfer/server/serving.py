@@ -23,7 +23,8 @@ from internal_transfer.server.http import Bounds, HttpServer, calm_collector
 from internal_transfer.server.http_workers.workers import Workers
 from internal_transfer.server.sockets import listen_when_free
 from internal_transfer.settings.data_directory import DataDirectory
-from internal_transfer.settings.load import Settings, fingerprint, load
+from internal_transfer.settings.load import load
+from internal_transfer.settings.settings import Settings, fingerprint
 from internal_transfer.settings.trust import trusted_issuers
 from internal_transfer.wiring.building import ROLES, Interposed, Role, Service, open_service
 

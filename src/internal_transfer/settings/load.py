@@ -13,20 +13,29 @@ import re
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
-from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import asdict, fields, replace
+from msgspec.structs import asdict, fields
 
 from internal_transfer.domain.account import AccountType, Asset, Holder, Owner, is_account_type, is_asset, is_owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX, AmountPrecisionError, is_amount, parse_amount
 from internal_transfer.domain.rules import Limit, Route, Rules
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.ports.ledger import account_flags
+from internal_transfer.settings.settings import (
+    Alerts,
+    Issuer,
+    RateLimit,
+    Retries,
+    Scanner,
+    Secrets,
+    Server,
+    Settings,
+    Transfers,
+)
 from internal_transfer.settings.systems import (
     AeronSystem,
     CassandraSystem,
@@ -49,114 +58,6 @@ SECRETS = {
 _PREFIX = "INTERNAL_TRANSFER_"
 ACCOUNT_CODE_MAX = 64_999
 """Larger codes (to 65,535) are for the service's own accounts, such as those of deposits and withdrawals."""
-
-Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
-Count = Annotated[int, Meta(ge=1, le=10_000_000)]
-
-
-class Server(Struct, frozen=True, forbid_unknown_fields=True):
-    """The HTTP server: headers and bodies have to be complete within the deadline; connections are bounded.
-
-    `http_workers` processes speak HTTP for the one that holds the service; 0 leaves all of it to that one, and without
-    the key there is one for each further processor, up to three.
-    """
-
-    receive_deadline_seconds: Seconds
-    connections_max: Count
-    http_workers: Annotated[int, Meta(ge=0, le=64)] | None = None
-
-
-class Transfers(Struct, frozen=True, forbid_unknown_fields=True):
-    """How transfers are accepted and answered.
-
-    An answer comes when the transfer is final, or after `wait_seconds` (a client may ask for up to
-    20 s). The gateway gives up on a request after `deadline_seconds`; while it works, nobody else takes
-    the transfer for `lease_seconds`. A transfer without a hold expires after `expiry_seconds`. When a core has owed an
-    answer for `core_silence_seconds`, `open_max` transfers are open, or `queue_max` requests wait, new ones are shed.
-    """
-
-    wait_seconds: Annotated[float, Meta(ge=0, le=20)]
-    deadline_seconds: Seconds
-    lease_seconds: Seconds
-    expiry_seconds: Seconds
-    core_silence_seconds: Seconds
-    open_max: Count
-    queue_max: Count
-    batch_max: Annotated[int, Meta(ge=1, le=2000)]
-
-
-class Scanner(Struct, frozen=True, forbid_unknown_fields=True):
-    """How often due transfers are looked for, for how long they are leased, and how many at a time."""
-
-    interval_seconds: Seconds
-    lease_seconds: Seconds
-    batch_max: Annotated[int, Meta(ge=1, le=2000)]
-
-
-class Retries(Struct, frozen=True, forbid_unknown_fields=True):
-    """The first and the longest pause between attempts; it doubles in between, with jitter."""
-
-    first_seconds: Seconds
-    longest_seconds: Seconds
-
-
-class Alerts(Struct, frozen=True, forbid_unknown_fields=True):
-    """From which age on an open transfer is stuck, alerted about, and critical."""
-
-    stuck_seconds: Seconds
-    alert_seconds: Seconds
-    critical_seconds: Seconds
-
-
-class RateLimit(Struct, frozen=True, forbid_unknown_fields=True):
-    """The token bucket of each user and API key."""
-
-    per_minute: Count
-    burst: Count
-
-
-class Issuer(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may issue tokens; `keys_file` (a JWKS) is relative to the settings file and exists."""
-
-    issuer: Annotated[str, Meta(min_length=1, max_length=512)]
-    keys_file: Annotated[str, Meta(min_length=1)]
-    audience: Annotated[str, Meta(min_length=1, max_length=512)] = "internal-transfer"
-
-
-class Secrets(Struct, frozen=True):
-    """What must not stand in a file; empty where the system is not used. Never shown in a representation."""
-
-    postgres_url: str = ""
-    redis_url: str = ""
-    kafka_password: str = ""
-    cql_password: str = ""
-
-    def __repr__(self) -> str:
-        """Names only, so that no log can leak a value."""
-        return f"Secrets({', '.join(name for name, value in asdict(self).items() if value)})"
-
-
-class Settings(Struct, frozen=True, kw_only=True):
-    """Everything that is configured; `tiers` are the names that a token may carry."""
-
-    rules: Rules
-    tiers: frozenset[str]
-    server: Server
-    transfers: Transfers
-    scanner: Scanner
-    retries: Retries
-    alerts: Alerts
-    rate_limit: RateLimit
-    issuers: tuple[Issuer, ...]
-    systems: Systems
-    postgresql: PostgresqlSystem
-    cassandra: CassandraSystem
-    tigerbeetle: TigerBeetleSystem
-    ledger_socket: LedgerSocket
-    kafka: KafkaSystem
-    aeron: AeronSystem
-    valkey: ValkeySystem
-    secrets: Secrets
 
 
 class _Asset(Struct, frozen=True, forbid_unknown_fields=True):
@@ -282,59 +183,6 @@ def parse(document: dict[str, Any], *, directory: Path, environment: Mapping[str
             values[smaller] <= values[larger], f"{section}.{larger}", f"must be at least {smaller} ({values[smaller]})"
         )
     return settings
-
-
-def pins(settings: Settings) -> dict[str, str]:
-    """What is pinned at first use, by key path, for `Operations.pin`.
-
-    Numbers and codes are pinned in both directions, so that a number whose asset was deleted is never given to another.
-    """
-    pinned: dict[str, str] = {}
-    for asset in settings.rules.assets.values():
-        pinned[f"assets.{asset.code}.number"] = str(asset.number)
-        pinned[f"assets.{asset.code}.scale"] = str(asset.scale)
-        pinned[f"numbers.{asset.number}"] = asset.code
-    for kind in settings.rules.account_types.values():
-        pinned[f"account_types.{kind.name}.code"] = str(kind.code)
-        pinned[f"account_types.{kind.name}.holder"] = kind.holder.value
-        pinned[f"account_types.{kind.name}.core"] = kind.core
-        pinned[f"account_types.{kind.name}.flags"] = str(account_flags(kind))
-        pinned[f"codes.{kind.code}"] = kind.name
-    return pinned
-
-
-def check_pins(wanted: Mapping[str, str], pinned: Mapping[str, str]) -> None:
-    """Raises `StartRefusedError`, naming the keys, for values that were pinned otherwise, and for assets and account
-    types that were pinned and are wanted no more.
-    """
-    differing = {key for key, value in pinned.items() if wanted.get(key, value) != value}
-    # Which core a type has, and its flags in the ledger, follow from who holds it.
-    for key in [key for key in differing if key.endswith(".holder")]:
-        differing -= {key.replace(".holder", f".{follows}") for follows in ("core", "flags")}
-    faults = [
-        f"{key}: is {wanted[key]!r} in the settings, but {pinned[key]!r} since it was first used: "
-        "put the old value back"
-        for key in sorted(differing)
-    ]
-    missing = sorted(
-        match[1] or match[2]
-        for key in pinned.keys() - wanted.keys()
-        if (match := _PINNED_TABLE.fullmatch(key)) is not None
-    )
-    if missing:
-        faults.append(
-            f"{', '.join(missing)}: missing from the settings, though pinned when first used: restore "
-            f"{'it' if len(missing) == 1 else 'them'}, with `closed = true` where retired"
-        )
-    if faults:
-        raise StartRefusedError("; ".join(faults))
-
-
-def fingerprint(settings: Settings) -> str:
-    """A hash of everything that is configured but secrets: two processes that have the same are configured alike."""
-    issuers = tuple(replace(issuer, keys_file=str(Path(issuer.keys_file).resolve())) for issuer in settings.issuers)
-    shown = replace(settings, issuers=issuers, secrets=Secrets())
-    return sha256(msgspec.json.encode(shown, order="deterministic")).hexdigest()
 
 
 def _merge(shipped: dict[str, Any], given: dict[str, Any], path: str) -> dict[str, Any]:
@@ -485,7 +333,6 @@ def _require(holds: bool, path: str, rule: str) -> None:  # noqa: FBT001 - reads
 
 
 _SHIPPED_ASSETS = "shipped_assets"
-_PINNED_TABLE = re.compile(r"(assets\..+)\.number|(account_types\..+)\.code")
 _KINDS = {
     "int": "a whole number",
     "float": "a number",

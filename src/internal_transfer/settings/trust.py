@@ -10,7 +10,7 @@ from msgspec import Struct
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings.demo_issuer import DemoIssuer
 from internal_transfer.settings.issuers import TrustedIssuer, read_issuer
-from internal_transfer.settings.load import Settings
+from internal_transfer.settings.settings import Settings
 
 
 class IssuerKeys(Struct, frozen=True):

@@ -40,7 +40,8 @@ from internal_transfer.services.restore.reach import Reach
 from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.settings.data_directory import DataDirectory
-from internal_transfer.settings.load import Settings, check_pins, pins
+from internal_transfer.settings.pins import check_pins, pins
+from internal_transfer.settings.settings import Settings
 from internal_transfer.telemetry import Telemetry
 from internal_transfer.wiring.opening import Stack, open_stack
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import asdict
 
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.settings.load import Settings
+from internal_transfer.settings.settings import Settings
 
 if TYPE_CHECKING:
     from internal_transfer.adapters.aeron.connection import AeronConnection

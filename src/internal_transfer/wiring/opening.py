@@ -30,7 +30,7 @@ from internal_transfer.ports.rate_limiter import RateLimiter
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
 from internal_transfer.settings.data_directory import DataDirectory
-from internal_transfer.settings.load import Settings
+from internal_transfer.settings.settings import Settings
 from internal_transfer.settings.systems import CoreSystem, EventsSystem, LedgerSystem, LimiterSystem, StoreSystem
 from internal_transfer.telemetry import Telemetry
 from internal_transfer.wiring.connections import (

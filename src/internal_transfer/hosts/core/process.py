@@ -16,7 +16,7 @@ from internal_transfer.hosts.core.host import CoreHost, HostState
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.settings.data_directory import DataDirectory
-from internal_transfer.settings.load import Settings
+from internal_transfer.settings.settings import Settings
 from internal_transfer.wiring.connections import aeron_connection, kafka_connection
 
 _log = structlog.get_logger(__name__)

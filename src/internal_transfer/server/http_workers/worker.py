@@ -26,7 +26,7 @@ from internal_transfer.server.http import Bounds, HttpServer, calm_collector, ru
 from internal_transfer.server.http_workers.relay import WorkerEnd
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
-from internal_transfer.settings.load import Settings
+from internal_transfer.settings.settings import Settings
 from internal_transfer.settings.trust import IssuerKeys, from_keys
 from internal_transfer.telemetry import Telemetry, configure_logging
 from internal_transfer.wiring.clock import system_clock

@@ -17,7 +17,7 @@ from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.server.http_workers.relay import ServiceEnd
 from internal_transfer.server.http_workers.worker import Inheritance
 from internal_transfer.settings.issuers import TrustedIssuer
-from internal_transfer.settings.load import Secrets
+from internal_transfer.settings.settings import Secrets
 from internal_transfer.settings.trust import to_keys
 from internal_transfer.wiring.building import Service
 

@@ -1,0 +1,56 @@
+"""What is pinned: the numbers, codes and scales that must never change once money was recorded under them."""
+
+import re
+from collections.abc import Mapping
+
+from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.ports.ledger import account_flags
+from internal_transfer.settings.settings import Settings
+
+_PINNED_TABLE = re.compile(r"(assets\..+)\.number|(account_types\..+)\.code")
+
+
+def pins(settings: Settings) -> dict[str, str]:
+    """What is pinned at first use, by key path, for `Operations.pin`.
+
+    Numbers and codes are pinned in both directions, so that a number whose asset was deleted is never given to another.
+    """
+    pinned: dict[str, str] = {}
+    for asset in settings.rules.assets.values():
+        pinned[f"assets.{asset.code}.number"] = str(asset.number)
+        pinned[f"assets.{asset.code}.scale"] = str(asset.scale)
+        pinned[f"numbers.{asset.number}"] = asset.code
+    for kind in settings.rules.account_types.values():
+        pinned[f"account_types.{kind.name}.code"] = str(kind.code)
+        pinned[f"account_types.{kind.name}.holder"] = kind.holder.value
+        pinned[f"account_types.{kind.name}.core"] = kind.core
+        pinned[f"account_types.{kind.name}.flags"] = str(account_flags(kind))
+        pinned[f"codes.{kind.code}"] = kind.name
+    return pinned
+
+
+def check_pins(wanted: Mapping[str, str], pinned: Mapping[str, str]) -> None:
+    """Raises `StartRefusedError`, naming the keys, for values that were pinned otherwise, and for assets and account
+    types that were pinned and are wanted no more.
+    """
+    differing = {key for key, value in pinned.items() if wanted.get(key, value) != value}
+    # Which core a type has, and its flags in the ledger, follow from who holds it.
+    for key in [key for key in differing if key.endswith(".holder")]:
+        differing -= {key.replace(".holder", f".{follows}") for follows in ("core", "flags")}
+    faults = [
+        f"{key}: is {wanted[key]!r} in the settings, but {pinned[key]!r} since it was first used: "
+        "put the old value back"
+        for key in sorted(differing)
+    ]
+    missing = sorted(
+        match[1] or match[2]
+        for key in pinned.keys() - wanted.keys()
+        if (match := _PINNED_TABLE.fullmatch(key)) is not None
+    )
+    if missing:
+        faults.append(
+            f"{', '.join(missing)}: missing from the settings, though pinned when first used: restore "
+            f"{'it' if len(missing) == 1 else 'them'}, with `closed = true` where retired"
+        )
+    if faults:
+        raise StartRefusedError("; ".join(faults))
