@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from internal_transfer.cli.exits import FAILED, failures_end
-from internal_transfer.cli.output import print_checks, print_json
+from internal_transfer.cli.output import print_findings, print_json
 from internal_transfer.domain.account import Account, Owner, is_account_type, is_asset, is_owner
+from internal_transfer.ports.finding import Finding
 from internal_transfer.settings.load import load
 from internal_transfer.telemetry import configure_logging
 
@@ -58,8 +59,8 @@ def core_check(
         ]
         print_json({"core": report.core, "passed": report.passed, "results": rows})
     else:
-        print_checks(
-            ((each.promise, each.finding == "kept", each.message or each.says) for each in report.results),
+        print_findings(
+            (Finding(each.promise, each.finding == "kept", each.message or each.says) for each in report.results),
             left_out={each.promise for each in report.results if each.finding == "left_out"},
         )
     if not report.passed:

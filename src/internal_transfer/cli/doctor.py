@@ -18,9 +18,10 @@ from msgspec.structs import replace
 
 from internal_transfer.cli.connection import ask_holder
 from internal_transfer.cli.exits import FAILED
-from internal_transfer.cli.output import print_checks, print_json
+from internal_transfer.cli.output import print_findings, print_json
 from internal_transfer.domain.identifier import EPOCH_MS
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.ports.finding import Finding
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
 from internal_transfer.settings.pins import check_pins, pins
@@ -38,14 +39,6 @@ _CONNECT_SECONDS = 2.0
 _SCHEMA = "SELECT name, version FROM schema_component ORDER BY name"
 _HAS_PINS = "SELECT 1 FROM sqlite_schema WHERE name = 'operations_pin'"
 _PINS = "SELECT name, value FROM operations_pin"
-
-
-class Check(Struct, frozen=True):
-    """One thing that was looked at; `message` says what is there, or what to do."""
-
-    name: str
-    ok: bool
-    message: str
 
 
 class Patient(Struct, frozen=True):
@@ -87,18 +80,17 @@ def doctor(
     Where a server holds the directory, it is asked for its ports, its settings and whether it is ready.
     """
     configure_logging(level="error")
-    checks = examine(Patient(data, config, host, port, admin_port))
-    ok = all(check.ok for check in checks)
+    findings = examine(Patient(data, config, host, port, admin_port))
+    ok = all(finding.ok for finding in findings)
     if as_json:
-        rows = [{"name": check.name, "ok": check.ok, "message": check.message} for check in checks]
-        print_json({"ok": ok, "checks": rows})
+        print_json({"ok": ok, "checks": [finding._asdict() for finding in findings]})
     else:
-        print_checks((check.name, check.ok, check.message) for check in checks)
+        print_findings(findings)
     if not ok:
         raise typer.Exit(FAILED)
 
 
-def examine(patient: Patient) -> list[Check]:
+def examine(patient: Patient) -> list[Finding]:
     """All checks, in the order in which a start would stumble over them."""
     patient = _ask_server(patient)
     looks: dict[str, Callable[[Patient], str]] = {
@@ -115,16 +107,16 @@ def examine(patient: Patient) -> list[Check]:
         "clock": _clock,
         "disk": _disk,
     }
-    checks = []
+    findings = []
     for name, look in looks.items():
         try:
-            checks.append(Check(name=name, ok=True, message=look(patient)))
+            findings.append(Finding(name, True, look(patient)))
         except (StartRefusedError, apsw.Error, OSError) as error:
-            checks.append(Check(name=name, ok=False, message=str(error)))
-    return checks + _systems(patient)
+            findings.append(Finding(name, False, str(error)))
+    return findings + _systems(patient)
 
 
-def _systems(patient: Patient) -> list[Check]:
+def _systems(patient: Patient) -> list[Finding]:
     """The systems that the settings name; nothing where everything is embedded, or the settings are wrong."""
     # Their clients take long to import, and most who ask have none.
     from internal_transfer.wiring.opening import check_systems  # noqa: PLC0415
@@ -133,7 +125,7 @@ def _systems(patient: Patient) -> list[Check]:
         settings = _load(patient)
     except StartRefusedError:
         return []
-    return [Check(name, ok, message) for name, ok, message in asyncio.run(check_systems(settings))]
+    return asyncio.run(check_systems(settings))
 
 
 def _python(_: Patient) -> str:

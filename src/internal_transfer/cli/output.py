@@ -121,10 +121,10 @@ def print_policy(policy: Mapping[str, Any]) -> None:
         print_line(f"{name}: {', '.join(policy[name]) or 'none'}")
 
 
-def print_checks(checks: Iterable[Finding], *, left_out: Collection[str] = ()) -> None:
+def print_findings(findings: Iterable[Finding], *, left_out: Collection[str] = ()) -> None:
     """The results of `doctor` and `core-check`; `left_out` names what was not looked at."""
     table = Table.grid(padding=(0, 2))
-    for name, ok, message in checks:
+    for name, ok, message in findings:
         if name in left_out:
             found = Text("-", style="dim")
         else:

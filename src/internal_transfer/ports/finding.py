@@ -1,4 +1,11 @@
-"""What the adapters tell `doctor` about the systems behind them."""
+"""What `doctor` prints: the findings of adapters and of its own checks."""
 
-Finding = tuple[str, bool, str]
-"""What was looked at, whether it is as it should be, and what was found or what to do."""
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+    """Whether something that was looked at is as it should be; `message` says what was found, or what to do."""
+
+    name: str
+    ok: bool
+    message: str

@@ -120,7 +120,7 @@ async def check_systems(settings: Settings) -> list[Finding]:
             try:
                 await open_part()
             except StartRefusedError as error:
-                lines.append((f"{name} ({system})", False, str(error)))
+                lines.append(Finding(f"{name} ({system})", False, str(error)))
         for check in opening.checks:
             lines += await check()
     return list(dict.fromkeys(lines))

@@ -61,9 +61,11 @@ class AeronEventBus:
     async def check(self) -> list[Finding]:
         """A line for `doctor`: name, whether it is right, and what was found."""
         if self._client.failure is not None:
-            return [("aeron verdicts", False, self._client.failure)]
+            return [Finding("aeron verdicts", False, self._client.failure)]
         cores = self._inlet.sources
-        return [("aeron verdicts", cores == 1, f"{cores} cores send on {self._inlet.channel}; there has to be one")]
+        return [
+            Finding("aeron verdicts", cores == 1, f"{cores} cores send on {self._inlet.channel}; there has to be one")
+        ]
 
     async def publish(self, verdicts: Sequence[Verdict]) -> None:
         """Sends confirmations to all settlers that listen now.

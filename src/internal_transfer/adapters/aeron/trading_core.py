@@ -12,6 +12,7 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Command, Verdict
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError, System
+from internal_transfer.ports.finding import Finding
 from internal_transfer.wire.core_messages import MESSAGE_BYTES_MAX, encode_command
 from internal_transfer.wire.core_questions import AskBounds, AskedCore
 
@@ -49,19 +50,25 @@ class AeronTradingCore(AskedCore):
         await self._client.offer(self._commands, [encode_command(command) for command in commands])
         return [None] * len(commands)
 
-    async def check(self) -> list[tuple[str, bool, str]]:
+    async def check(self) -> list[Finding]:
         """Lines for `doctor`: name, whether it is right, and what was found."""
         connection = self._client.connection
         if self._client.failure is not None:
-            return [("aeron driver", False, f"{self._client.failure}; start a media driver, or set aeron.directory")]
-        lines = [("aeron driver", True, f"connected in {connection.directory or 'the default directory'}")]
+            return [
+                Finding("aeron driver", False, f"{self._client.failure}; start a media driver, or set aeron.directory")
+            ]
+        lines = [Finding("aeron driver", True, f"connected in {connection.directory or 'the default directory'}")]
         listens = self._commands.is_connected
         lines.append(
-            ("aeron commands", listens, f"{connection.commands}: {'a core listens' if listens else 'no core listens'}")
+            Finding(
+                "aeron commands",
+                listens,
+                f"{connection.commands}: {'a core listens' if listens else 'no core listens'}",
+            )
         )
         largest = self._commands.message_bytes_max
         lines.append(
-            (
+            Finding(
                 "aeron messages",
                 largest >= MESSAGE_BYTES_MAX,
                 f"the driver's terms allow {largest} bytes, due are {MESSAGE_BYTES_MAX} (terms of 16 MiB or more)",
@@ -70,8 +77,8 @@ class AeronTradingCore(AskedCore):
         try:
             await self.verdicts([TransferId(1)])
         except OperatingFailureError as error:
-            return [*lines, ("aeron core", False, error.message)]
-        return [*lines, ("aeron core", True, "it answers questions")]
+            return [*lines, Finding("aeron core", False, error.message)]
+        return [*lines, Finding("aeron core", True, "it answers questions")]
 
     async def _send(self, name: str, message: bytes) -> None:
         del name  # Aeron's messages have no keys.

@@ -278,10 +278,10 @@ class CassandraOperations:
         try:
             head = await self._head()
         except OperatingFailureError as error:
-            return [("cql operations", False, str(error))]
+            return [Finding("cql operations", False, str(error))]
         if head is None:
-            return [("cql operations", False, "the head of the audit chain is gone; restore the keyspace")]
-        return [("cql operations", True, f"{head.number} audit entries")]
+            return [Finding("cql operations", False, "the head of the audit chain is gone; restore the keyspace")]
+        return [Finding("cql operations", True, f"{head.number} audit entries")]
 
 
 def _policy_of(head: Head | None) -> Policy:

@@ -397,17 +397,17 @@ class Cql:
         try:
             [(datacenter, now)] = await self.define("SELECT data_center, toUnixTimestamp(now()) FROM system.local")
         except (Unavailable, OutcomeUnknown, StartRefusedError) as error:
-            return [("cql connection", False, str(error))]
-        findings = [("cql connection", True, f"{self.settings!r}, data centre {datacenter}")]
-        findings.append(("cql version", True, self._server))
+            return [Finding("cql connection", False, str(error))]
+        findings = [Finding("cql connection", True, f"{self.settings!r}, data centre {datacenter}")]
+        findings.append(Finding("cql version", True, self._server))
         apart = abs(int(now) - self.clock.now_ms())
-        findings.append(("cql clock", apart < 1_000, f"{apart} ms apart from this machine's; keep both on NTP"))
+        findings.append(Finding("cql clock", apart < 1_000, f"{apart} ms apart from this machine's; keep both on NTP"))
         prepared = await self.prepare(["SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?"])
         [rows] = await self.read([each.bind((self.settings.keyspace,)) for each in prepared.values()])
         copies = {} if not rows else {k: v for k, v in dict(rows[0][0]).items() if k != "class"}
         held = max((int(v) for v in copies.values() if str(v).isdigit()), default=0)
         findings.append(
-            ("cql replicas", held >= 1, f"{copies}; three in each data centre survive the loss of one machine")
+            Finding("cql replicas", held >= 1, f"{copies}; three in each data centre survive the loss of one machine")
         )
         return findings
 

@@ -12,12 +12,10 @@ from msgspec import Struct
 from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection
 from internal_transfer.adapters.kafka.producer import OVERHEAD_BYTES
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
+from internal_transfer.ports.finding import Finding
 from internal_transfer.wire.core_messages import MESSAGE_BYTES_MAX
 
 _log = structlog.get_logger(__name__)
-
-Finding = tuple[str, bool, str]
-"""A line for `doctor`: what was looked at, whether it is well, and what was found or is to be done."""
 
 _SLICES = 10
 _SETTLING_SECONDS = 0.1
@@ -105,9 +103,9 @@ class Cluster:
         try:
             return await asyncio.to_thread(self._look)
         except Unavailable as error:
-            return [("kafka connection", False, error.message)]
+            return [Finding("kafka connection", False, error.message)]
         except StartRefusedError as error:
-            return [("kafka connection", False, str(error))]
+            return [Finding("kafka connection", False, str(error))]
 
     def _admin(self) -> tuple[AdminClient, Any]:
         """A client that has been answered, and what it knows of the cluster."""
@@ -184,19 +182,17 @@ class Cluster:
 
     def _look(self) -> list[Finding]:
         admin, known = self._admin()
-        checks: list[Finding] = [
-            ("kafka connection", True, f"{len(known.brokers)} brokers at {self._connection.bootstrap}")
-        ]
+        checks = [Finding("kafka connection", True, f"{len(known.brokers)} brokers at {self._connection.bootstrap}")]
         present = []
         for name in self._topics.all:
             topic = known.topics.get(name)
             if topic is None or topic.error is not None:
                 why = "does not exist" if topic is None else topic.error.str()
                 advice = "make the topics (docs/guides/kafka.md) and permit their use"
-                checks.append((f"topic {name}", False, f"{why}; {advice}"))
+                checks.append(Finding(f"topic {name}", False, f"{why}; {advice}"))
             else:
                 present.append(name)
-                checks.append((f"topic {name}", True, f"{len(topic.partitions)} partitions"))
+                checks.append(Finding(f"topic {name}", True, f"{len(topic.partitions)} partitions"))
         checks += self._look_at_settings(admin, present)
         return checks
 
@@ -210,15 +206,19 @@ class Cluster:
                 config = future.result(timeout=self._call_seconds)
             except KafkaException as error:
                 # Not being allowed to read a topic's settings is no reason not to use it.
-                checks.append((f"settings of {resource.name}", True, f"cannot be read: {error.args[0].str()}"))
+                checks.append(Finding(f"settings of {resource.name}", True, f"cannot be read: {error.args[0].str()}"))
                 continue
             if "compact" in config["cleanup.policy"].value:
                 checks.append(
-                    (f"settings of {resource.name}", False, "it is compacted and loses messages: cleanup.policy=delete")
+                    Finding(
+                        f"settings of {resource.name}",
+                        False,
+                        "it is compacted and loses messages: cleanup.policy=delete",
+                    )
                 )
             if int(config["max.message.bytes"].value) < MESSAGE_BYTES_MAX + OVERHEAD_BYTES:
                 checks.append(
-                    (
+                    Finding(
                         f"settings of {resource.name}",
                         False,
                         f"max.message.bytes has to be at least {MESSAGE_BYTES_MAX + OVERHEAD_BYTES}",

@@ -9,10 +9,11 @@ from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.headers import plain_headers, transfer_headers
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.adapters.kafka.tail import TailReader
-from internal_transfer.adapters.kafka.topics import Cluster, Finding, Topics
+from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.domain.leg import Command, Verdict
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import System, Unavailable
+from internal_transfer.ports.finding import Finding
 from internal_transfer.wire.core_messages import ENTRIES_PER_QUERY_MAX, TRANSFERS_PER_QUERY_MAX, encode_command
 from internal_transfer.wire.core_questions import AskBounds, AskedCore
 
@@ -64,8 +65,8 @@ class KafkaTradingCore(AskedCore):
         try:
             await self.entries_after(0, 1)
         except Unavailable as error:
-            return [*lines, ("trading core", False, error.message)]
-        return [*lines, ("trading core", True, "it answers")]
+            return [*lines, Finding("trading core", False, error.message)]
+        return [*lines, Finding("trading core", True, "it answers")]
 
     async def tell(self, commands: Sequence[Command]) -> list[Verdict | None]:
         """Sends orders and returns when all replicas have them; see the port."""

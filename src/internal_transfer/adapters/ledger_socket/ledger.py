@@ -162,17 +162,17 @@ class SocketLedger:
         try:
             await self.start()
         except (OperatingFailureError, StartRefusedError) as error:
-            return [("ledger connection", False, str(error))]
-        checks = [("ledger connection", True, str(path)), ("ledger protocol", True, str(PROTOCOL))]
+            return [Finding("ledger connection", False, str(error))]
+        checks = [Finding("ledger connection", True, str(path)), Finding("ledger protocol", True, str(PROTOCOL))]
         try:
             newest = await self.newest_transfers(1)
-            checks.append(("ledger answer", True, "has transfers" if newest else "has no transfers yet"))
+            checks.append(Finding("ledger answer", True, "has transfers" if newest else "has no transfers yet"))
         except OperatingFailureError as error:
-            checks.append(("ledger answer", False, str(error)))
+            checks.append(Finding("ledger answer", False, str(error)))
         mode = path.stat().st_mode & 0o777
         is_private = not mode & 0o077
         advice = "only its owner can open it" if is_private else f"others can open it (mode {mode:o}): chmod 600 {path}"
-        checks.append(("ledger permissions", is_private, advice))
+        checks.append(Finding("ledger permissions", is_private, advice))
         return checks
 
     async def _ask(self, kind: type[Request], *fields: Any) -> Raw:

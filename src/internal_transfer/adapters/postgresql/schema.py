@@ -46,47 +46,56 @@ async def checks(connection: Connection, settings: PostgresqlSettings) -> list[F
     assert row is not None, "a query without a table has one row"
     version, standby, isolation, commits, fsync, connections, has_schema = row
     found = [
-        (
+        Finding(
             "server version",
             version >= SERVER_VERSION_MIN,
             f"{version // 10_000}.{version % 10_000}; 15 or newer is needed",
         ),
-        ("takes writes", not standby, "a standby: give the address of the primary" if standby else "primary"),
-        ("isolation", isolation == "read committed", f"{isolation}; must be read committed (ALTER ROLE ... SET ...)"),
-        (
+        Finding("takes writes", not standby, "a standby: give the address of the primary" if standby else "primary"),
+        Finding(
+            "isolation", isolation == "read committed", f"{isolation}; must be read committed (ALTER ROLE ... SET ...)"
+        ),
+        Finding(
             "commits are durable",
             commits != "off" and fsync == "on",
             f"synchronous_commit={commits}, fsync={fsync}; neither may be off",
         ),
-        (
+        Finding(
             "connections",
             settings.connections < connections,
             f"{settings.connections} per process of the server's {connections}",
         ),
     ]
     if not has_schema:
-        return [*found, ("schema", False, f"{settings.schema} is not set up: run `internal-transfer migrate`")]
+        return [*found, Finding("schema", False, f"{settings.schema} is not set up: run `internal-transfer migrate`")]
     missing = [each[0] for each in await connection.fetch(_MISSING_RIGHTS, settings.schema)]
     if missing:
-        return [*found, ("permissions", False, f"missing on {', '.join(missing)}: GRANT them, or run as the owner")]
-    return [*found, ("permissions", True, "all"), await _step(connection, settings.schema)]
+        return [
+            *found,
+            Finding("permissions", False, f"missing on {', '.join(missing)}: GRANT them, or run as the owner"),
+        ]
+    return [*found, Finding("permissions", True, "all"), await _step(connection, settings.schema)]
 
 
 async def _step(connection: Connection, schema: str) -> Finding:
     # The schema's name was checked to be a plain identifier.
     row = await connection.fetchrow(f'SELECT step, runs_from FROM "{schema}".schema_version')  # noqa: S608
     if row is None:
-        return "schema", False, "its version was removed: restore the row of schema_version"
+        return Finding("schema", False, "its version was removed: restore the row of schema_version")
     step, runs_from = row
     if step < HEAD:
-        return "schema", False, f"step {step}, older than this release's {HEAD}: run `internal-transfer migrate`"
+        return Finding(
+            "schema", False, f"step {step}, older than this release's {HEAD}: run `internal-transfer migrate`"
+        )
     if runs_from > HEAD:
-        return "schema", False, f"step {step} serves releases from step {runs_from} on, not {HEAD}: start a newer one"
-    return "schema", True, f"step {step}, for releases from step {runs_from} on"
+        return Finding(
+            "schema", False, f"step {step} serves releases from step {runs_from} on, not {HEAD}: start a newer one"
+        )
+    return Finding("schema", True, f"step {step}, for releases from step {runs_from} on")
 
 
 async def refuse_unfit(connection: Connection, settings: PostgresqlSettings) -> None:
     """Raises `StartRefusedError` that names everything which must change first."""
-    wrong = [f"{name}: {message}" for name, fits, message in await checks(connection, settings) if not fits]
+    wrong = [f"{each.name}: {each.message}" for each in await checks(connection, settings) if not each.ok]
     if wrong:
         raise StartRefusedError(f"PostgreSQL at {settings.place}: {'; '.join(wrong)}")

@@ -77,8 +77,8 @@ class PostgresqlTransferStore:
         try:
             found = await self._pool.read(System.STORE, lambda connection: schema.checks(connection, settings))
         except Unavailable as error:
-            return [("connection", False, error.message)]
-        return [("connection", True, settings.place), *found]
+            return [Finding("connection", False, error.message)]
+        return [Finding("connection", True, settings.place), *found]
 
     async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
         """What each key stands for, in order; `settled` waits for accepts of these owners that are about to commit."""

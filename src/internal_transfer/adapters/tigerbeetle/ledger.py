@@ -125,13 +125,13 @@ class TigerBeetleLedger:
     async def check(self) -> list[Finding]:
         """What `doctor` asks: name, whether it is well, and what is there or what to do."""
         checks = [
-            ("tigerbeetle limits", *self._check_limits()),
-            (
+            Finding("tigerbeetle limits", *self._check_limits()),
+            Finding(
                 "tigerbeetle permissions",
                 True,
                 "TigerBeetle asks nobody who they are: see that only this service's machines reach its ports",
             ),
-            (
+            Finding(
                 "tigerbeetle clients",
                 True,
                 "about 32 processes can be connected at a time, and one more waits in silence: this cannot be asked",
@@ -140,10 +140,10 @@ class TigerBeetleLedger:
         try:
             await self._call(_LOOKUP_ACCOUNTS, encode_ids(_NOBODY))
         except OperatingFailureError as error:
-            return [("tigerbeetle connection", False, f"{self._where}: {error.message}"), *checks]
+            return [Finding("tigerbeetle connection", False, f"{self._where}: {error.message}"), *checks]
         return [
-            ("tigerbeetle connection", True, f"{self._where} answers, and takes {BATCH_MAX} events in a call"),
-            ("tigerbeetle version", True, f"the server accepts this client, release {CLIENT_RELEASE}"),
+            Finding("tigerbeetle connection", True, f"{self._where} answers, and takes {BATCH_MAX} events in a call"),
+            Finding("tigerbeetle version", True, f"the server accepts this client, release {CLIENT_RELEASE}"),
             *checks,
         ]
 

@@ -133,23 +133,23 @@ class ValkeyRateLimiter:
             facts = await self._facts()
         except OperatingFailureError as error:
             advice = _advice(error.__cause__) or "start it, or correct the address"
-            return [("valkey connection", False, f"{self._settings.address}: {error.message}: {advice}")]
+            return [Finding("valkey connection", False, f"{self._settings.address}: {error.message}: {advice}")]
         problem = _unfit(facts, self._settings)
         checks = [
-            ("valkey connection", True, self._settings.address),
-            ("valkey version", problem is None, problem or facts.name),
+            Finding("valkey connection", True, self._settings.address),
+            Finding("valkey version", problem is None, problem or facts.name),
         ]
         try:
             await self._run(_TRIAL)
-            checks.append(("valkey permissions", True, "the script may run"))
+            checks.append(Finding("valkey permissions", True, "the script may run"))
         except OperatingFailureError as error:
             advice = _advice(error.__cause__) or "see the message of the server"
-            checks.append(("valkey permissions", False, f"{error.message}: {advice}"))
+            checks.append(Finding("valkey permissions", False, f"{error.message}: {advice}"))
         # Without a key to be evicted the limits hold; with eviction they are forgotten first when memory is short.
         is_kept = facts.memory_bytes_max == 0 or facts.eviction == "noeviction"
         kept = "buckets are never evicted"
         evicted = f"maxmemory-policy is {facts.eviction}: short of memory, buckets may be forgotten; use noeviction"
-        checks.append(("valkey memory", is_kept, kept if is_kept else evicted))
+        checks.append(Finding("valkey memory", is_kept, kept if is_kept else evicted))
         return checks
 
     async def _run(self, wanted: dict[str, int]) -> dict[str, tuple[int, float]]:

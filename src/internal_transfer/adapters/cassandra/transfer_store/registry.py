@@ -145,5 +145,5 @@ class Registry:
             await self.move_reader("doctor", self._tables.cql.clock.now_ms())
             await self.reader_position("doctor")
         except OperatingFailureError as error:
-            return ("cql permissions", False, f"{error}; grant SELECT and MODIFY on the keyspace")
-        return ("cql permissions", True, "the tables can be read and conditionally written")
+            return Finding("cql permissions", False, f"{error}; grant SELECT and MODIFY on the keyspace")
+        return Finding("cql permissions", True, "the tables can be read and conditionally written")

@@ -197,6 +197,6 @@ class CassandraTransferStore:
     async def check(self) -> list[Finding]:
         """What `doctor` tells about the store: the cluster, and that the tables can be written."""
         findings = await self._tables.cql.check()
-        if all(ok for _, ok, _ in findings[:1]):
+        if findings[0].ok:
             findings.append(await self._registry.check())
         return findings
