@@ -19,7 +19,8 @@ from contracts.transfer_stores import (
     with_state,
 )
 from internal_transfer.adapters.cassandra.transfer_store import history as cassandra_history
-from internal_transfer.adapters.transfer_store import postgresql, sqlite
+from internal_transfer.adapters.postgresql import transfer_store as postgresql
+from internal_transfer.adapters.sqlite import transfer_store as sqlite
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY, snowflake
 from internal_transfer.domain.leg import Leg, LegState, Side
