@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import apsw
 import typer
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,18 +26,14 @@ from internal_transfer.settings.load import load
 from internal_transfer.settings.pins import check_pins, pins
 from internal_transfer.settings.settings import Settings, fingerprint
 from internal_transfer.telemetry import configure_logging
+from internal_transfer.wiring.examining import examine_database
 
 PYTHON_LEAST = (3, 11)
-SQLITE_LEAST = (3, 51, 3)
-"""Releases before it can corrupt a database in WAL mode."""
 FREE_BYTES_LEAST = 1 << 30
 AHEAD_SECONDS_MAX = 5.0
 """How far files may be ahead of the clock; ids stop being drawn after a larger backward step."""
 
 _CONNECT_SECONDS = 2.0
-_SCHEMA = "SELECT name, version FROM schema_component ORDER BY name"
-_HAS_PINS = "SELECT 1 FROM sqlite_schema WHERE name = 'operations_pin'"
-_PINS = "SELECT name, value FROM operations_pin"
 
 
 class Patient(Struct, frozen=True):
@@ -95,12 +90,12 @@ def examine(patient: Patient) -> list[Finding]:
     patient = _ask_server(patient)
     looks: dict[str, Callable[[Patient], str]] = {
         "python": _python,
-        "sqlite": _sqlite,
+        "sqlite": lambda patient: examine_database(patient.directory).release(),
         "settings": _settings,
         "directory": _directory,
         "lock": _lock,
         "server": _server,
-        "database": _database,
+        "database": lambda patient: examine_database(patient.directory).state(),
         "pins": _pins,
         "port": lambda patient: _port(patient, patient.host, patient.port),
         "admin_port": lambda patient: _port(patient, "127.0.0.1", patient.admin_port),
@@ -111,7 +106,7 @@ def examine(patient: Patient) -> list[Finding]:
     for name, look in looks.items():
         try:
             findings.append(Finding(name, True, look(patient)))
-        except (StartRefusedError, apsw.Error, OSError) as error:
+        except (StartRefusedError, OSError) as error:
             findings.append(Finding(name, False, str(error)))
     return findings + _systems(patient)
 
@@ -132,14 +127,6 @@ def _python(_: Patient) -> str:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < PYTHON_LEAST:
         raise StartRefusedError(f"{version} is too old; use {'.'.join(map(str, PYTHON_LEAST))} or later")
-    return version
-
-
-def _sqlite(_: Patient) -> str:
-    version = apsw.sqlite_lib_version()
-    if tuple(map(int, version.split(".")[:3])) < SQLITE_LEAST:
-        least = ".".join(map(str, SQLITE_LEAST))
-        raise StartRefusedError(f"{version} can corrupt databases; install apsw with SQLite {least} or later")
     return version
 
 
@@ -215,41 +202,10 @@ def _server(patient: Patient) -> str:
     return f"{what}: ready on {server['host']}:{server['port']}"
 
 
-def _open(patient: Patient) -> apsw.Connection | None:
-    path = patient.directory.database
-    # A start makes the file before it knows whether anything will be kept in it.
-    if not path.exists() or path.stat().st_size == 0:
-        return None
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    connection.set_busy_timeout(2_000)
-    return connection
-
-
-def _database(patient: Patient) -> str:
-    connection = _open(patient)
-    if connection is None:
-        if patient.directory.database.exists():
-            return "nothing is kept in it: the settings name other systems, or nothing was started yet"
-        return "there is none yet; the first start makes it"
-    try:
-        found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
-        versions = [f"{name} {version}" for name, version in connection.execute(_SCHEMA)]
-    finally:
-        connection.close()
-    if found != ["ok"]:
-        raise StartRefusedError(f"damaged: {'; '.join(map(str, found))}; keep the file, and restore a copy")
-    return f"whole; schema versions: {', '.join(versions) or 'none'}"
-
-
 def _pins(patient: Patient) -> str:
-    connection = _open(patient)
-    if connection is None:
+    pinned = examine_database(patient.directory).pins()
+    if pinned is None:
         return "nothing is pinned yet"
-    try:
-        has_pins = connection.execute(_HAS_PINS).fetchone() is not None
-        pinned = {str(name): str(value) for name, value in connection.execute(_PINS)} if has_pins else {}
-    finally:
-        connection.close()
     check_pins(pins(_load(patient)), pinned)
     return f"{len(pinned)} pinned values, none differs and none is missing"
 
