@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from api.scripted import RULES, StillClock, events, transfer
+from api.scripted import StillClock, events, transfer
 from internal_transfer.api.problems import Problems
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
@@ -98,7 +98,7 @@ class Pair:
             ready=self._ready,
             tasks=self._tasks,
         )
-        self.worker = WorkerEnd(RULES, problems=problems, stop=self._stop, **self._bounds)
+        self.worker = WorkerEnd(problems=problems, stop=self._stop, **self._bounds)
         self.sockets = socket.socketpair()
         loop = asyncio.get_running_loop()
         for end, one in zip((self.service, self.worker), self.sockets, strict=True):

@@ -18,7 +18,6 @@ from internal_transfer.api.headers import Headers
 from internal_transfer.api.problems import Header, Problems, Reply
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.request import TransferRequest
-from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import OPEN
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
 from internal_transfer.server.http_workers.pair import (
@@ -196,7 +195,7 @@ def _scope(whole: Whole) -> Scope:
 
 
 class WorkerEnd:
-    """The worker's end: stands for the gateway, and for every path that the worker does not answer itself.
+    """The worker's end: submits transfers as the gateway does, and forwards every other request.
 
     `waiting_most` requests may be out at a time. One whose client gave up counts until it is answered, so that a
     service that does not answer is not given ever more.
@@ -204,14 +203,12 @@ class WorkerEnd:
 
     def __init__(
         self,
-        rules: Rules,
         *,
         problems: Problems,
         waiting_most: int,
         stop: Callable[[], None],
         bodies_most: int = LARGE_BODIES_BYTES_MAX,
     ) -> None:
-        self.rules = rules
         self._problems = problems
         self._waiting_most = waiting_most
         self._stop = stop

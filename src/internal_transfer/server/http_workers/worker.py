@@ -10,22 +10,17 @@ import os
 import signal
 import socket
 import sys
-from typing import cast
 
 import msgspec
 import structlog
 from msgspec import Struct
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internal_transfer.api.authentication import Authenticator
-from internal_transfer.api.paths import TRANSFERS
 from internal_transfer.api.problems import Problems
-from internal_transfer.api.routes import create_app
+from internal_transfer.api.submission import SubmissionApi
 from internal_transfer.ports.clock import Clock
 from internal_transfer.server.http import Bounds, HttpServer, calm_collector, run_on_uvloop
 from internal_transfer.server.http_workers.relay import WorkerEnd
-from internal_transfer.services.gateway import Gateway
-from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.settings.settings import Settings
 from internal_transfer.settings.trust import IssuerKeys, from_keys
 from internal_transfer.telemetry import Telemetry, configure_logging
@@ -65,23 +60,22 @@ async def _work(inheritance: Inheritance, listener: socket.socket, pair: socket.
     loop = asyncio.get_running_loop()
     clock, telemetry = system_clock(), Telemetry()
     end = WorkerEnd(
-        settings.rules,
         problems=Problems(clock),
         waiting_most=settings.server.connections_max,
         stop=lambda: server.stop(),  # noqa: PLW0108 - it comes later.
     )
-    users = create_app(
+    users = SubmissionApi(
         rules=settings.rules,
-        gateway=cast("Gateway", end),
-        inquiry=cast("Inquiry", None),  # Questions go to the service as whole requests.
+        submitter=end,
         authenticator=Authenticator(from_keys(inheritance.issuers), clock),
         clock=clock,
         telemetry=telemetry,
+        otherwise=end.forward,
         wait_seconds=settings.transfers.wait_seconds,
         deadline_seconds=settings.transfers.deadline_seconds,
     )
     server = HttpServer(
-        _submissions_only(users, end.forward),
+        users,
         listener,
         clock=clock,
         bounds=Bounds(
@@ -103,14 +97,6 @@ async def _work(inheritance: Inheritance, listener: socket.socket, pair: socket.
         counting.cancel()
         _say_new_counts(end, telemetry, told)
         end.close()
-
-
-def _submissions_only(users: ASGIApp, forward: ASGIApp) -> ASGIApp:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        is_submission = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == TRANSFERS
-        await (users if is_submission else forward)(scope, receive, send)
-
-    return app
 
 
 async def _tell_counts(
