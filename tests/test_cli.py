@@ -18,7 +18,7 @@ from internal_transfer.cli import app, connection, serve
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.server.serving import open_service
+from internal_transfer.server.process import open_service
 from internal_transfer.services.operators.cash import Cash
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.demo_issuer import AUDIENCE, ISSUER, DemoIssuer

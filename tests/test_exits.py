@@ -3,7 +3,7 @@ import typer
 
 from internal_transfer.cli.exits import FAILED, UNREACHABLE, failures_end
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable
-from internal_transfer.server.ending import ServiceFailedError
+from internal_transfer.server.supervisor import ServiceFailedError
 
 FAILURES = [
     StartRefusedError("this is what to do"),

@@ -13,7 +13,7 @@ from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.event_publisher import TransferEvent
 from internal_transfer.ports.transfer_store import Event
-from internal_transfer.server.serving import open_service
+from internal_transfer.server.process import open_service
 from internal_transfer.services.operators.cash import Cash
 from internal_transfer.settings.load import load
 from internal_transfer.wire.transfer_events import encode_transfer_event

@@ -184,7 +184,7 @@ async def test_a_worker_that_is_told_nonsense():
     with listener, ours, theirs:
         numbers = (listener.fileno(), theirs.fileno())
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "internal_transfer.server.http_workers.lifeline"),
+            *(sys.executable, "-m", "internal_transfer.server.http_workers"),
             *map(str, (os.getpid(), *numbers)),
             pass_fds=numbers,
             stdin=asyncio.subprocess.PIPE,

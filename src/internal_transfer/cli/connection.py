@@ -161,7 +161,7 @@ async def _client(access: Access, answer_seconds: float) -> AsyncIterator[httpx.
                 yield client
         return
     # The whole service takes long to import, and only this way needs it.
-    from internal_transfer.server.serving import open_offline  # noqa: PLC0415
+    from internal_transfer.server.process import open_offline  # noqa: PLC0415
 
     # Standard output is the answer's, and what the service would log the answer says.
     configure_logging(level="error")

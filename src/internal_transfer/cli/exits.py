@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import typer
 
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
-from internal_transfer.server.ending import ServiceFailedError
+from internal_transfer.server.supervisor import ServiceFailedError
 
 FAILED = 1
 """Refused, failed, or something is left to do; 2 is a wrong command line, which typer ends itself."""

@@ -10,7 +10,7 @@ import typer
 
 from internal_transfer.cli.exits import FAILED, failures_end
 from internal_transfer.ports.durability import Durability
-from internal_transfer.server.http_workers.lifeline import tie
+from internal_transfer.server.lifeline import tie
 from internal_transfer.settings.load import load
 from internal_transfer.simulation.failpoints import Failpoint, Failpoints
 from internal_transfer.telemetry import configure_logging
@@ -65,8 +65,8 @@ def serve(
     from internal_transfer.hosts.ledger.process import run_ledger  # noqa: PLC0415
     from internal_transfer.server.fleet import FleetOptions, serve_fleet  # noqa: PLC0415
     from internal_transfer.server.http import run_on_uvloop  # noqa: PLC0415
-    from internal_transfer.server.serving import ServeOptions  # noqa: PLC0415
-    from internal_transfer.server.serving import serve as run  # noqa: PLC0415
+    from internal_transfer.server.process import ServeOptions  # noqa: PLC0415
+    from internal_transfer.server.process import serve as run  # noqa: PLC0415
 
     configure_logging(level=log_level)
     with failures_end():

@@ -6,9 +6,9 @@ from pathlib import Path
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.api.health import create_health_app
 from internal_transfer.hosts.ledger.server import serve_ledger
-from internal_transfer.server.ending import reason_of, told_to_stop
 from internal_transfer.server.http import HttpServer
 from internal_transfer.server.sockets import listen_when_free
+from internal_transfer.server.supervisor import reason_of, told_to_stop
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.telemetry import Telemetry
 

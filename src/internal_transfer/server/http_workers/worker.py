@@ -1,4 +1,4 @@
-"""A process that speaks HTTP for the service; `lifeline` is where it begins.
+"""A process that speaks HTTP for the service; `__main__` is where it begins.
 
 It takes connections from the listening socket that it inherits, and everything it cannot answer by itself goes over the
 socket pair that it inherits too. It ends with the service: at once when that dies, and after answering when asked to.
@@ -20,7 +20,7 @@ from internal_transfer.api.problems import Problems
 from internal_transfer.api.submission import SubmissionApi
 from internal_transfer.ports.clock import Clock
 from internal_transfer.server.http import Bounds, HttpServer, calm_collector, run_on_uvloop
-from internal_transfer.server.http_workers.relay import WorkerEnd
+from internal_transfer.server.http_workers.worker_end import WorkerEnd
 from internal_transfer.settings.settings import Settings
 from internal_transfer.settings.trust import IssuerKeys, from_keys
 from internal_transfer.telemetry import Telemetry, configure_logging

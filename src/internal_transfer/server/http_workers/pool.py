@@ -14,8 +14,8 @@ from starlette.types import ASGIApp
 
 from internal_transfer.api.problems import Problems
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.server.http_workers.relay import ServiceEnd
 from internal_transfer.server.http_workers.worker import Inheritance
+from internal_transfer.server.http_workers.worker_end import ServiceEnd
 from internal_transfer.settings.issuers import TrustedIssuer
 from internal_transfer.settings.settings import Secrets
 from internal_transfer.settings.trust import to_keys
@@ -122,7 +122,7 @@ class Workers:
         ours, theirs = socket.socketpair()
         listener_fd, pair_fd = self._listener.fileno(), theirs.fileno()
         # -P: what lies in the working directory is not the program's.
-        command = [sys.executable, "-P", "-m", "internal_transfer.server.http_workers.lifeline"]
+        command = [sys.executable, "-P", "-m", "internal_transfer.server.http_workers"]
         command += [str(number) for number in (os.getpid(), listener_fd, pair_fd)]
         try:
             process = await asyncio.create_subprocess_exec(

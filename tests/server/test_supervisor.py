@@ -1,7 +1,7 @@
 from structlog.testing import capture_logs
 
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.server.ending import ServiceFailedError, reason_of
+from internal_transfer.server.supervisor import ServiceFailedError, reason_of
 
 
 def test_a_refused_start_among_other_failures():

@@ -17,7 +17,7 @@ from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.server.http import run_on_uvloop
-from internal_transfer.server.http_workers.relay import BODY_BYTES_MAX, ServiceEnd, WorkerEnd
+from internal_transfer.server.http_workers.worker_end import BODY_BYTES_MAX, ServiceEnd, WorkerEnd
 from internal_transfer.services.answer import Answer
 
 SUCCESS = Answer(transfer(), events=events(Status.REQUESTING, Status.PENDING, Status.SUCCESS))

@@ -16,12 +16,12 @@ from starlette.types import ASGIApp
 from internal_transfer.api.operator_views import ServerState
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.server.demonstration import first_call, give_demo_balances
+from internal_transfer.server.demo_users import first_call, give_demo_balances
 from internal_transfer.server.doors import admin_app, operators_doors, public_app
-from internal_transfer.server.ending import reason_of, told_to_stop
 from internal_transfer.server.http import Bounds, HttpServer, calm_collector
-from internal_transfer.server.http_workers.workers import Workers
+from internal_transfer.server.http_workers.pool import Workers
 from internal_transfer.server.sockets import listen_when_free
+from internal_transfer.server.supervisor import reason_of, told_to_stop
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
 from internal_transfer.settings.settings import Settings, fingerprint

@@ -20,7 +20,7 @@ from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.transfer import OPEN
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
-from internal_transfer.server.http_workers.pair import (
+from internal_transfer.server.http_workers.messages import (
     Counted,
     Failure,
     FromWorker,
