@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import tomllib
@@ -364,7 +365,11 @@ def test_the_fingerprint_is_the_same_in_every_process(seed):
         "print(fingerprint(load(None, {})))"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert ran.stdout.strip() == fingerprint(load(None, {}))
 

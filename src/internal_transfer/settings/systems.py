@@ -4,12 +4,12 @@ Passwords are not here: they come from the environment (`settings.SECRETS`).
 """
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.settings.tls import Tls
 
 Address = Annotated[str, Meta(pattern=r"^.+:[0-9]{1,5}$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$")]
@@ -81,35 +81,6 @@ class Systems(Struct, frozen=True, forbid_unknown_fields=True):
                     f'systems.{name}: must not be "embedded" with systems.store = "{self.store}": processes that share '
                     f"a store must share the {name} too"
                 )
-
-
-class TlsFiles(Struct, frozen=True, kw_only=True):
-    """Certificates as PEM files: of the authority that signed the server's, and of this client where one is wanted.
-
-    Without a `ca_file` the system's authorities count.
-    """
-
-    ca_file: Path | None = None
-    certificate_file: Path | None = None
-    key_file: Path | None = None
-
-
-class Tls(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whether the connection is encrypted, and with which files; without a CA file the system's authorities count."""
-
-    tls: bool = False
-    ca_file: str = ""
-    cert_file: str = ""
-    key_file: str = ""
-
-    @property
-    def files(self) -> TlsFiles:
-        """The files as a client takes them, where the connection is encrypted."""
-        return TlsFiles(
-            ca_file=Path(self.ca_file) if self.ca_file else None,
-            certificate_file=Path(self.cert_file) if self.cert_file else None,
-            key_file=Path(self.key_file) if self.key_file else None,
-        )
 
 
 class PostgresqlSystem(Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from msgspec.structs import asdict
-
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings.settings import Settings
 
@@ -21,13 +19,13 @@ if TYPE_CHECKING:
 def kafka_connection(settings: Settings) -> "KafkaConnection":
     """How the settings say that Kafka is reached."""
     with extra("kafka"):
-        from internal_transfer.adapters.kafka.connection import KafkaConnection, KafkaLogin, KafkaTls, Mechanism  # noqa: PLC0415
+        from internal_transfer.adapters.kafka.connection import KafkaConnection, KafkaLogin, Mechanism  # noqa: PLC0415
     kafka = settings.kafka
     login = None
     if kafka.user:
         password = _secret(settings.secrets.kafka_password, "INTERNAL_TRANSFER_KAFKA_PASSWORD", "kafka.user")
         login = KafkaLogin(user=kafka.user, password=password, mechanism=Mechanism(kafka.mechanism))
-    tls = KafkaTls(**asdict(kafka.files)) if kafka.tls else None
+    tls = kafka.files if kafka.tls else None
     return KafkaConnection(bootstrap=",".join(kafka.servers), tls=tls, login=login)
 
 
@@ -78,7 +76,7 @@ def valkey_settings(settings: Settings) -> "ValkeySettings":
     with extra("valkey"):
         from internal_transfer.adapters.valkey.servers import ValkeySettings  # noqa: PLC0415
     url = _secret(settings.secrets.redis_url, "INTERNAL_TRANSFER_REDIS_URL", "systems.rate_limiter")
-    return ValkeySettings.of_url(url, tls=settings.valkey.files if settings.valkey.tls else None)
+    return ValkeySettings.of_url(url, files=settings.valkey.files, is_encrypted=settings.valkey.tls)
 
 
 def aeron_connection(settings: Settings) -> "AeronConnection":

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from pathlib import Path
 
 import pytest
 from cassandra import OperationTimedOut
@@ -25,7 +24,7 @@ from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable
 from internal_transfer.ports.operations import AuditEntry
 from internal_transfer.ports.transfer_store import Accepted, DailyLimitExceeded, HistoryQuery, IdTaken, KeyTaken
-from internal_transfer.settings.systems import TlsFiles
+from internal_transfer.settings.tls import TlsFiles
 
 
 @pytest.fixture
@@ -354,9 +353,9 @@ def secured_settings():
         user=address.user,
         password=address.password,
         tls=TlsFiles(
-            ca_file=Path(address.tls.ca_file),
-            certificate_file=Path(address.tls.certificate_file),
-            key_file=Path(address.tls.key_file),
+            ca_file=str(address.tls.ca_file),
+            cert_file=str(address.tls.certificate_file),
+            key_file=str(address.tls.key_file),
         ),
         request_seconds=15.0,
     )
@@ -376,7 +375,7 @@ async def test_a_secured_cluster_is_reached_with_certificates_and_a_password():
     await cql.close()
 
 
-@pytest.mark.parametrize("wrong", [{"password": "other"}, {"tls": TlsFiles(ca_file=Path("missing.pem"))}])
+@pytest.mark.parametrize("wrong", [{"password": "other"}, {"tls": TlsFiles(ca_file="missing.pem")}])
 async def test_a_start_that_is_refused_says_what_to_do(wrong):
     """A wrong password or certificates that are not there refuse the start, and no password is shown."""
     with pytest.raises(StartRefusedError, match=r"check user and password|cannot be read") as refused:

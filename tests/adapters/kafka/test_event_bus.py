@@ -4,7 +4,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer
@@ -12,7 +11,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from msgspec.structs import replace
 
 from contracts.event_buses import kafka_connection, own_topics
-from internal_transfer.adapters.kafka.connection import KafkaConnection, KafkaLogin, KafkaTls, Mechanism
+from internal_transfer.adapters.kafka.connection import KafkaConnection, KafkaLogin, Mechanism
 from internal_transfer.adapters.kafka.consumer import ConsumerBounds
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
@@ -23,6 +22,7 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System, Unavailable
 from internal_transfer.ports.event_bus import EventBus
+from internal_transfer.settings.tls import TlsFiles
 from real_servers import need, own
 
 QUICK = ConsumerBounds(commit_seconds=0.02)
@@ -332,10 +332,10 @@ async def publish_until_taken(bus: KafkaEventBus, each: Verdict) -> None:
 def secured() -> KafkaConnection:
     """The shared Kafka that asks for a certificate, a user and a password."""
     address = need("kafka", secured=True)
-    tls = KafkaTls(
-        ca_file=Path(address.tls.ca_file),
-        certificate_file=Path(address.tls.certificate_file),
-        key_file=Path(address.tls.key_file),
+    tls = TlsFiles(
+        ca_file=str(address.tls.ca_file),
+        cert_file=str(address.tls.certificate_file),
+        key_file=str(address.tls.key_file),
     )
     return KafkaConnection(
         bootstrap=f"{address.host}:{address.tls.port}",
@@ -360,7 +360,7 @@ async def test_log_in_and_encryption():
     "change",
     [
         {"login": KafkaLogin(user="admin", password="not-the-one", mechanism=Mechanism.PLAIN)},
-        {"tls": KafkaTls()},
+        {"tls": TlsFiles()},
     ],
     ids=["wrong password", "unknown authority"],
 )
@@ -385,6 +385,6 @@ async def test_a_user_without_permission_does_not_start():
 
 async def test_a_tls_file_that_is_not_there(tmp_path):
     """A certificate that cannot be read refuses the start and is named."""
-    connection = replace(kafka_connection(), tls=KafkaTls(ca_file=tmp_path / "no-such.pem"))
+    connection = replace(kafka_connection(), tls=TlsFiles(ca_file=str(tmp_path / "no-such.pem")))
     with pytest.raises(StartRefusedError, match=r"no-such\.pem"):
         await KafkaEventBus(connection, own_topics(), clock=SystemClock()).start()

@@ -19,7 +19,7 @@ from contracts.rate_limiters import BURST, PER_MINUTE, SECONDS_PER_TOKEN, Valkey
 from internal_transfer.adapters.valkey.rate_limiter import ValkeyRateLimiter
 from internal_transfer.adapters.valkey.servers import ValkeySettings
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable
-from internal_transfer.settings.systems import TlsFiles
+from internal_transfer.settings.tls import TlsFiles
 from real_servers import need, own
 
 
@@ -274,6 +274,20 @@ def test_settings_of_a_url(url, settings):
     assert ValkeySettings.of_url(url) == settings
 
 
+@pytest.mark.parametrize(("url", "is_encrypted"), [("valkeys://h", False), ("valkey://h", True)])
+def test_the_certificates_go_with_an_encrypted_url(url, is_encrypted):
+    """Whether the URL asks for TLS or the settings do, the certificates of the settings are used."""
+    files = TlsFiles(ca_file="ca.pem")
+    assert ValkeySettings.of_url(url, files=files, is_encrypted=is_encrypted).tls == files
+
+
+async def test_a_tls_file_that_is_not_there(tmp_path):
+    """A certificate that cannot be read refuses the start and is named."""
+    settings = ValkeySettings(host="localhost", tls=TlsFiles(ca_file=str(tmp_path / "no-such.pem")))
+    with pytest.raises(StartRefusedError, match=r"no-such\.pem"):
+        await ValkeyRateLimiter(settings, per_minute=1, burst=1).start()
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -440,9 +454,9 @@ async def test_tls(tmp_path):
     certificate(tmp_path, "stranger")
     address = need("valkey")
     good = {
-        "ca_file": tmp_path / "ca.crt",
-        "certificate_file": tmp_path / "client.crt",
-        "key_file": tmp_path / "client.key",
+        "ca_file": str(tmp_path / "ca.crt"),
+        "cert_file": str(tmp_path / "client.crt"),
+        "key_file": str(tmp_path / "client.key"),
     }
     async with tls_front(address, tmp_path) as port:
         limiters = [
@@ -451,7 +465,7 @@ async def test_tls(tmp_path):
                 per_minute=PER_MINUTE,
                 burst=BURST,
             )
-            for tls in (good, good | {"ca_file": tmp_path / "stranger.crt"}, {"ca_file": tmp_path / "ca.crt"})
+            for tls in (good, good | {"ca_file": str(tmp_path / "stranger.crt")}, {"ca_file": str(tmp_path / "ca.crt")})
         ]
         trusted, foreign, anonymous = limiters
         await trusted.start()

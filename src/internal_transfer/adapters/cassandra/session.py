@@ -40,7 +40,7 @@ from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, Syntax
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement, tuple_factory  # type: ignore[import-untyped]
 from msgspec import Struct
 
-from internal_transfer.adapters.cassandra.settings import CqlSettings, Reach, tls_of
+from internal_transfer.adapters.cassandra.settings import CqlSettings, Reach
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable
 from internal_transfer.ports.finding import Finding
@@ -155,7 +155,7 @@ class Cql:
             contact_points=list(settings.contact_points),
             port=settings.port,
             auth_provider=authentication,
-            ssl_context=tls_of(settings),
+            ssl_context=settings.tls_context(),
             execution_profiles={EXEC_PROFILE_DEFAULT: profile},
             reconnection_policy=ConstantReconnectionPolicy(1.0, None),
             connect_timeout=settings.connect_seconds,

@@ -5,8 +5,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.settings.systems import TlsFiles
+from internal_transfer.settings.tls import TlsFiles
 
 
 class Reach(StrEnum):
@@ -44,18 +43,11 @@ class CqlSettings(Struct, frozen=True, kw_only=True):
         """The address, without secrets."""
         return f"Cassandra at {','.join(self.contact_points)}:{self.port}/{self.keyspace}"
 
-
-def tls_of(settings: CqlSettings) -> ssl.SSLContext | None:
-    """The TLS that the settings ask for, or None; raises `StartRefusedError` for files that cannot be read."""
-    files = settings.tls
-    if files is None:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=files.ca_file)
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Returns the TLS that is asked for, or None; raises `StartRefusedError` for files that cannot be used."""
+        if self.tls is None:
+            return None
+        context = self.tls.context("Cassandra")
         # The driver connects to the addresses that the cluster tells, so certificates have to name those.
-        context.check_hostname = settings.verify_host
-        if files.certificate_file is not None:
-            context.load_cert_chain(files.certificate_file, files.key_file)
-    except OSError as error:
-        raise StartRefusedError(f"the certificates for {settings!r} cannot be read: {error}") from error
-    return context
+        context.check_hostname = self.verify_host
+        return context

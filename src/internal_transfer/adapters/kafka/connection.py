@@ -1,15 +1,13 @@
 """How a Kafka cluster is reached: addresses, TLS, log-in, and the settings that all clients share."""
 
-from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import structlog
 from confluent_kafka import KafkaError
 from msgspec import Struct
 
-from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.settings.tls import TlsFiles
 
 _log = structlog.get_logger(__name__)
 
@@ -23,14 +21,6 @@ class Mechanism(StrEnum):
     PLAIN = "PLAIN"
     SCRAM_SHA_256 = "SCRAM-SHA-256"
     SCRAM_SHA_512 = "SCRAM-SHA-512"
-
-
-class KafkaTls(Struct, frozen=True, kw_only=True):
-    """Encryption: who signed the brokers' certificates (None: the system's authorities), and our own certificate."""
-
-    ca_file: Path | None = None
-    certificate_file: Path | None = None
-    key_file: Path | None = None
 
 
 class KafkaLogin(Struct, frozen=True, kw_only=True):
@@ -53,7 +43,7 @@ class KafkaConnection(Struct, frozen=True, kw_only=True):
 
     bootstrap: str
     client_name: str = "internal-transfer"
-    tls: KafkaTls | None = None
+    tls: TlsFiles | None = None
     login: KafkaLogin | None = None
     session_seconds: float = 10.0
     delivery_seconds: float = 5.0
@@ -74,7 +64,13 @@ class KafkaConnection(Struct, frozen=True, kw_only=True):
             "allow.auto.create.topics": False,
         }
         if self.tls is not None:
-            settings |= _files(self.tls)
+            self.tls.check("Kafka")
+            files = {
+                "ssl.ca.location": self.tls.ca_file,
+                "ssl.certificate.location": self.tls.cert_file,
+                "ssl.key.location": self.tls.key_file,
+            }
+            settings |= {name: file for name, file in files.items() if file}
         if self.login is not None:
             settings |= {
                 "sasl.mechanism": self.login.mechanism.value,
@@ -117,19 +113,3 @@ class ClientLog:
         text = message % args if args else message
         write = _log.warning if level >= _WARNING and not text.startswith("FAIL") else _log.debug
         write("kafka_client", message=text)
-
-
-def _files(tls: KafkaTls) -> Mapping[str, str]:
-    found = {}
-    for name, path in (
-        ("ssl.ca.location", tls.ca_file),
-        ("ssl.certificate.location", tls.certificate_file),
-        ("ssl.key.location", tls.key_file),
-    ):
-        if path is not None:
-            try:
-                path.open("rb").close()
-            except OSError as error:
-                raise StartRefusedError(f"the TLS file {path} for Kafka cannot be read: {error.strerror}") from error
-            found[name] = str(path)
-    return found

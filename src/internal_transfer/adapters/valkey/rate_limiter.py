@@ -95,6 +95,8 @@ class ValkeyRateLimiter:
         """Checks the server; raises `StartRefusedError` for what will not pass by itself, `Unavailable` while it is
         away: then the limiter may be used all the same, and connects when it can.
         """
+        if self._settings.tls is not None:
+            self._settings.tls.check("Valkey")
         try:
             facts = await self._facts()
             problem = _unfit(facts, self._settings)

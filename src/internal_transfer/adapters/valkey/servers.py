@@ -1,7 +1,6 @@
 """Where the buckets in Valkey are: a server or a cluster, and how a script is run there."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -11,8 +10,9 @@ from valkey.asyncio.cluster import ValkeyCluster
 from valkey.exceptions import NoScriptError
 
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.settings.systems import TlsFiles
+from internal_transfer.settings.tls import TlsFiles
 
+NO_FILES = TlsFiles()
 PREFIX = "internal-transfer:rate:"
 
 _TLS_SCHEMES = frozenset({"rediss", "valkeys"})
@@ -38,10 +38,11 @@ class ValkeySettings(Struct, frozen=True, kw_only=True):
     connections_max: int = 8
 
     @classmethod
-    def of_url(cls, url: str, *, tls: TlsFiles | None = None) -> Self:
+    def of_url(cls, url: str, *, files: TlsFiles = NO_FILES, is_encrypted: bool = False) -> Self:
         """The settings that `valkey://user:password@host:6379/0?cluster=true&prefix=name:` stands for.
 
-        `redis://` is the same; `valkeys://` and `rediss://` mean TLS, as `tls` does. All but the host may be left out.
+        `redis://` is the same; `valkeys://` and `rediss://` mean TLS with `files`, as `is_encrypted` does. All but the
+        host may be left out.
         Raises `StartRefusedError`, which shows nothing of the URL, since it holds a password.
         """
         try:
@@ -61,7 +62,7 @@ class ValkeySettings(Struct, frozen=True, kw_only=True):
             password=None if parts.password is None else unquote(parts.password),
             database=database,
             cluster=cluster == "true",
-            tls=TlsFiles() if tls is None and parts.scheme in _TLS_SCHEMES else tls,
+            tls=files if is_encrypted or parts.scheme in _TLS_SCHEMES else None,
             prefix=prefix,
         )
 
@@ -218,15 +219,11 @@ def _options(settings: ValkeySettings) -> dict[str, Any]:
         options |= {
             "ssl_cert_reqs": "required",
             "ssl_check_hostname": True,
-            "ssl_ca_certs": _text(settings.tls.ca_file),
-            "ssl_certfile": _text(settings.tls.certificate_file),
-            "ssl_keyfile": _text(settings.tls.key_file),
+            "ssl_ca_certs": settings.tls.ca_file or None,
+            "ssl_certfile": settings.tls.cert_file or None,
+            "ssl_keyfile": settings.tls.key_file or None,
         }
     return options
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _parse_info(answer: bytes | Mapping[str, Any]) -> dict[str, str]:
