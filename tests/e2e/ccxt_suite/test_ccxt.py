@@ -372,7 +372,7 @@ def test_asynchronous_client(connect, user):
 
 def test_guide(server, tmp_path, monkeypatch):
     """The guide's commands and its program do what it says."""
-    guide = (Path(__file__).parents[2] / "docs" / "guides" / "ccxt.md").read_text()
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "ccxt.md").read_text()
     [command] = re.findall(r"^internal-transfer api-key create .*$", guide, re.MULTILINE)
     [program] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     assert (command.count("./data"), program.count("http://127.0.0.1:8080")) == (1, 1)
