@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+UV ?= uv
 DATA ?= ./data
 # Not taken from the environment, where a PORT is often meant for something else.
 PORT := 8080
@@ -77,11 +78,13 @@ services: install-dev ## Start PostgreSQL, Kafka, Cassandra and Valkey from pack
 services-stop: install-dev ## Stop them; their data stay in .servers.
 	$(BIN)/python -m servers stop
 
-lock: ## Lock the dependencies again, with hashes (needs uv).
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-		pyproject.toml --group build --output-file requirements/run.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-		pyproject.toml --all-extras --group build --group dev --output-file requirements/dev.lock
+# dev.lock takes its versions from run.lock, so that tests run with what is installed.
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	--no-emit-find-links --upgrade
+lock: ## Lock the dependencies again, with hashes (needs uv; UV=uv).
+	$(LOCK) pyproject.toml --group build --output-file requirements/run.lock
+	$(LOCK) pyproject.toml --all-extras --group build --group dev --constraints requirements/run.lock --output-file requirements/dev.lock
+	$(LOCK) --group ccxt --output-file requirements/ccxt.lock
 
 clean: ## Remove what was built or installed; never data.
 	rm -rf $(VENV) dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis

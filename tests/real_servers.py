@@ -30,7 +30,18 @@ from servers.tigerbeetle import TigerBeetle, TigerBeetleAddress, named_address
 from servers.trouble import Missing
 from servers.valkey import Valkey, ValkeyAddress
 
-__all__ = ["Missing", "Server", "cassandra", "kafka", "need", "own", "postgresql", "tigerbeetle", "valkey"]
+__all__ = [
+    "Missing",
+    "Server",
+    "cassandra",
+    "do_without",
+    "kafka",
+    "need",
+    "own",
+    "postgresql",
+    "tigerbeetle",
+    "valkey",
+]
 
 _NEVER_REQUIRED = {"tigerbeetle"}
 
@@ -93,7 +104,7 @@ def need(name: str, *, secured: bool = False) -> Any:
             case _:
                 raise AssertionError(f"there is no server {name}")
     except Missing as reason:
-        _do_without(name, reason)
+        do_without(name, reason)
 
 
 @contextmanager
@@ -104,13 +115,14 @@ def own(name: str, *, secured: bool = False) -> Iterator[Server[Any]]:
         try:
             server.start()
         except Missing as reason:
-            _do_without(name, reason)
+            do_without(name, reason)
         yield server
     finally:
         server.remove()
 
 
-def _do_without(name: str, reason: Missing) -> NoReturn:
+def do_without(name: str, reason: Missing) -> NoReturn:
+    """Skips the test for what is missing, or fails it with REQUIRE_SERVERS=1."""
     if os.environ.get("REQUIRE_SERVERS") == "1" and name not in _NEVER_REQUIRED:
         pytest.fail(f"REQUIRE_SERVERS=1, and {name} is missing: {reason}")
     pytest.skip(f"{name} is missing: {reason}")

@@ -13,6 +13,9 @@ import httpx
 READY = re.compile(r"internal-transfer is ready on http://[^:]+:(?P<port>[0-9]+)")
 STOP_SECONDS = 60
 
+# Named where the tests run in another environment than the service.
+PROGRAMS = Path(os.environ.get("SERVICE_PROGRAMS", Path(sys.executable).parent))
+
 
 class Server:
     """`internal-transfer serve --demo` on free ports of loopback, with settings of its own over the shipped ones."""
@@ -22,7 +25,7 @@ class Server:
         self.log = directory / "server.log"
         config = directory / "config.toml"
         config.write_text(settings)
-        command = [str(Path(sys.executable).with_name("internal-transfer")), "serve", "--demo"]
+        command = [str(PROGRAMS / "internal-transfer"), "serve", "--demo"]
         command += ["--config", str(config), "--data", str(self.data), "--port", "0", "--admin-port", "0"]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -54,13 +57,12 @@ class Server:
         return self.run_command(f"internal-transfer token --data {shlex.quote(str(self.data))} --user {user}").strip()
 
     def run_command(self, line: str) -> str:
-        """Runs a line as an operator would type it into a shell, and answers what it prints."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path}
+        """Runs a line as an operator would type it into a shell, and returns what it prints."""
+        environment = os.environ | {"PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"}
         return subprocess.run(line, shell=True, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
 
     def stop(self) -> int:
-        """Ends the server as an operator would, and answers its exit code."""
+        """Ends the server as an operator would, and returns its exit code."""
         self._admin.close()
         self._process.terminate()
         code = self._process.wait(timeout=STOP_SECONDS)

@@ -1,0 +1,41 @@
+"""Python environments for tests: what must not share the service's, in the locked versions, made on first use."""
+
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from servers import place
+from servers.trouble import Missing
+
+_INSTALL_SECONDS = 900
+
+
+def locked_environment(name: str, lock: Path, python: str = sys.executable) -> Path:
+    """Returns the Python of an environment that holds what a lock file names; anew when the file or `python` changes.
+
+    Raises:
+        Missing: it could not be made; the message ends with what pip said.
+    """
+    folder = place.root() / f"{name}-venv"
+    interpreter = folder / "bin" / "python"
+    mark = folder / "made-from"
+    wanted = f"{python} {sha256(lock.read_bytes()).hexdigest()}"
+    with place.locked(f"{name}-venv"):
+        if not mark.exists() or mark.read_text() != wanted:
+            mark.unlink(missing_ok=True)
+            _run(python, "-m", "venv", "--clear", str(folder))
+            install(interpreter, "--require-hashes", "-r", str(lock))
+            mark.write_text(wanted)
+    return interpreter
+
+
+def install(interpreter: Path, *words: str) -> None:
+    """Installs into an environment with pip. Raises Missing."""
+    _run(str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_INSTALL_SECONDS)  # noqa: S603
+    if done.returncode:
+        raise Missing(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout)[-500:]}")

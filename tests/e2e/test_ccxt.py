@@ -1,0 +1,34 @@
+"""Runs the tests of ccxt in an environment of its own: it pins versions of libraries that the service uses too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from servers.environment import locked_environment
+
+from real_servers import Missing, do_without
+
+ROOT = Path(__file__).parents[2]
+SUITE = Path(__file__).parent / "ccxt_suite"
+
+
+@pytest.mark.timeout(1200)  # With the installation.
+def test_the_suite_with_the_unmodified_client():
+    """The OKX class of ccxt, as published, moves money here and understands every answer."""
+    try:
+        python = locked_environment("ccxt", ROOT / "requirements" / "ccxt.lock")
+    except Missing as reason:
+        do_without("ccxt", reason)
+    command = [str(python), "-m", "pytest", "-c", str(SUITE / "pytest.ini"), "--confcutdir", str(SUITE), str(SUITE)]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider"],
+        env=os.environ | {"SERVICE_PROGRAMS": str(Path(sys.executable).parent)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
+    assert " passed" in done.stdout
+    assert " skipped" not in done.stdout
