@@ -1,89 +1,44 @@
-"""`python -m servers start [NAME...] | stop [NAME...] | status | env`: real servers for tests and local trials."""
+"""Real servers for tests and local trials: `python -m servers start kafka`, and what --help says."""
+# Only the standard library is imported here, so that --help works before anything is installed.
 
 import argparse
 import sys
 
-import msgspec
+NAMES = ("postgresql", "kafka", "cassandra", "valkey", "tigerbeetle")
 
-from servers import roster
-from servers.cassandra import CassandraAddress
-from servers.kafka import KafkaAddress
-from servers.postgresql import PostgresqlAddress
-from servers.tigerbeetle import TigerBeetleAddress
-from servers.trouble import FailedError, Missing
-from servers.valkey import ValkeyAddress
+COMMANDS = """\
+commands:
+  start    start the servers and wait until they take connections; they stay until they are stopped
+  stop     stop them; their data stay
+  status   say which run, and where
+  env      print the shell variables that name them, for: eval "$(python -m servers env)"
+
+Programs come from package registries on first use (Kafka and Cassandra need a JDK 17 and Maven); data and programs
+are kept in .servers, or in the folder that SERVERS_DIR names.
+"""
 
 
 def main() -> int:
-    """Does what the arguments say; 1 when a server that can be had here did not come up."""
-    parser = argparse.ArgumentParser(prog="python -m servers", description=__doc__)
-    parser.add_argument("command", choices=("start", "stop", "status", "env"))
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(roster.KINDS)}; all when none is named"
+    """Does what the arguments say."""
+    parser = argparse.ArgumentParser(
+        prog="python -m servers",
+        description="Real servers for tests and local trials, from package registries, on loopback.",
+        epilog=COMMANDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("command", choices=("start", "stop", "status", "env"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; all when none is named")
     parser.add_argument("--secured", action="store_true", help="the instances whose clients need a password")
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(roster.KINDS)
+    unknown = sorted(set(arguments.names) - set(NAMES))
     if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(roster.KINDS)}")
-    names = arguments.names or list(roster.KINDS)
-    match arguments.command:
-        case "start":
-            return _start(names, secured=arguments.secured)
-        case "stop":
-            for server in roster.known():
-                if server.name in names and server.is_running():
-                    server.stop()
-                    _say(f"{server.name}-{server.instance}: stopped")
-        case "status":
-            for server in roster.known():
-                state = f"running at {_show(server.address())}" if server.is_running() else "not running"
-                _say(f"{server.name}-{server.instance}: {state}")
-        case "env":
-            for server in roster.known():
-                if server.name in names and server.secured == arguments.secured and server.is_running():
-                    _say(f"export {_variable(server.address())}")
-    return 0
-
-
-def _start(names: list[str], *, secured: bool) -> int:
-    code = 0
-    for name, outcome in roster.start_all(names, secured=secured).items():
-        match outcome:
-            case Missing():
-                _say(f"{name}: SKIPPED: {outcome}")
-            case FailedError():
-                _say(f"{name}: FAILED: {outcome}")
-                code = 1
-            case _:
-                _say(f"{name}: running at {_show(outcome)}")
-    return code
-
-
-def _show(address: msgspec.Struct) -> str:
-    fields = msgspec.structs.asdict(address)
-    return " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
-
-
-def _variable(address: msgspec.Struct) -> str:
-    """The shell variable with which a trial is pointed at the server."""
-    match address:
-        case PostgresqlAddress():
-            return f"POSTGRESQL_DSN={address.dsn}"
-        case KafkaAddress():
-            return f"KAFKA_BOOTSTRAP={address.bootstrap}"
-        case CassandraAddress():
-            return f"CASSANDRA_ADDRESS={address.host}:{address.port}"
-        case ValkeyAddress():
-            return f"VALKEY_URL={address.url}"
-        case TigerBeetleAddress():
-            return f"TIGERBEETLE_ADDRESS={address.address}"
-        case _:
-            raise AssertionError(address)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    try:
+        from servers.commands import carry_out  # noqa: PLC0415 - see above.
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{error}: run `make install-dev`, and use .venv/bin/python\n")
+        return 1
+    return carry_out(arguments.command, arguments.names or list(NAMES), secured=arguments.secured)
 
 
 if __name__ == "__main__":

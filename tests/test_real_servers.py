@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from servers import place, roster
+from servers.__main__ import NAMES
 from servers.server import PASSWORD, Record
 from servers.trouble import FailedError
 from servers.valkey import Valkey
@@ -269,6 +270,22 @@ def test_the_command_starts_shows_and_stops():
     command("stop")
     assert command("status") == "valkey-shared: not running\n"
     assert command("env") == ""
+
+
+def test_help_works_before_anything_is_installed():
+    """`python -m servers --help` names commands and servers without one package; a command says what to install."""
+    bare = [sys.executable, "-S", "-E", "-m", "servers"]
+    shown = subprocess.run([*bare, "--help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert all(word in shown for word in ("start", "stop", "status", "env", *roster.KINDS))
+    told = subprocess.run([*bare, "start", "valkey"], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert told.returncode == 1
+    assert "make install-dev" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_the_help_names_every_server():
+    """The names of the command line are those of the servers that there are."""
+    assert list(NAMES) == list(roster.KINDS)
 
 
 @pytest.mark.usefixtures("elsewhere")
