@@ -28,12 +28,13 @@ from internal_transfer.api.operator_views import (
     report_view,
 )
 from internal_transfer.api.pages import response_of
-from internal_transfer.api.paths import ADMIN
+from internal_transfer.api.paths import ADMIN, policy_path, policy_word
 from internal_transfer.api.problems import Problems
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId, read_transfer_id
+from internal_transfer.domain.policy_change import ACTIONS, ALL, PolicyChange, Subject
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
-from internal_transfer.domain.rules import Route, Rules
+from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
@@ -64,6 +65,7 @@ CORE_MODES = {
 
 ActorOf = Callable[[Request], str | Refusal]
 DescribeServer = Callable[[], Awaitable[ServerState]]
+Endpoint = Callable[[Request, str], Awaitable[View | Act | Refusal]]
 
 T = TypeVar("T", bound=Struct)
 _log = structlog.get_logger(__name__)
@@ -157,10 +159,14 @@ class AdminApi:
                 Path(f"{ADMIN}/reconciliation", answer(self._reconcile), methods=post),
                 Path(f"{ADMIN}/reconciliation", answer(self._last_report), methods=get),
                 Path(f"{ADMIN}/policy", answer(self._policy), methods=get),
-                Path(f"{ADMIN}/policy/{{action}}", answer(self._stop), methods=post),
-                Path(f"{ADMIN}/assets/{{asset}}/{{action}}", answer(self._freeze_asset), methods=post),
-                Path(f"{ADMIN}/users/{{user}}/{{action}}", answer(self._freeze), methods=post),
-                Path(f"{ADMIN}/routes/{{route}}/{{action}}", answer(self._pause), methods=post),
+                *(
+                    Path(
+                        ADMIN + policy_path(kind, "{subject}", "{action}"),
+                        answer(self._change_policy(kind)),
+                        methods=post,
+                    )
+                    for kind in Subject
+                ),
                 Path(f"{ADMIN}/audit", answer(self._audit_entries), methods=get),
                 Path(f"{ADMIN}/audit/verification", answer(self._verify_audit), methods=get),
                 Path(f"{ADMIN}/api-keys", answer(self._create_key), methods=post),
@@ -171,9 +177,7 @@ class AdminApi:
             exception_handlers={HTTPException: self._http_problem},
         )
 
-    def _answer(
-        self, endpoint: Callable[[Request, str], Awaitable[View | Act | Refusal]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _answer(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         """The endpoint with its answer rendered, and with the problems that its failures make."""
 
         async def answer(request: Request) -> Response:
@@ -289,32 +293,16 @@ class AdminApi:
         _query(request, set())
         return policy_view(await self._policies.current())
 
-    async def _freeze(self, request: Request, actor: str) -> Act | Refusal:
-        action = _one_of(request.path_params["action"], ("freeze", "unfreeze"))
-        body = await _body(request, _Change)
-        change = self._policies.freeze if action == "freeze" else self._policies.unfreeze
-        return await change(request.path_params["user"], reason=body.reason, actor=actor, version=body.version)
+    def _change_policy(self, kind: Subject) -> Endpoint:
+        actions = {policy_word(kind, action): action for action in ACTIONS[kind]}
 
-    async def _freeze_asset(self, request: Request, actor: str) -> Act | Refusal:
-        action = _one_of(request.path_params["action"], ("freeze", "unfreeze"))
-        body = await _body(request, _Change)
-        change = self._policies.freeze_asset if action == "freeze" else self._policies.unfreeze_asset
-        return await change(request.path_params["asset"], reason=body.reason, actor=actor, version=body.version)
+        async def change(request: Request, actor: str) -> Act | Refusal:
+            action = actions[_one_of(request.path_params["action"], tuple(actions))]
+            body = await _body(request, _Change)
+            change = PolicyChange(action, request.path_params.get("subject", ALL))
+            return await self._policies.change(change, reason=body.reason, actor=actor, version=body.version)
 
-    async def _stop(self, request: Request, actor: str) -> Act | Refusal:
-        action = _one_of(request.path_params["action"], ("stop", "start"))
-        body = await _body(request, _Change)
-        change = self._policies.stop if action == "stop" else self._policies.start
-        return await change(reason=body.reason, actor=actor, version=body.version)
-
-    async def _pause(self, request: Request, actor: str) -> Act | Refusal:
-        action = _one_of(request.path_params["action"], ("pause", "resume"))
-        source, colon, target = request.path_params["route"].partition(":")
-        if not colon:
-            raise _InputError("route", "must be two account types, such as funding:spot")
-        body = await _body(request, _Change)
-        change = self._policies.pause if action == "pause" else self._policies.resume
-        return await change(Route(source, target), reason=body.reason, actor=actor, version=body.version)
+        return change
 
     async def _audit_entries(self, request: Request, _: str) -> View | Refusal:
         query = _query(request, {"after", "limit"})

@@ -1,5 +1,7 @@
 """Where the interfaces of users and operators are served."""
 
+from internal_transfer.domain.policy_change import PolicyAction, Subject
+
 TRANSFERS = "/api/v1/user/internal_transfer"
 TRANSFER_PREFIX = TRANSFERS + "/"
 HISTORY = TRANSFERS + "/history"
@@ -9,3 +11,13 @@ BALANCES = "/api/v1/user/balances"
 ADMIN = "/api/v1/admin"
 CONTRACT = "/openapi.json"
 DOCUMENTATION = "/docs"
+
+
+def policy_path(kind: Subject, subject: str, word: str) -> str:
+    """The path below `ADMIN` of a change of policy."""
+    return f"/policy/{word}" if kind is Subject.ALL else f"/{kind}s/{subject}/{word}"
+
+
+def policy_word(kind: Subject, action: PolicyAction) -> str:
+    """The last part of such a path: the action, without the subject that the path names before it."""
+    return action.removesuffix(f"_{kind}")

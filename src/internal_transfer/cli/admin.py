@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from internal_transfer.api.paths import policy_path, policy_word
 from internal_transfer.cli.connection import Access, call, part, takes_access
 from internal_transfer.cli.output import (
     print_act,
@@ -16,6 +17,7 @@ from internal_transfer.cli.output import (
     print_reconciliation,
     print_transfers,
 )
+from internal_transfer.domain.policy_change import ACTIONS, ALL, PolicyAction, Subject
 from internal_transfer.domain.transfer import Status
 
 admin = typer.Typer(help="Evidence on transfers, and acts on them.", no_args_is_help=True)
@@ -35,7 +37,6 @@ _Account = Annotated[str, typer.Option(help="A ledger-held account type, such as
 _Asset = Annotated[str, typer.Option(help="The asset, such as USDT.")]
 _Amount = Annotated[str, typer.Option(help="A decimal amount, such as 12.5.")]
 _Reference = Annotated[str, typer.Option(help="Works once; a repeat returns the first.")]
-_Route = Annotated[str, typer.Option(help="From and to, such as funding:spot.")]
 _Limit = Annotated[int, typer.Option(help="The most that are listed.", min=1, max=1000)]
 
 
@@ -152,60 +153,45 @@ def reconcile(access: Access) -> None:
         raise typer.Exit(1)
 
 
-@admin.command()
-@takes_access
-def freeze(access: Access, *, user: _User, reason: _OptionalReason = None) -> None:
-    """Lets a user move nothing."""
-    _act(access, f"/users/{part(user)}/freeze", _change(reason))
+_POLICY_HELP = {
+    PolicyAction.FREEZE: "Lets a user move nothing.",
+    PolicyAction.UNFREEZE: "Takes a freeze back.",
+    PolicyAction.PAUSE: "Takes no more transfers on a route; those on their way are finished.",
+    PolicyAction.RESUME: "Takes a pause back.",
+    PolicyAction.FREEZE_ASSET: "Takes no more transfers of an asset; those on their way are finished.",
+    PolicyAction.UNFREEZE_ASSET: "Takes the freeze of an asset back.",
+    PolicyAction.STOP: "The kill switch: takes no more transfers at all; those on their way are finished.",
+    PolicyAction.START: "Takes the kill switch back.",
+}
+_SUBJECT_HELP = {
+    Subject.USER: "The user's id.",
+    Subject.ROUTE: "From and to, such as funding:spot.",
+    Subject.ASSET: "The asset, such as USDT.",
+}
 
 
-@admin.command()
-@takes_access
-def unfreeze(access: Access, *, user: _User, reason: _OptionalReason = None) -> None:
-    """Takes a freeze back."""
-    _act(access, f"/users/{part(user)}/unfreeze", _change(reason))
+def _policy_command(kind: Subject, action: PolicyAction) -> None:
+    def change(access: Access, subject: str, reason: str | None) -> None:
+        _act(access, policy_path(kind, part(subject), policy_word(kind, action)), _change(reason))
+
+    def change_one(
+        access: Access,
+        *,
+        subject: Annotated[str, typer.Option(f"--{kind}", help=_SUBJECT_HELP.get(kind))],
+        reason: _OptionalReason = None,
+    ) -> None:
+        change(access, subject, reason)
+
+    def change_all(access: Access, *, reason: _OptionalReason = None) -> None:
+        change(access, ALL, reason)
+
+    command = takes_access(change_all if kind is Subject.ALL else change_one)
+    admin.command(action.replace("_", "-"), help=_POLICY_HELP[action])(command)
 
 
-@admin.command()
-@takes_access
-def pause(access: Access, *, route: _Route, reason: _OptionalReason = None) -> None:
-    """Takes no more transfers on a route; those on their way are finished."""
-    _act(access, f"/routes/{part(route)}/pause", _change(reason))
-
-
-@admin.command()
-@takes_access
-def resume(access: Access, *, route: _Route, reason: _OptionalReason = None) -> None:
-    """Takes a pause back."""
-    _act(access, f"/routes/{part(route)}/resume", _change(reason))
-
-
-@admin.command("freeze-asset")
-@takes_access
-def freeze_asset(access: Access, *, asset: _Asset, reason: _OptionalReason = None) -> None:
-    """Takes no more transfers of an asset; those on their way are finished."""
-    _act(access, f"/assets/{part(asset)}/freeze", _change(reason))
-
-
-@admin.command("unfreeze-asset")
-@takes_access
-def unfreeze_asset(access: Access, *, asset: _Asset, reason: _OptionalReason = None) -> None:
-    """Takes the freeze of an asset back."""
-    _act(access, f"/assets/{part(asset)}/unfreeze", _change(reason))
-
-
-@admin.command()
-@takes_access
-def stop(access: Access, *, reason: _OptionalReason = None) -> None:
-    """The kill switch: takes no more transfers at all; those on their way are finished."""
-    _act(access, "/policy/stop", _change(reason))
-
-
-@admin.command()
-@takes_access
-def start(access: Access, *, reason: _OptionalReason = None) -> None:
-    """Takes the kill switch back."""
-    _act(access, "/policy/start", _change(reason))
+for _kind, _actions in ACTIONS.items():
+    for _action in _actions:
+        _policy_command(_kind, _action)
 
 
 @admin.command()
