@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from internal_transfer.api.operators import create_admin_app
+from internal_transfer.api.operators.routes import create_admin_app
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.services.operators.audit import Act, AuditTrail
 from internal_transfer.services.operators.cash import Cash, Teller

@@ -11,7 +11,7 @@ from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.health import create_health_app
 from internal_transfer.api.okx.routes import okx_routes
 from internal_transfer.api.okx.signature import Signatures
-from internal_transfer.api.operators import DescribeServer, create_admin_app
+from internal_transfer.api.operators.routes import DescribeServer, create_admin_app
 from internal_transfer.api.routes import create_app
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.server.http import Bounds, HttpServer

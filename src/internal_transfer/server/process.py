@@ -13,7 +13,7 @@ import structlog
 from msgspec.structs import replace
 from starlette.types import ASGIApp
 
-from internal_transfer.api.operator_views import ServerState
+from internal_transfer.api.operators.views import ServerState
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.server.demo_users import first_call, give_demo_balances

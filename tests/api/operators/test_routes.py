@@ -2,7 +2,7 @@ import httpx
 import pytest
 
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
-from internal_transfer.api.operator_views import ServerState
+from internal_transfer.api.operators.views import ServerState
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import System
 from internal_transfer.simulation.faults import FailBefore

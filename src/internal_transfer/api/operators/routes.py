@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 
 from internal_transfer.api.decode import RepeatedKeyError, object_of_pairs
-from internal_transfer.api.operator_views import (
+from internal_transfer.api.operators.views import (
     AdminViews,
     ServerState,
     View,
