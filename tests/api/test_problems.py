@@ -83,6 +83,7 @@ def test_shape(problems, code):
         (Unavailable(System.BUS, "x"), "CORE_UNAVAILABLE", False),
         (Unavailable(System.LIMITER, "x"), "SYSTEM_OVERLOADED", False),
         *[(OutcomeUnknown(system, "x"), "TIMEOUT", None) for system in System],
+        (TimeoutError(), "TIMEOUT", None),
     ],
 )
 def test_failures(problems, failure, code, recorded):
@@ -90,6 +91,13 @@ def test_failures(problems, failure, code, recorded):
     shown = json.loads(problems.failure(failure, records=True).body)
     assert (shown["status"], shown["code"], shown["recorded"], shown["retry"]) == (503, code, recorded, "same_key")
     assert json.loads(problems.failure(failure, records=False).body)["recorded"] is False
+
+
+def test_a_bug(problems):
+    """A bug says nothing of itself, and leaves open whether anything was recorded."""
+    reply = problems.failure(ZeroDivisionError("secret"), records=True)
+    assert (reply.status, reply.code, b"secret" in reply.body) == (500, "INTERNAL", False)
+    assert json.loads(reply.body)["recorded"] is None
 
 
 def test_the_drivers_words_stay_inside():

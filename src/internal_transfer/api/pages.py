@@ -38,7 +38,7 @@ def _no_such_path(problems: Problems) -> Callable[[Request, Exception], Response
 
 def _internal(problems: Problems) -> Callable[[Request, Exception], Response]:
     # Starlette raises the error again after this reply, so that the server logs it.
-    return lambda _request, _error: response_of(problems.internal(records=False))
+    return lambda _request, error: response_of(problems.failure(error, records=False))
 
 
 def response_of(reply: Reply) -> Response:

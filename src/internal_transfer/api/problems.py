@@ -4,6 +4,7 @@ from math import ceil
 from typing import NamedTuple, assert_never
 
 import msgspec
+import structlog
 from msgspec import UNSET, Struct, UnsetType
 
 from internal_transfer.domain.identifier import TransferId
@@ -22,6 +23,7 @@ _RETRY_AFTER_SECONDS = 1.0
 """How long a client is asked to wait where nobody knows better."""
 
 _encode = msgspec.json.Encoder().encode
+_log = structlog.get_logger(__name__)
 
 
 class Reply(NamedTuple):
@@ -105,10 +107,16 @@ def status_of(code: Code) -> int:
             assert_never(code)
 
 
-def refusal_of(error: OperatingFailureError) -> Refusal:
-    """The refusal that tells a client of an operating failure, without the driver's words."""
+def refusal_of(error: Exception) -> Refusal:
+    """The refusal that tells a client of a failure, without the words of a driver."""
     if isinstance(error, OutcomeUnknown):
         return Refusal(Code.TIMEOUT, "The service did not learn what became of the request; the same key finds out.")
+    if isinstance(error, TimeoutError):
+        return Refusal(
+            Code.TIMEOUT, "The service did not answer in time; the same request again finds out what happened."
+        )
+    if not isinstance(error, OperatingFailureError):
+        return Refusal(Code.INTERNAL, "The service failed; the failure was logged.")
     match error.system:
         case System.LEDGER:
             return Refusal(Code.LEDGER_UNAVAILABLE, "The ledger cannot be reached.")
@@ -120,6 +128,14 @@ def refusal_of(error: OperatingFailureError) -> Refusal:
             return Refusal(Code.SYSTEM_OVERLOADED, "The service cannot take requests at the moment.")
         case _:
             assert_never(error.system)
+
+
+def log_failure(error: Exception, path: str) -> None:
+    """Logs the exception being handled, which ended a request; a bug is logged with its traceback."""
+    if isinstance(error, OperatingFailureError):
+        _log.warning("operating_failure", system=error.system, error=str(error), path=path)
+    elif not isinstance(error, TimeoutError):
+        _log.exception("request_failed", path=path)
 
 
 def problem_of(
@@ -188,16 +204,7 @@ class Problems:
         """The reply to a request that is wrong as a message: method, path, headers, size, pace."""
         return self.reply(refuse_field(field, rule), status=status, headers=headers, retry=retry)
 
-    def failure(self, error: OperatingFailureError, *, records: bool) -> Reply:
-        """The reply that tells of an operating failure of a request that records something, or only reads."""
-        return self.reply(refusal_of(error), recorded=None if records and isinstance(error, OutcomeUnknown) else False)
-
-    def timeout(self, *, records: bool) -> Reply:
-        """The reply when the deadline passed before there was an answer."""
-        message = "The service did not answer in time; the same request again finds out what happened."
-        return self.reply(Refusal(Code.TIMEOUT, message), recorded=None if records else False)
-
-    def internal(self, *, records: bool) -> Reply:
-        """The reply when the service itself is at fault."""
-        refusal = Refusal(Code.INTERNAL, "The service failed; the failure was logged.")
-        return self.reply(refusal, recorded=None if records else False)
+    def failure(self, error: Exception, *, records: bool) -> Reply:
+        """The reply to a request that failed; `records` tells whether it may have recorded something."""
+        is_sure = isinstance(error, OperatingFailureError) and not isinstance(error, OutcomeUnknown)
+        return self.reply(refusal_of(error), recorded=None if records and not is_sure else False)

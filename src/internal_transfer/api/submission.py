@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internal_transfer.api.authentication import Authenticator, Caller
@@ -27,14 +26,13 @@ from internal_transfer.api.headers import (
 )
 from internal_transfer.api.history import parse_pairs
 from internal_transfer.api.paths import TRANSFER_PREFIX, TRANSFERS
-from internal_transfer.api.problems import CLOSE, Header, Problems, Reply, outcome_of
+from internal_transfer.api.problems import CLOSE, Header, Problems, Reply, log_failure, outcome_of
 from internal_transfer.api.render import Renderer
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.services.answer import Answer
 from internal_transfer.telemetry import Telemetry
 
@@ -44,8 +42,6 @@ JSON_TYPE: Header = (b"content-type", JSON)
 
 _REPLAYED: Header = (b"idempotent-replayed", b"true")
 _PREFIX_BYTES = TRANSFER_PREFIX.encode()
-
-_log = structlog.get_logger(__name__)
 
 
 class Submitter(Protocol):
@@ -159,14 +155,10 @@ class SubmissionApi:
             return self._problems.reply(Refusal(Code.PERMISSION_DENIED, "the token has no role that may do this"))
         try:
             return await endpoint(Call(scope, receive, headers, caller))
-        except OperatingFailureError as error:
-            _log.warning("operating_failure", system=error.system, error=str(error), path=scope["path"])
-            return self._problems.failure(error, records=_records(scope))
-        except TimeoutError:
-            return self._problems.timeout(records=_records(scope))
-        except Exception:  # noqa: BLE001 - the outermost loop of a request; a client must get a problem, not a hang-up.
-            _log.exception("request_failed", path=scope["path"])
-            return self._problems.internal(records=_records(scope))
+        except Exception as error:  # noqa: BLE001 - the outermost level of a request; a client must get a problem.
+            log_failure(error, scope["path"])
+            records = scope["method"] == "POST" and scope["path"] == TRANSFERS
+            return self._problems.failure(error, records=records)
 
     async def _create(self, call: Call) -> Reply | None:
         """Takes a transfer; the same key and content again finds it."""
@@ -248,8 +240,3 @@ class SubmissionApi:
 
     def _too_large(self) -> Reply:
         return self._problems.request(413, "body", f"is larger than {BODY_BYTES_MAX} bytes", CLOSE)
-
-
-def _records(scope: Scope) -> bool:
-    """Tells whether this request may have recorded a transfer."""
-    return bool(scope["method"] == "POST" and scope["path"] == TRANSFERS)

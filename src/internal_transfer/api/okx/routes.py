@@ -8,7 +8,6 @@ sentence rather than ignored. See `docs/guides/ccxt.md`.
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -18,12 +17,11 @@ from internal_transfer.api.history import next_cursor
 from internal_transfer.api.okx.envelope import Envelopes
 from internal_transfer.api.okx.request import account_type, bills_query, decode_transfer, look_up, parameters
 from internal_transfer.api.okx.signature import Denied, Signatures, Signer
-from internal_transfer.api.problems import CLOSE, Reply, outcome_of, refusal_of
+from internal_transfer.api.problems import CLOSE, Reply, log_failure, outcome_of, refusal_of
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.services.answer import BalanceLine
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
@@ -38,8 +36,6 @@ _CURRENCIES_PARAMETERS = frozenset({"ccy"})
 _STATE_PARAMETERS = frozenset({"transId", "clientId", "type"})
 _BILLS_PARAMETERS = frozenset({"type", "ccy", "begin", "end", "limit", "after"})
 _BALANCES_PARAMETERS = frozenset({"ccy", "account"})
-
-_log = structlog.get_logger(__name__)
 
 
 class _Call:
@@ -145,15 +141,9 @@ class OkxApi:
             if isinstance(signer, Denied):
                 return self._envelopes.denied(signer.code, signer.message)
             return await path.signed(_Call(signer, query_string, body))
-        except OperatingFailureError as error:
-            _log.warning("operating_failure", system=error.system, error=str(error), path=scope["path"])
+        except Exception as error:  # noqa: BLE001 - the outermost level of a request; a client must get an envelope.
+            log_failure(error, scope["path"])
             return self._envelopes.refusal(refusal_of(error))
-        except TimeoutError:
-            message = "The service did not answer in time; the same request again finds out what happened."
-            return self._envelopes.refusal(Refusal(Code.TIMEOUT, message))
-        except Exception:  # noqa: BLE001 - the outermost loop of a request; a client must get an envelope, not a hang-up.
-            _log.exception("request_failed", path=scope["path"])
-            return self._envelopes.refusal(Refusal(Code.INTERNAL, "The service failed; the failure was logged."))
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | Reply | None:
         """The body of a POST, a reply that refuses it, or None when the client has gone."""

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
-import structlog
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,7 +28,7 @@ from internal_transfer.api.operators.views import (
 )
 from internal_transfer.api.pages import response_of
 from internal_transfer.api.paths import ADMIN, policy_path, policy_word
-from internal_transfer.api.problems import Problems
+from internal_transfer.api.problems import Problems, log_failure
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId, read_transfer_id
 from internal_transfer.domain.policy_change import ACTIONS, ALL, PolicyChange, Subject
@@ -38,7 +37,6 @@ from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.ports.operations import Operations
 from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE
 from internal_transfer.services.operators.audit import Act, AuditTrail, check_reason
@@ -68,7 +66,6 @@ DescribeServer = Callable[[], Awaitable[ServerState]]
 Endpoint = Callable[[Request, str], Awaitable[View | Act | Refusal]]
 
 T = TypeVar("T", bound=Struct)
-_log = structlog.get_logger(__name__)
 
 
 class _Decision(Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,7 +178,6 @@ class AdminApi:
         """The endpoint with its answer rendered, and with the problems that its failures make."""
 
         async def answer(request: Request) -> Response:
-            records = request.method == "POST"
             actor = self._actor_of(request)
             if isinstance(actor, Refusal):
                 return response_of(self._problems.reply(actor))
@@ -189,14 +185,9 @@ class AdminApi:
                 view = await endpoint(request, actor)
             except _InputError as error:
                 return response_of(self._problems.reply(error.refusal, status=error.status))
-            except OperatingFailureError as error:
-                _log.warning("operating_failure", system=error.system, error=str(error), path=request.url.path)
-                return response_of(self._problems.failure(error, records=records))
-            except TimeoutError:
-                return response_of(self._problems.timeout(records=records))
-            except Exception:  # noqa: BLE001 - the outermost loop of a request; the caller must get a problem.
-                _log.exception("request_failed", path=request.url.path)
-                return response_of(self._problems.internal(records=records))
+            except Exception as error:  # noqa: BLE001 - the outermost level of a request; it must get a problem.
+                log_failure(error, request.url.path)
+                return response_of(self._problems.failure(error, records=request.method == "POST"))
             if isinstance(view, Refusal):
                 return response_of(self._problems.reply(view))
             if isinstance(view, Act):

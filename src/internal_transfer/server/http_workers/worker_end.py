@@ -15,7 +15,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from internal_transfer.api.headers import Headers
-from internal_transfer.api.problems import Header, Problems, Reply
+from internal_transfer.api.problems import Header, Problems, Reply, log_failure
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.transfer import OPEN
@@ -144,9 +144,9 @@ class ServiceEnd:
     async def _answer_whole(self, whole: Whole) -> None:
         try:
             status, headers, body = await self._run(whole)
-        except Exception:  # noqa: BLE001 - one request's outermost level, as for requests that do not cross.
-            _log.exception("request_failed", path=whole.path)
-            status, headers, body, _ = self._problems.internal(records=whole.method not in _READING)
+        except Exception as error:  # noqa: BLE001 - one request's outermost level, as for requests that do not cross.
+            log_failure(error, whole.path)
+            status, headers, body, _ = self._problems.failure(error, records=whole.method not in _READING)
         self._lines.send(WholeAnswer(whole.number, status, headers, body))
 
     async def _run(self, whole: Whole) -> tuple[int, list[Header], bytes]:
