@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from internal_transfer.api.operators.routes import create_admin_app
+from internal_transfer.api.operators.routes import AdminApi, OperatorServices
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.services.operators.audit import Act, AuditTrail
 from internal_transfer.services.operators.cash import Cash, Teller
@@ -81,7 +81,7 @@ class Desks:
             draw=lambda count: bytes(range(count)),
         )
         given = {"actor_of": lambda _: ACTOR, "set_core_mode": None} | values
-        return create_admin_app(
+        services = OperatorServices(
             desk=self.desk,
             cash=self.cash,
             reconciliation=self.reconciliation,
@@ -92,8 +92,8 @@ class Desks:
             durability=stack.database,
             clock=stack.clock,
             rules=stack.rules,
-            **given,
         )
+        return AdminApi(services, **given).app()
 
     async def fund(self, owner: str, amount: str, *, reference: str = "", account_type: str = "funding") -> None:
         """Deposits money that has to be taken."""

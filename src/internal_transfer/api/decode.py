@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from starlette.types import Receive
 
 from internal_transfer.domain.account import Account, Owner, asset_fault, is_account_type, is_asset, is_owner
 from internal_transfer.domain.amount import AmountSyntaxError, normal_amount
@@ -52,6 +53,24 @@ class RepeatedKeyError(ValueError):
 
 
 _decode_body = msgspec.json.Decoder(_TransferBody).decode
+
+
+async def read_body(receive: Receive) -> bytes | None:
+    """The body of a request, cut off some way beyond `BODY_BYTES_MAX`; None when the client has gone."""
+    message = await receive()
+    if message["type"] != "http.request":
+        return None
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        return body
+    parts, size = [body], len(body)
+    while message.get("more_body", False) and size <= BODY_BYTES_MAX:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+    return b"".join(parts)
 
 
 def decode(body: bytes, *, caller: Owner, tier: str, key: str) -> TransferRequest | Refusal:

@@ -28,10 +28,7 @@ def _no_such_path(problems: Problems) -> Callable[[Request, Exception], Response
         rule = error.detail
         if error.status_code == 404:
             rule = f"is not one that is served; {DOCUMENTATION} describes those that are"
-        headers = tuple(
-            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
-        )
-        return response_of(problems.request(error.status_code, "path", rule, *headers))
+        return http_problem(problems, error, "path", rule)
 
     return reply
 
@@ -39,6 +36,14 @@ def _no_such_path(problems: Problems) -> Callable[[Request, Exception], Response
 def _internal(problems: Problems) -> Callable[[Request, Exception], Response]:
     # Starlette raises the error again after this reply, so that the server logs it.
     return lambda _request, error: response_of(problems.failure(error, records=False))
+
+
+def http_problem(problems: Problems, error: HTTPException, field: str, rule: str) -> Response:
+    """The problem that tells of an error of Starlette's, with the headers that Starlette asks for."""
+    headers = (
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
+    )
+    return response_of(problems.request(error.status_code, field, rule, *headers))
 
 
 def response_of(reply: Reply) -> Response:

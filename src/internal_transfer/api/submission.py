@@ -14,7 +14,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internal_transfer.api.authentication import Authenticator, Caller
-from internal_transfer.api.decode import BODY_BYTES_MAX, decode
+from internal_transfer.api.decode import BODY_BYTES_MAX, decode, read_body
 from internal_transfer.api.headers import (
     JSON,
     WAIT_SECONDS_DEFAULT,
@@ -221,22 +221,8 @@ class SubmissionApi:
         declared = headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared[:20]) > BODY_BYTES_MAX:
             return self._too_large()
-        message = await call.receive()
-        if message["type"] != "http.request":
-            return None
-        body: bytes = message.get("body", b"")
-        if message.get("more_body", False):
-            parts, size = [body], len(body)
-            while message.get("more_body", False):
-                if size > BODY_BYTES_MAX:
-                    return self._too_large()
-                message = await call.receive()
-                if message["type"] != "http.request":
-                    return None
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-            body = b"".join(parts)
-        return self._too_large() if len(body) > BODY_BYTES_MAX else body
+        body = await read_body(call.receive)
+        return self._too_large() if body is not None and len(body) > BODY_BYTES_MAX else body
 
     def _too_large(self) -> Reply:
         return self._problems.request(413, "body", f"is larger than {BODY_BYTES_MAX} bytes", CLOSE)

@@ -11,7 +11,7 @@ from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.health import create_health_app
 from internal_transfer.api.okx.routes import okx_routes
 from internal_transfer.api.okx.signature import Signatures
-from internal_transfer.api.operators.routes import DescribeServer, create_admin_app
+from internal_transfer.api.operators.routes import AdminApi, DescribeServer, OperatorServices
 from internal_transfer.api.routes import create_app
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.server.http import Bounds, HttpServer
@@ -81,7 +81,7 @@ def admin_app(
     """
     local = f"local:{os.getuid()}"
 
-    return create_admin_app(
+    services = OperatorServices(
         desk=service.desk,
         cash=service.cash,
         reconciliation=service.reconciliation,
@@ -92,10 +92,13 @@ def admin_app(
         durability=service.stack.durability,
         clock=service.clock,
         rules=service.settings.rules,
+    )
+    return AdminApi(
+        services,
         actor_of=actor_of or (lambda _: local),
         set_core_mode=service.stack.set_core_mode if demo else None,
         describe_server=state,
-    )
+    ).app()
 
 
 def operators_doors(

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from internal_transfer.api.decode import BODY_BYTES_MAX
+from internal_transfer.api.decode import BODY_BYTES_MAX, read_body
 from internal_transfer.api.headers import WAIT_SECONDS_DEFAULT, Headers, is_json
 from internal_transfer.api.history import next_cursor
 from internal_transfer.api.okx.envelope import Envelopes
@@ -149,18 +149,10 @@ class OkxApi:
         """The body of a POST, a reply that refuses it, or None when the client has gone."""
         if not is_json(headers.get(b"content-type")):
             return self._envelopes.wrong(415, "50006", "Content-Type must be application/json", CLOSE)
-        parts, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return None
-            part: bytes = message.get("body", b"")
-            parts.append(part)
-            size += len(part)
-            if size > BODY_BYTES_MAX:
-                return self._envelopes.wrong(413, "51000", f"the body is larger than {BODY_BYTES_MAX} bytes", CLOSE)
-            more = message.get("more_body", False)
-        return b"".join(parts)
+        body = await read_body(receive)
+        if body is not None and len(body) > BODY_BYTES_MAX:
+            return self._envelopes.wrong(413, "51000", f"the body is larger than {BODY_BYTES_MAX} bytes", CLOSE)
+        return body
 
     def _time(self) -> Reply:
         """The clock that timestamps are held against."""
