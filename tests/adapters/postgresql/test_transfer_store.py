@@ -1,6 +1,6 @@
 """What the PostgreSQL store promises beyond the contract: several processes at once, broken connections, time-outs.
 
-A second pool stands for a second process: they share nothing but the database.
+A second pool stands for a second process, because the two share only the database.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ def stores(stacks):
 
 @contextlib.asynccontextmanager
 async def hand(schema):
-    """A connection of a hand beside the service."""
+    """A connection past the service, as an administrator has it."""
     connection = await schema.connect()
     try:
         yield connection
@@ -59,7 +59,7 @@ async def hand(schema):
 
 @contextlib.asynccontextmanager
 async def accepting(schema, *transfers):
-    """A process that has accepted transfers and is about to commit; `commit` on the connection lets it."""
+    """A process that has accepted transfers and not yet committed; run COMMIT on the connection to commit them."""
     async with hand(schema) as connection:
         await connection.execute("BEGIN")
         columns = proposal_columns([proposal(each) for each in transfers])
@@ -69,7 +69,7 @@ async def accepting(schema, *transfers):
 
 
 async def until(connection, query, *arguments):
-    """Asks until the answer is yes."""
+    """Repeats the query until it returns true."""
     while not await connection.fetchval(query, *arguments):
         pass
 
@@ -85,7 +85,7 @@ def waiting_for_a_lock(schema):
 
 
 async def test_of_racing_accepts_of_one_key_one_wins(stores):
-    """Twenty proposals of each of ten keys, from two processes at once, leave one transfer per key (G6)."""
+    """Twenty proposals for each of ten keys, from two processes at once, leave one transfer per key (G6)."""
     calls = [
         stores[n % 2].accept([proposal(transfer(n * 10 + key, key=f"k{key}")) for key in random.sample(range(10), 10)])
         for n in range(20)
@@ -114,18 +114,18 @@ async def test_a_daily_limit_holds_across_processes(stores):
     assert await stores[0].daily_used("ada", "USDT", DAY) == 98
 
 
-async def test_racing_claims_take_each_transfer_once(stores):
-    """Scanners of two processes share what is due: everything is claimed, nothing twice."""
+async def test_racing_scanners_lease_each_transfer_once(stores):
+    """Scanners of two processes share the due transfers: each is leased, and none twice."""
     batch = [transfer(n, due_at=NOON) for n in range(60)]
     await stores[0].accept([proposal(each) for each in batch])
     calls = [stores[n % 2].lease_due(now_ms=NOON, lease_ms=1_000, most=7) for n in range(20)]
-    claimed = [each.id for part in await asyncio.gather(*calls) for each in part]
-    claimed += [each.id for each in await stores[0].lease_due(now_ms=NOON, lease_ms=1_000, most=60)]
-    assert sorted(claimed) == [each.id for each in batch]
+    leased = [each.id for part in await asyncio.gather(*calls) for each in part]
+    leased += [each.id for each in await stores[0].lease_due(now_ms=NOON, lease_ms=1_000, most=60)]
+    assert sorted(leased) == [each.id for each in batch]
 
 
 async def test_of_racing_changes_one_is_recorded(stores):
-    """Ten changes of one revision, from two processes at once, are one record and one event (G8, G11)."""
+    """Of ten changes to one revision, from two processes at once, one is recorded, with one event (G8, G11)."""
     first = transfer()
     await stores[0].accept([proposal(first)])
     calls = [stores[n % 2].record([step(first, (PENDING, FAILED)[n // 2 % 2])]) for n in range(10)]
@@ -135,8 +135,8 @@ async def test_of_racing_changes_one_is_recorded(stores):
 
 
 async def test_batches_in_opposite_orders_do_not_deadlock(stores, monkeypatch):
-    """Owners, transfers and daily sums are locked in one order, whatever the order of the batches: with no second
-    attempt allowed, nothing fails.
+    """Owners, transfers and daily sums are locked in the same order, however a batch is ordered, so nothing fails
+    although no call is repeated.
     """
     monkeypatch.setattr(pool, "ATTEMPTS_MAX", 1)
     for number in range(10):
@@ -151,7 +151,7 @@ async def test_batches_in_opposite_orders_do_not_deadlock(stores, monkeypatch):
 
 
 async def test_accounts_are_numbered_once_across_processes(stores):
-    """Processes that see the same accounts first at once give each one number, without gaps."""
+    """Processes that register the same new accounts at once give each one number, without gaps."""
     accounts = [Account(f"o{n}", "spot", "USDT") for n in range(30)]
     calls = [stores[n % 2].register(random.sample(accounts, 20)) for n in range(10)]
     numbered = {(each.account, each.number) for part in await asyncio.gather(*calls) for each in part}
@@ -159,19 +159,19 @@ async def test_accounts_are_numbered_once_across_processes(stores):
     assert sorted(number for _, number in numbered) == list(range(1, 31))
 
 
-async def test_worker_ids_are_leased_once_across_processes(stores):
-    """Processes that start at once get different worker ids."""
+async def test_nodes_are_leased_once_across_processes(stores):
+    """Processes that start at once lease different node numbers."""
     calls = [stores[n % 2].lease_node(f"h{n}", now_ms=NOON, lease_ms=1_000) for n in range(20)]
     assert sorted(await asyncio.gather(*calls)) == list(range(20))
 
 
-# The feed and the history under commits that come late (G11).
+# The feed and the history when a commit becomes visible late (G11).
 
 
 async def test_a_late_commit_is_not_skipped(schema, stores):
-    """A commit that drew its number first and came second is met by our reader, and not by one that goes by numbers.
+    """Our reader meets a commit that drew its number first and became visible second.
 
-    The second half shows that the danger is real: by their own numbers a reader would have gone past it.
+    The naive reader, which goes by the commits' own numbers, misses it, so the danger is real.
     """
     late, early = transfer(1), transfer(2, owner="bob")
     by_number = "SELECT transfer_id, commit FROM transfer_event WHERE commit > $1 ORDER BY commit"
@@ -188,8 +188,8 @@ async def test_a_late_commit_is_not_skipped(schema, stores):
 
 
 async def test_a_reader_waits_for_one_that_is_numbering(schema, stores):
-    """While a reader has numbered but not committed, another waits for it, and then numbers only what is left: nobody
-    gets another's number, and a commit that came late in between comes after what was read before it.
+    """While a reader has numbered commits but not yet committed, another reader waits, and then numbers only the rest:
+    no number is given twice, and a commit that became visible in between follows what was read before it.
     """
     late, early = transfer(1), transfer(2, owner="bob")
     numbering = f'SELECT sequence, transfer_id FROM "{schema.settings.schema}".read_feed(0, 9)'
@@ -209,8 +209,8 @@ async def test_a_reader_waits_for_one_that_is_numbering(schema, stores):
 
 
 async def test_readers_at_once_read_one_feed(stores):
-    """While two processes write, readers that go on from their last number get all events, once, each transfer's in
-    order, and all readers the same sequence.
+    """While two processes write, every reader that continues from its last number gets the same sequence: each event
+    once, and the events of a transfer in order.
     """
     written = asyncio.Event()
 
@@ -245,7 +245,7 @@ async def test_readers_at_once_read_one_feed(stores):
 
 
 async def test_a_walk_is_not_disturbed_by_a_commit_that_comes_late(schema, stores):
-    """A transfer that commits after the first page is not in the walk, though its process began before; and a later
+    """A transfer that commits after the first page is not in the walk, although its accept began before; and a later
     accept of the same owner waits for it, so that accept numbers rise in the order of commits.
     """
     first, late, last = transfer(1), transfer(2), transfer(3)
@@ -267,22 +267,26 @@ async def test_a_walk_is_not_disturbed_by_a_commit_that_comes_late(schema, store
 
 
 async def test_connections_that_were_ended_at_rest_are_replaced(schema, stacks):
-    """After the server ended all connections at rest, reads and writes go on as if nothing had happened."""
+    """After the server has ended all idle connections, the next reads and writes succeed."""
     stack = stacks[0]
-    await asyncio.gather(*[stack.store.ledger_seen() for _ in range(4)])
-    resting = [connection for connection, _ in stack.pool._idle]
-    assert resting
+    all_at_work, ended = asyncio.Barrier(4), asyncio.Queue()
+
+    async def backend(connection):
+        await all_at_work.wait()
+        connection.add_termination_listener(ended.put_nowait)
+        return connection.get_server_pid()
+
+    backends = await asyncio.gather(*[stack.pool.read(System.STORE, backend) for _ in range(4)])
     async with hand(schema) as killer:
-        for connection in resting:
-            await killer.execute(f"SELECT pg_terminate_backend({connection.get_server_pid()})")
-        while not all(connection.is_closed() for connection in resting):
-            await killer.execute("SELECT 1")
+        for process in backends:
+            await killer.execute(f"SELECT pg_terminate_backend({process})")
+            await ended.get()
     assert await stack.store.accept([proposal(transfer())]) == [Accepted()]
     assert await stack.store.get([transfer().id]) == [transfer()]
 
 
 async def end_waiting(schema, connection):
-    """Ends the backend that waits for a lock, as an administrator or a crash would."""
+    """Ends the backend that waits for a lock, as an administrator or a crash does."""
     await until(connection, waiting_for_a_lock(schema))
     await connection.execute(
         waiting_for_a_lock(schema).replace("count(*) > 0", "pg_terminate_backend(pid)"),
@@ -290,8 +294,8 @@ async def end_waiting(schema, connection):
 
 
 async def test_a_write_whose_backend_ends_is_unknown_and_nothing_is_doubled(schema, stores):
-    """The caller of an accept that lost its backend is told that nobody knows; under the same key it comes to one
-    transfer, and its daily share is taken once.
+    """An accept whose backend ends has an unknown outcome; a retry under the same key leaves one transfer, which counts
+    against the daily limit once.
     """
     blocker, first = transfer(1), transfer(2)
     async with accepting(schema, blocker) as slow, hand(schema) as killer, asyncio.TaskGroup() as group:
@@ -306,8 +310,8 @@ async def test_a_write_whose_backend_ends_is_unknown_and_nothing_is_doubled(sche
 
 
 async def test_a_settled_look_up_waits_for_accepts_that_are_about_to_commit(schema, stores):
-    """Whoever lost the answer of an accept and asks with `settled` hears of it, however late it commits; the cheap
-    look-up does not wait.
+    """A settled look-up by a caller who lost the answer of an accept waits for its commit and finds the transfer; the
+    cheap look-up does not wait.
     """
     late = transfer(1)
     async with accepting(schema, late) as slow, hand(schema) as other, asyncio.TaskGroup() as group:
@@ -319,8 +323,8 @@ async def test_a_settled_look_up_waits_for_accepts_that_are_about_to_commit(sche
 
 
 async def test_statements_find_rows_by_indexes_though_they_were_planned_on_empty_tables():
-    """A connection that planned its statements while the tables were empty reads no more rows than it is asked for
-    after they have grown.
+    """A connection that planned its statements while the tables were empty still reads only the rows that it is asked
+    for after the tables have grown.
     """
     fresh = PostgresqlSchema.fresh()
     assert migrate(fresh.settings) > 0
@@ -333,7 +337,7 @@ async def test_statements_find_rows_by_indexes_though_they_were_planned_on_empty
         await store.accept([proposal(transfer(n)) for n in range(batch * 200 + 1, batch * 200 + 201)])
 
     async def count(connection):
-        # What this connection counted before is told away, so that only the transaction's own rows are counted.
+        # Flushes what this connection has counted so far, so that only the rows of this transaction are counted.
         await connection.execute("SELECT pg_stat_force_next_flush()")
         async with connection.transaction():
             await connection.fetch(statements.get, [1, 2])
@@ -345,14 +349,14 @@ async def test_statements_find_rows_by_indexes_though_they_were_planned_on_empty
                 fresh.settings.schema,
             )
 
-    # Two by id, a key and its transfer, and the sum of the day, which is looked up and then raised.
+    # Two transfers by id, a key and its transfer, and the day's sum, which is read and then updated.
     assert await stack.pool.read(System.STORE, count) < 20
     await stack.close()
 
 
 async def test_a_commit_whose_answer_is_lost_is_unknown_and_is_found_by_its_key(schema, stores):
-    """The server committed and the line broke before its answer came: the caller is told that nobody knows, finds
-    the transfer under its key, and can repeat accept and record without doing them twice.
+    """The connection breaks after the server's commit and before its answer: the outcome is unknown, the caller finds
+    the transfer by its key, and can repeat accept and record without a second effect.
     """
     parts = urlsplit(schema.settings.url)
     async with SilentProxy(parts.port) as proxy:
@@ -360,7 +364,7 @@ async def test_a_commit_whose_answer_is_lost_is_unknown_and_is_found_by_its_key(
         stack = await PostgresqlStore(schema.with_settings(url=url)).start()
         first, started = transfer(), step(transfer(), PENDING)
         for number, call in enumerate((stack.store.accept([proposal(first)]), stack.store.record([started])), 8):
-            # A connection prepares its statements at their first use; from then on a call is one message, one answer.
+            # A connection prepares a statement at its first use; from then on a call is one message and one answer.
             other = transfer(number, owner="bob")
             await stack.store.accept([proposal(other)])
             await stack.store.record([step(other, FAILED)])
@@ -385,13 +389,13 @@ async def test_a_commit_whose_answer_is_lost_is_unknown_and_is_found_by_its_key(
 
 
 async def _is_committed(store, transfer_id, call):
-    """Whether the call's commit is visible to another process."""
+    """Tells whether the commit of the call is visible to another process."""
     (found,) = await store.get([transfer_id])
     return found is not None and (call == "accept" or found.status is PENDING)
 
 
 async def test_a_change_whose_backend_ends_is_unknown_and_recorded_once(schema, stores):
-    """A change that lost its backend is told as unknown; repeated, it is recorded once with one event."""
+    """A change whose backend ends has an unknown outcome; repeated, it is recorded once with one event."""
     first = transfer()
     await stores[0].accept([proposal(first)])
     async with hand(schema) as slow, hand(schema) as killer, asyncio.TaskGroup() as group:
@@ -406,7 +410,7 @@ async def test_a_change_whose_backend_ends_is_unknown_and_recorded_once(schema, 
 
 
 async def _outcome(call):
-    """What a call answers or raises."""
+    """What a call returns or raises."""
     try:
         return await call
     except (Unavailable, OutcomeUnknown) as error:
@@ -414,7 +418,7 @@ async def _outcome(call):
 
 
 async def test_a_read_whose_backend_ends_is_made_again(stacks):
-    """A read that loses its connection is answered from another one."""
+    """A read that loses its connection is repeated on another one."""
     stack = stacks[0]
     tries = []
 
@@ -429,7 +433,7 @@ async def test_a_read_whose_backend_ends_is_made_again(stacks):
 
 
 async def test_a_deadlock_is_made_again(stacks):
-    """What the server takes back for the sake of another call is done in the end, without the caller's help."""
+    """A call that the server rolls back in favour of another one is repeated until it succeeds, by the pool."""
     tries = []
 
     async def write(connection):
@@ -442,7 +446,7 @@ async def test_a_deadlock_is_made_again(stacks):
 
 
 async def test_an_id_taken_by_an_open_commit_is_refused(schema, stores):
-    """Where another owner's open commit has the id, the accept waits for it and answers that the id is taken."""
+    """If another owner's accept under way has the id, an accept waits for its commit and then says the id is taken."""
     async with accepting(schema, transfer(1)) as slow, hand(schema) as other, asyncio.TaskGroup() as group:
         call = group.create_task(
             stores[0].accept([proposal(transfer(1, owner="bob")), proposal(transfer(2, owner="b"))])
@@ -455,7 +459,7 @@ async def test_an_id_taken_by_an_open_commit_is_refused(schema, stores):
 
 
 async def test_a_statement_that_takes_too_long_is_taken_back(schema):
-    """The server gives up before the client does, so the caller knows that nothing was done."""
+    """The server cancels a slow statement before the client's deadline, so it is certain that nothing was done."""
     stack = await PostgresqlStore(schema.with_settings(deadline_seconds=2.0, connect_seconds=1.0)).start()
     async with accepting(schema, transfer(1)):
         with pytest.raises(Unavailable, match="too long"):
@@ -465,7 +469,7 @@ async def test_a_statement_that_takes_too_long_is_taken_back(schema):
 
 
 async def test_a_call_without_an_answer_is_unknown(schema):
-    """Behind a PgBouncer no time-out can be set for the session; then the client's deadline ends the waiting."""
+    """Behind PgBouncer no statement time-out can be set; the client's deadline then leaves the outcome unknown."""
     settings = {"deadline_seconds": 0.7, "connect_seconds": 0.7, "pooled": True}
     stack = await PostgresqlStore(schema.with_settings(**settings)).start()
     async with accepting(schema, transfer(1)):
@@ -477,7 +481,7 @@ async def test_a_call_without_an_answer_is_unknown(schema):
 
 
 async def test_a_full_queue_refuses_at_once(schema):
-    """More calls than connections and places to wait are told so, and nothing of them is done."""
+    """A call is refused at once, with nothing done, when all connections and all places to wait are taken."""
     stack = await PostgresqlStore(schema.with_settings(connections=1, waiting_max=1)).start()
     async with accepting(schema, transfer(1)) as slow, hand(schema) as other, asyncio.TaskGroup() as group:
         at_work = group.create_task(stack.store.accept([proposal(transfer(2))]))
@@ -492,8 +496,58 @@ async def test_a_full_queue_refuses_at_once(schema):
     await stack.close()
 
 
+async def test_a_call_that_gets_no_connection_in_time_is_not_made(schema):
+    """A call whose deadline passes while it waits for a connection is unavailable: nothing was sent."""
+    lent, refused = asyncio.Event(), asyncio.Event()
+
+    async def keeps_its_connection(_connection):
+        lent.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await refused.wait()
+        await refused.wait()
+
+    stack = await PostgresqlStore(
+        schema.with_settings(connections=1, deadline_seconds=0.7, connect_seconds=0.7)
+    ).start()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(stack.pool.read(System.STORE, keeps_its_connection))
+        await lent.wait()
+        with pytest.raises(Unavailable, match="no connection became free"):
+            await stack.store.accept([proposal(transfer())])
+        refused.set()
+    assert await stack.store.get([transfer().id]) == [None]
+    await stack.close()
+
+
+async def test_closing_lets_calls_under_way_end(schema):
+    """A pool that is closed refuses new calls, and ends its connections only when the last call is answered."""
+    stack = await PostgresqlStore(schema.with_settings(connections=1)).start()
+    async with accepting(schema, transfer(1)) as slow, hand(schema) as other, asyncio.TaskGroup() as group:
+        at_work = group.create_task(stack.store.accept([proposal(transfer(2))]))
+        in_line = group.create_task(stack.store.accept([proposal(transfer(3))]))
+        await until(other, waiting_for_a_lock(schema))
+        await stack.close()
+        with pytest.raises(Unavailable, match="stopping"):
+            await stack.store.get([transfer(1).id])
+        await slow.execute("COMMIT")
+        assert await at_work == await in_line == [Accepted()]
+
+
+async def test_a_refusal_that_outlasts_the_call_is_shown(stacks):
+    """After the server refused a write because its disk is full, the pool says so for readiness."""
+    pool = stacks[0].pool
+    assert pool.failure is None
+
+    async def write(connection):
+        await connection.execute("DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'; END $$")
+
+    with pytest.raises(Unavailable, match="disk is full"):
+        await pool.write(System.STORE, write)
+    assert "disk is full" in pool.failure
+
+
 async def test_a_cancelled_call_does_not_disturb_the_next(schema):
-    """A caller that gives up takes its connection along; the next call gets a new one and a true answer."""
+    """A cancelled call loses its connection; the next call gets a new one, and the right answer."""
     stack = await PostgresqlStore(schema.with_settings(connections=1)).start()
     async with accepting(schema, transfer(1)) as slow, hand(schema) as other:
         call = asyncio.ensure_future(stack.store.accept([proposal(transfer(2))]))
@@ -507,14 +561,14 @@ async def test_a_cancelled_call_does_not_disturb_the_next(schema):
 
 
 async def test_an_argument_that_cannot_be_sent_is_a_bug(stacks):
-    """What the driver cannot encode was never sent: it comes out as it is, and the next call is served."""
+    """The driver's error for a value that it cannot encode is raised as it is, and the next call succeeds."""
     with pytest.raises(asyncpg.DataError, match="int64"):
         await stacks[0].store.get([2**63])
     assert await stacks[0].store.get([7]) == [None]
 
 
 async def test_what_was_acknowledged_survives_kill_9():
-    """While the server is away calls say so, and after a kill and a restart everything acknowledged is there (G9)."""
+    """While the server is down calls are unavailable; after its restart everything acknowledged is there (G9)."""
     with real_servers.own("postgresql") as server:
         stack = await PostgresqlStore(PostgresqlSchema.made_on(server.address())).start()
         batch = [transfer(n) for n in range(50)]

@@ -1,7 +1,7 @@
-"""What a failed call to PostgreSQL means for those who made it.
+"""What a failed call to PostgreSQL means for its caller.
 
-A statement that the server answered with an error was taken back, and with it its transaction; that is certain. When
-the connection broke, or the answer did not come in time, a write may have been committed: unknown.
+When the server answers with an error, it has certainly rolled the transaction back. When the connection broke, or no
+answer came in time, a write may have been committed: its outcome is unknown.
 """
 
 import ssl
@@ -10,22 +10,22 @@ import asyncpg
 
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, StartRefusedError, System, Unavailable
 
-RETRIED = frozenset({"40001", "40P01"})
-"""Serialization failure and deadlock: taken back by the server, to be tried again."""
+_ROLLED_BACK = ("40001", "40P01")
+"""Serialization failure and deadlock: the server rolled the call back in favour of another one."""
 
 _BROKEN = ("57P", "08", "XX")
-"""The connection was ended under the call, or the server is in trouble. A backend can be ended between its commit and
-its answer, so these say nothing about the outcome."""
+"""The server ended the connection during the call, or is in trouble. It can end a connection between a commit and the
+answer, so these say nothing about the outcome."""
 
 _BUG = ("22", "23", "42601", "42804")
-"""Wrong data (also what the driver cannot encode) or broken constraints: no state of a healthy system leads here."""
+"""Invalid data (also what the driver cannot encode) or a violated constraint: a bug, whatever the server's state."""
 
 _TOO_SLOW = "57014"
 _WHAT_TO_DO = {
-    _TOO_SLOW: "the statement took too long and was taken back",
+    _TOO_SLOW: "the statement took too long and was rolled back",
     "53100": "the server's disk is full",
     "53300": "the server takes no more connections: raise max_connections, or lower `connections`",
-    "25006": "the server only reads (a standby?): give the address of the primary",
+    "25006": "the server is read-only (a standby?): give the address of the primary",
     "42501": "a permission is missing: `internal-transfer doctor` says which",
     "42P01": "a table is missing: run `internal-transfer migrate`",
     "42883": "a function is missing: run `internal-transfer migrate`",
@@ -38,24 +38,29 @@ _START = {
 
 
 def leaves_connection_usable(error: BaseException) -> bool:
-    """Tells whether the server answered with an ordinary error, after which its connection goes on."""
+    """Tells whether the server answered with an ordinary error, after which the connection can be used again."""
     state = state_of(error)
     return state is not None and not state.startswith(_BROKEN)
 
 
+def may_be_repeated(error: BaseException, *, writes: bool) -> bool:
+    """Tells whether to make the call again: the server rolled it back, or it only reads and its connection broke."""
+    return state_of(error) in _ROLLED_BACK or (not writes and not leaves_connection_usable(error))
+
+
 def outlasts_the_call(error: BaseException) -> bool:
-    """Tells whether others will fail alike until somebody mends the server: its disk is full, it only reads."""
+    """Tells whether other calls will fail too until the server is repaired: its disk is full, or it is read-only."""
     state = state_of(error)
     return state in _WHAT_TO_DO and state != _TOO_SLOW
 
 
 def state_of(error: BaseException) -> str | None:
-    """The SQLSTATE of an error from the server."""
+    """The SQLSTATE of an error that the server sent, or None."""
     return error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
 
 
 def of_call(system: System, error: Exception, *, writes: bool) -> Exception:
-    """What to raise for an error that came after a call was sent; bugs come back as they are."""
+    """The error to raise for one that came after a call was sent; returns a bug unchanged."""
     state = state_of(error)
     if state is not None and not state.startswith(_BROKEN):
         if state.startswith(_BUG) and state not in _WHAT_TO_DO:
@@ -67,12 +72,12 @@ def of_call(system: System, error: Exception, *, writes: bool) -> Exception:
 
 
 def lost(system: System, message: str, *, writes: bool) -> OperatingFailureError:
-    """What a call without an answer means: a read can be made again, a write may have been done."""
+    """The error to raise for a call without an answer: a write may have taken effect."""
     return OutcomeUnknown(system, message) if writes else Unavailable(system, message)
 
 
 def of_connecting(system: System, place: str, error: Exception) -> Exception:
-    """What to raise where no connection could be made: nothing was sent."""
+    """The error to raise when no connection could be opened, so that nothing was sent."""
     state = state_of(error)
     if state is not None and (state.startswith("28") or state in _START):
         what = _START.get(state, "user or password is refused: correct them, or pg_hba.conf")

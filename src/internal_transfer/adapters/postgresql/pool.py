@@ -1,182 +1,64 @@
-"""A few connections to PostgreSQL, shared by all callers of a process.
-
-asyncpg's own pool sends a reset after every call and lets any number of callers wait; here a call is one round trip, a
-full queue refuses at once, and a call's failure says whether something may have been done.
-"""
+"""The connections to PostgreSQL that one process has: asyncpg's pool, with our bounds and our failures around it."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
+from asyncpg.pool import PoolConnectionProxy
 
 from internal_transfer.adapters.postgresql import failures
 from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 T = TypeVar("T")
 
 ATTEMPTS_MAX = 5
-"""How often a call is made that the server takes back for the sake of another one."""
+"""How often a call is made before its failure is reported, where the failure allows another attempt."""
 
-RESTED_SECONDS = 20.0
-"""A connection that rested for longer is asked for a sign of life before a call is trusted to it."""
+IDLE_SECONDS = 20.0
+"""A connection that was idle for longer is closed: a firewall in between may have dropped it without telling us."""
 
-REFUSAL_TOLD_SECONDS = 5.0
-"""How long readiness tells that the server refused a write: reading goes on where a disk is full, so a probe that only
-reads would not notice, and a process that gets no requests would not try again.
+REFUSAL_SHOWN_SECONDS = 5.0
+"""How long readiness shows that the server refused a write. A full disk still allows reads, so a probe that only reads
+does not notice it, and a process that gets no requests does not try again.
 """
 
 PLANS = dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off")
-"""Every statement finds its rows by an index. The planner has to be told: a plan made while the tables were empty reads
-them from end to end, and a connection keeps it while they grow.
+"""Every statement finds its rows by an index. The planner has to be told, because a plan made while the tables were
+empty reads them from end to end, and a connection keeps that plan while they grow.
 """
 
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
 
 
 class Pool:
-    """Lends connections, bounds waiting and deadlines, and tells failures apart.
+    """Makes calls on the connections of a process, and says whether a call that failed may have taken effect.
 
-    `start` opens and checks a first connection, `close` ends all of them. One pool serves the store and the operations
-    of a process.
+    `start` opens the first connection and checks it; `close` ends all of them. The store and the operations of a
+    process share one pool.
     """
 
     def __init__(self, settings: PostgresqlSettings) -> None:
         self.settings = settings
-        self._free = asyncio.Semaphore(settings.connections)
-        self._waiting = 0
-        # The one that was used last is lent first, so that an idle process keeps one connection warm, not all.
-        self._idle: list[tuple[Connection, float]] = []
-        self._closed = False
+        self._connections: asyncpg.Pool[asyncpg.Record] | None = None
+        self._calls = 0
+        self._is_closed = False
         self._refusal: tuple[str, float] | None = None
 
     @property
     def failure(self) -> str | None:
-        """Why the server refused a write in the last `REFUSAL_TOLD_SECONDS`, if it did."""
-        if self._refusal is None or asyncio.get_running_loop().time() - self._refusal[1] > REFUSAL_TOLD_SECONDS:
+        """Why the server refused a write in the last `REFUSAL_SHOWN_SECONDS`, or None."""
+        if self._refusal is None or asyncio.get_running_loop().time() - self._refusal[1] > REFUSAL_SHOWN_SECONDS:
             return None
         return self._refusal[0]
 
     async def start(self) -> None:
-        """Opens a first connection; raises `StartRefusedError` with what to do, or `Unavailable`."""
-
-        async def answer(connection: Connection) -> None:
-            await connection.fetchval("SELECT 1")
-
-        await self._call(System.STORE, answer, writes=False, starting=True)
-
-    async def close(self) -> None:
-        """Ends the connections, those at work when their calls are done."""
-        self._closed = True
-        while self._idle:
-            connection, _ = self._idle.pop()
-            connection.terminate()
-
-    async def read(self, system: System, call: Callable[[Connection], Awaitable[T]]) -> T:
-        """Makes a call that changes nothing; raises `Unavailable`."""
-        return await self._call(system, call, writes=False)
-
-    async def write(self, system: System, call: Callable[[Connection], Awaitable[T]]) -> T:
-        """Makes a call that is one transaction: one statement, or an explicit transaction; it may be made repeatedly.
-
-        Raises `Unavailable` when it is certain that nothing was done, and `OutcomeUnknown` otherwise.
-        """
-        return await self._call(system, call, writes=True)
-
-    async def _call(
-        self, system: System, call: Callable[[Connection], Awaitable[T]], *, writes: bool, starting: bool = False
-    ) -> T:
-        if self._closed:
-            raise Unavailable(system, "PostgreSQL: this process is stopping")
-        if self._waiting >= self.settings.waiting_max and self._free.locked():
-            raise Unavailable(system, f"PostgreSQL: {self._waiting} calls are waiting for a connection already")
-        sent = False
-        try:
-            async with asyncio.timeout(self.settings.deadline_seconds):
-                await self._wait_for_turn()
-                try:
-                    for attempt in range(1, ATTEMPTS_MAX + 1):
-                        connection = await self._connected(system, starting=starting)
-                        sent = True
-                        try:
-                            return await self._made(connection, call)
-                        except _FAILURES as error:
-                            again = failures.state_of(error) in failures.RETRIED or (
-                                not writes and connection.is_closed()
-                            )
-                            if not again or attempt == ATTEMPTS_MAX:
-                                self._remember(system, error)
-                                raise failures.of_call(system, error, writes=writes) from error
-                            sent = False
-                finally:
-                    self._free.release()
-        except TimeoutError as error:
-            seconds = self.settings.deadline_seconds
-            if not sent:
-                raise Unavailable(system, f"PostgreSQL: no connection became free in {seconds:g} s") from error
-            raise failures.lost(system, f"PostgreSQL: no answer in {seconds:g} s", writes=writes) from error
-        raise AssertionError("the last attempt returns or raises")
-
-    def _remember(self, system: System, error: Exception) -> None:
-        if failures.outlasts_the_call(error):
-            told = str(failures.of_call(system, error, writes=True))
-            self._refusal = told, asyncio.get_running_loop().time()
-
-    async def _wait_for_turn(self) -> None:
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-
-    async def _made(self, connection: Connection, call: Callable[[Connection], Awaitable[T]]) -> T:
-        """Makes the call and keeps the connection only where it is known to be at rest afterwards."""
-        at_rest = False
-        try:
-            result = await call(connection)
-            at_rest = True
-        except asyncpg.PostgresError as error:
-            at_rest = failures.leaves_connection_usable(error)
-            raise
-        finally:
-            if at_rest and not self._closed and not connection.is_closed() and not connection.is_in_transaction():
-                self._idle.append((connection, asyncio.get_running_loop().time()))
-            else:
-                connection.terminate()
-        return result
-
-    async def _connected(self, system: System, *, starting: bool) -> Connection:
-        """A connection that lives, as far as can be known without a call."""
-        while self._idle:
-            connection, since = self._idle.pop()
-            if connection.is_closed():
-                continue
-            if asyncio.get_running_loop().time() - since < RESTED_SECONDS or await self._lives(connection):
-                return connection
-        try:
-            return await self._open()
-        except (*_FAILURES, TimeoutError, ValueError) as error:
-            failure = failures.of_connecting(system, self.settings.place, error)
-            if isinstance(failure, StartRefusedError) and not starting:
-                failure = Unavailable(system, str(failure))
-            raise failure from error
-
-    async def _lives(self, connection: Connection) -> bool:
-        lives = False
-        try:
-            await connection.fetchval("SELECT 1", timeout=self.settings.connect_seconds)
-            lives = True
-        except (*_FAILURES, TimeoutError):
-            return False
-        finally:
-            if not lives:
-                connection.terminate()
-        return True
-
-    async def _open(self) -> Connection:
+        """Opens a first connection; raises `StartRefusedError`, which says what to do, or `Unavailable`."""
         settings = self.settings
         for_session = {
             "application_name": "internal-transfer",
@@ -186,10 +68,104 @@ class Pool:
             "jit": "off",
             **PLANS,
         }
-        return await asyncpg.connect(
+        self._connections = await asyncpg.create_pool(
             settings.url,
             password=settings.password,
             timeout=settings.connect_seconds,
             server_settings=None if settings.pooled else for_session,
             target_session_attrs=SessionAttribute.read_write if "," in settings.place else None,
+            min_size=0,
+            max_size=settings.connections,
+            max_queries=sys.maxsize,
+            max_inactive_connection_lifetime=IDLE_SECONDS,
+            reset=_nothing_to_reset,
         )
+        await self._call(
+            System.STORE, lambda connection: connection.fetchval("SELECT 1"), writes=False, is_starting=True
+        )
+
+    async def close(self) -> None:
+        """Takes no more calls; ends the connections now, or when the last call under way is done."""
+        self._is_closed = True
+        self._end_if_unused()
+
+    async def read(self, system: System, call: Callable[[Connection], Awaitable[T]]) -> T:
+        """Makes a call that changes nothing; raises `Unavailable`."""
+        return await self._call(system, call, writes=False)
+
+    async def write(self, system: System, call: Callable[[Connection], Awaitable[T]]) -> T:
+        """Makes a call that is one transaction: one statement, or an explicit transaction. It may be repeated.
+
+        Raises `Unavailable` when it is certain that nothing was written, and `OutcomeUnknown` otherwise.
+        """
+        return await self._call(system, call, writes=True)
+
+    async def _call(
+        self, system: System, call: Callable[[Connection], Awaitable[T]], *, writes: bool, is_starting: bool = False
+    ) -> T:
+        settings = self.settings
+        if self._is_closed:
+            raise Unavailable(system, "PostgreSQL: this process is stopping")
+        if self._calls >= settings.connections + settings.waiting_max:
+            waiting = self._calls - settings.connections
+            raise Unavailable(system, f"PostgreSQL: {waiting} calls are already waiting for a connection")
+        is_sent = False
+        self._calls += 1
+        try:
+            async with asyncio.timeout(settings.deadline_seconds):
+                for attempt in range(1, ATTEMPTS_MAX + 1):
+                    connection = await self._acquire(system, is_starting=is_starting)
+                    is_sent = True
+                    try:
+                        return await self._make(call, connection)
+                    except _FAILURES as error:
+                        if attempt == ATTEMPTS_MAX or not failures.may_be_repeated(error, writes=writes):
+                            self._note_refusal(system, error)
+                            raise failures.of_call(system, error, writes=writes) from error
+                        is_sent = False
+        except TimeoutError as error:
+            seconds = settings.deadline_seconds
+            if not is_sent:
+                raise Unavailable(system, f"PostgreSQL: no connection became free in {seconds:g} s") from error
+            raise failures.lost(system, f"PostgreSQL: no answer in {seconds:g} s", writes=writes) from error
+        finally:
+            self._calls -= 1
+            self._end_if_unused()
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _acquire(self, system: System, *, is_starting: bool) -> Connection:
+        assert self._connections is not None, "the pool was not started"
+        try:
+            return await self._connections.acquire()
+        except (*_FAILURES, TimeoutError, ValueError) as error:
+            failure = failures.of_connecting(system, self.settings.place, error)
+            if isinstance(failure, StartRefusedError) and not is_starting:
+                failure = Unavailable(system, str(failure))
+            raise failure from error
+
+    async def _make(self, call: Callable[[Connection], Awaitable[T]], connection: Connection) -> T:
+        """Makes the call, and ends the connection unless it is known to be fit for the next one."""
+        assert self._connections is not None
+        try:
+            return await call(connection)
+        except BaseException as error:
+            if not failures.leaves_connection_usable(error):
+                # The pool has already taken back a connection that the server closed, and refuses to end it again.
+                with suppress(asyncpg.InterfaceError):
+                    connection.terminate()
+            raise
+        finally:
+            await self._connections.release(connection)
+
+    def _note_refusal(self, system: System, error: Exception) -> None:
+        if failures.outlasts_the_call(error):
+            message = str(failures.of_call(system, error, writes=True))
+            self._refusal = message, asyncio.get_running_loop().time()
+
+    def _end_if_unused(self) -> None:
+        if self._is_closed and not self._calls and self._connections is not None:
+            self._connections.terminate()
+
+
+async def _nothing_to_reset(_connection: object) -> None:
+    """Replaces asyncpg's reset, a round trip after each call: no call changes its session or leaves a lock behind."""
