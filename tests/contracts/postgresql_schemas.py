@@ -1,4 +1,4 @@
-"""Schemas of a real PostgreSQL for tests: each test run has its own, each test finds it empty."""
+"""Schemas of a real PostgreSQL for tests: each test run has its own, and each test starts with it empty."""
 
 import atexit
 import os
@@ -11,7 +11,7 @@ import real_servers
 from internal_transfer.adapters.postgresql.migration import migrate
 from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
 
-# What may not be deleted by hand is deleted as replication would. Marks go back, numbering goes on.
+# As a replica, the session passes the triggers that forbid deletions. `ledger_seen` is reset, sequences go on.
 _EMPTY = """
     SET session_replication_role = replica;
     DELETE FROM transfer; DELETE FROM transfer_key; DELETE FROM transfer_event; DELETE FROM feed_commit;
@@ -24,7 +24,7 @@ _EMPTY = """
 
 
 class PostgresqlSchema:
-    """A schema, and a way past the adapters."""
+    """A schema, and connections to it that bypass the adapters."""
 
     _shared = None
 
@@ -33,12 +33,12 @@ class PostgresqlSchema:
 
     @staticmethod
     def unused(name="test"):
-        """A name that nobody uses."""
+        """A name that is not in use."""
         return f"{name}_{os.getpid()}_{os.urandom(3).hex()}"
 
     @classmethod
     def fresh(cls):
-        """A name that nobody uses, with nothing made; dropped when the tests end."""
+        """A schema of an unused name, not created yet; dropped when the tests end."""
         address = real_servers.need("postgresql")
         settings = PostgresqlSettings(url=address.dsn, schema=cls.unused())
         atexit.register(_drop, settings)
@@ -46,7 +46,7 @@ class PostgresqlSchema:
 
     @classmethod
     async def emptied(cls):
-        """The schema of this run, with all steps taken and no rows."""
+        """The schema of this run, migrated, and without rows."""
         if cls._shared is None:
             cls._shared = cls.fresh()
             assert migrate(cls._shared.settings) > 0
@@ -55,13 +55,13 @@ class PostgresqlSchema:
 
     @classmethod
     def made_on(cls, address):
-        """A schema on a server that goes away with its test."""
+        """A migrated schema on a server that ends with its test."""
         settings = PostgresqlSettings(url=address.dsn, password=address.password)
         migrate(settings)
         return cls(settings)
 
     async def execute(self, script):
-        """Runs statements by hand."""
+        """Runs statements past the adapters."""
         connection = await self.connect()
         try:
             await connection.execute(script)
@@ -69,15 +69,15 @@ class PostgresqlSchema:
             await connection.close()
 
     async def connect(self):
-        """A connection of one's own, in the schema."""
+        """A new connection, in the schema."""
         return await asyncpg.connect(self.settings.url, server_settings={"search_path": self.settings.schema})
 
     def with_settings(self, **changes):
-        """The same schema, used otherwise."""
+        """The same schema with other settings."""
         return PostgresqlSchema(replace(self.settings, **changes))
 
 
 def _drop(settings):
-    # Registered after the servers' own ending was, so it runs before it.
+    # Registered after the servers' own end, so it runs before that.
     with psycopg.connect(settings.url, autocommit=True) as connection:
         connection.execute(f'DROP SCHEMA IF EXISTS "{settings.schema}" CASCADE')

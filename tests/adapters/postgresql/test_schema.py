@@ -1,4 +1,4 @@
-"""Starts on a schema or server that does not fit, migrations, and what `doctor` is told."""
+"""Starts on a schema or server that does not fit, migrations, and the findings for `doctor`."""
 
 import asyncio
 import sys
@@ -23,12 +23,12 @@ def schema():
 
 
 async def migrated(schema):
-    """Migrates as the command line does, beside the event loop."""
+    """Migrates as the command line does, on a thread."""
     return await asyncio.to_thread(migrate, schema.settings)
 
 
 async def refusal(settings):
-    """What a start says."""
+    """The message with which a start is refused."""
     stack = PostgresqlStore(PostgresqlSchema(settings))
     try:
         with pytest.raises(StartRefusedError) as refused:
@@ -39,7 +39,7 @@ async def refusal(settings):
 
 
 async def test_processes_that_migrate_at_once_make_one_schema(schema):
-    """Several processes may bring the schema forward at once, and again; all end at the same step."""
+    """Several processes can migrate the schema at once, and repeatedly; all end at the same step."""
     migrating = (
         "from internal_transfer.adapters.postgresql.migration import migrate\n"
         "from internal_transfer.adapters.postgresql.settings import PostgresqlSettings\n"
@@ -58,12 +58,12 @@ async def test_processes_that_migrate_at_once_make_one_schema(schema):
 
 
 async def test_a_start_without_a_schema_says_what_to_run(schema):
-    """Where nothing was set up the start is refused with the command that does it."""
+    """Without a schema the start is refused, and the message has the command that creates it."""
     assert "internal-transfer migrate" in await refusal(schema.settings)
 
 
 async def test_a_start_on_an_older_schema_says_what_to_run(schema):
-    """Tables of an earlier release are not touched by a start."""
+    """A start does not change the tables of an earlier release."""
     await migrated(schema)
     await schema.execute(f"UPDATE schema_version SET step = {HEAD - 1}, runs_from = 1")
     assert f"step {HEAD - 1}, older than this release's {HEAD}: run `internal-transfer migrate`" in await refusal(
@@ -72,7 +72,7 @@ async def test_a_start_on_an_older_schema_says_what_to_run(schema):
 
 
 async def test_releases_run_side_by_side_until_the_schema_contracts(schema):
-    """On a newer schema this release starts as long as the schema says so, and is refused afterwards."""
+    """On a newer schema this release starts as long as `runs_from` allows it."""
     await migrated(schema)
     await schema.execute(f"UPDATE schema_version SET step = {HEAD + 1}, runs_from = {HEAD}")
     stack = await PostgresqlStore(schema).start()
@@ -82,7 +82,7 @@ async def test_releases_run_side_by_side_until_the_schema_contracts(schema):
 
 
 async def test_a_newer_schema_is_not_migrated(schema):
-    """An older release's `migrate` leaves a newer schema alone and says so."""
+    """The `migrate` of an older release refuses a newer schema and does not change it."""
     await migrated(schema)
     await schema.execute(f"UPDATE alembic_version SET version_num = '{HEAD + 1:04}'")
     with pytest.raises(StartRefusedError, match="newer release"):
@@ -90,7 +90,7 @@ async def test_a_newer_schema_is_not_migrated(schema):
 
 
 async def test_missing_permissions_are_named(schema):
-    """A role that may not write, or call, everything is refused with the names; with the grants it starts."""
+    """A start with missing permissions is refused and names the tables; with the grants it succeeds."""
     await migrated(schema)
     role, name = f"role_{schema.settings.schema}", schema.settings.schema
     await schema.execute(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {name} TO {role}")
@@ -111,8 +111,8 @@ async def test_missing_permissions_are_named(schema):
 
 
 async def test_another_isolation_is_refused(schema):
-    """The functions rely on READ COMMITTED; where a database is set otherwise and nothing can be set for the session,
-    the start says so.
+    """The functions rely on READ COMMITTED: if the database has another default and the session cannot set its own,
+    the start is refused.
     """
     await migrated(schema)
     role = f"role_{schema.settings.schema}"
@@ -130,12 +130,12 @@ async def test_another_isolation_is_refused(schema):
 
 
 async def test_a_database_that_does_not_exist_is_refused(schema):
-    """A wrong name in the url is said at the start."""
+    """A start with a wrong database name in the url is refused."""
     assert "does not exist" in await refusal(replace(schema.settings, url=f"{schema.settings.url}x"))
 
 
 async def test_a_server_that_is_away_is_unavailable():
-    """Nothing listens: the start fails as one that may be tried again, and `check` tells it without raising."""
+    """If nothing listens, the start is unavailable, so that it can be retried, and `check` returns it as a finding."""
     settings = PostgresqlSettings(url="postgresql://postgres@127.0.0.1:1/postgres")
     stack = PostgresqlStore(PostgresqlSchema(settings))
     with pytest.raises(Unavailable):
@@ -146,8 +146,8 @@ async def test_a_server_that_is_away_is_unavailable():
     await stack.close()
 
 
-async def test_the_doctor_is_told_everything(schema):
-    """All that a start depends on is named, and is as it should be on a schema that was set up."""
+async def test_every_check_has_a_finding(schema):
+    """`check` has a finding for everything that a start depends on, and all are right on a migrated schema."""
     await migrated(schema)
     stack = await PostgresqlStore(schema).start()
     found = await stack.store.check()
@@ -159,8 +159,8 @@ async def test_the_doctor_is_told_everything(schema):
 
 
 async def test_passwords_and_certificates():
-    """With the right password and a client's certificate the store runs over TLS; a wrong password is refused, and
-    neither it nor the right one is in any message or repr.
+    """With the right password and a client certificate the store runs over TLS. A wrong password is refused, and no
+    message or repr contains either password.
     """
     address = real_servers.need("postgresql", secured=True)
     url = f"postgresql://{address.user}@{address.host}:{address.port}/{address.database}"
@@ -196,20 +196,20 @@ async def test_passwords_and_certificates():
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes):
-    """A schema's name that is no identifier, and numbers that make no sense, are refused before anything is opened."""
+    """A schema name that is not an identifier, and numbers that cannot work, are refused before anything is opened."""
     with pytest.raises(StartRefusedError):
         PostgresqlSettings(**({"url": "postgresql://postgres@localhost/x"} | changes))
 
 
 def test_the_url_is_not_in_the_repr():
-    """A password in the url is neither in the repr nor in the place that messages name."""
+    """A password in the url is neither in the repr nor in the place that messages show."""
     settings = PostgresqlSettings(url="postgresql://me:hidden@db.example.com:5432/x?sslpassword=hidden")
     assert "hidden" not in repr(settings) + settings.place
     assert settings.place == "db.example.com:5432/x"
 
 
 async def test_a_closed_pool_takes_no_calls(schema):
-    """After `close` calls are refused as not done."""
+    """After `close` a call is unavailable."""
     pool = Pool(schema.settings)
     await pool.close()
     with pytest.raises(Unavailable):

@@ -1,4 +1,4 @@
-"""Brings the schema forward; imported only where that is done, since Alembic is large."""
+"""Migrates the schema. Only the command that migrates imports this module, since Alembic is large."""
 
 from importlib.resources import as_file, files
 from threading import Lock
@@ -13,15 +13,15 @@ from internal_transfer.adapters.postgresql.schema import HEAD
 from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
 from internal_transfer.ports.errors import StartRefusedError
 
-# Alembic keeps what it is doing in module variables.
+# Alembic keeps its state in module variables.
 _ONE_AT_A_TIME = Lock()
 
 
 def migrate(settings: PostgresqlSettings) -> int:
-    """Brings the schema forward to `HEAD`, from nothing or from an earlier step; answers the step it is at.
+    """Brings the schema to `HEAD`, from nothing or from an earlier step; returns the step that it is at afterwards.
 
-    Blocks, so it is run by the command line or on a thread. Any number of processes may call it at once: they take
-    turns. Steps run in one transaction. A schema that is newer is left alone. Raises `StartRefusedError`.
+    Blocks, so call it from the command line or on a thread. Any number of processes may call it at once: they take
+    turns. All steps run in one transaction. A newer schema is left as it is. Raises `StartRefusedError`.
     """
     with _ONE_AT_A_TIME, as_file(files(__package__).joinpath("migrations")) as directory:
         config = Config()
@@ -41,7 +41,7 @@ def migrate(settings: PostgresqlSettings) -> int:
 
 
 def _for_migrations(settings: PostgresqlSettings) -> URL:
-    """The URL in the form of the driver that migrates, which takes whole scripts."""
+    """The URL for psycopg, the driver that migrates because it can run whole scripts."""
     parts = urlsplit(settings.url)
     netloc, query = parts.netloc, dict(parse_qsl(parts.query))
     login, _, hosts = netloc.rpartition("@")

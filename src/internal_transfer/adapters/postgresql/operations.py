@@ -1,6 +1,6 @@
-"""What operators decide, in PostgreSQL, with the audit chain; any number of processes share it.
+"""The operators' record in PostgreSQL, with the audit chain; any number of processes share it.
 
-Whoever appends to the chain locks its head until the commit, so that entries follow each other one by one.
+An append locks the head of the chain until its commit, so that entries are appended one at a time.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report
 
 VERIFY_PAGE = 500
-"""How many entries of the chain are verified between two other calls of the process."""
+"""How many entries of the chain are verified before the event loop turns to other calls."""
 
 _ENTRY = "number, at, actor, action, subject, reason, outcome, evidence, previous, digest"
 _LOCK_PINS = "SELECT pg_advisory_xact_lock(1953396075, $1::text::regclass::oid::integer)"
@@ -26,7 +26,7 @@ _LOCK_PINS = "SELECT pg_advisory_xact_lock(1953396075, $1::text::regclass::oid::
 class _Statements:
     """The statements for the tables of one schema."""
 
-    # ruff: noqa: S608 - put together of constants and the schema's name, which is checked to be an identifier.
+    # ruff: noqa: S608 - built from constants and the schema's name, which is checked to be an identifier.
 
     def __init__(self, schema_name: str) -> None:
         tables = f'"{schema_name}".operations_'
@@ -42,7 +42,7 @@ class _Statements:
         self.audit_about = (
             f"SELECT {_ENTRY} FROM {tables}audit WHERE subject = ANY ($1::text[]) AND action = $2 ORDER BY number"
         )
-        # One snapshot, so that an entry which is appended meanwhile cannot come between head and chain.
+        # One snapshot of head and chain, so that an entry appended meanwhile is in both or in neither.
         self.end = f"""
             SELECT h.number, h.digest, EXISTS (SELECT FROM {tables}audit WHERE number > $1) AS more
             FROM (VALUES (1)) AS one LEFT JOIN {tables}audit_head h ON true
@@ -63,14 +63,14 @@ class _Statements:
 
 
 class PostgresqlOperations:
-    """Implements `Operations` in the schema that the transfer store uses as well, with the same pool."""
+    """Implements `Operations` in the schema and with the pool of the transfer store."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._statements = _Statements(pool.settings.schema)
 
     async def start(self) -> None:
-        """Raises `StartRefusedError`, with what to do, where server, schema or permissions do not fit."""
+        """Raises `StartRefusedError`, which says what to do, when server, schema or permissions do not fit."""
         settings = self._pool.settings
         await self._pool.read(System.OPERATIONS, lambda connection: schema.refuse_unfit(connection, settings))
 
@@ -117,7 +117,7 @@ class PostgresqlOperations:
         return await self._pool.write(System.OPERATIONS, change)
 
     async def append_audit(self, entry: AuditEntry) -> int:
-        """Appends an entry to the chain and answers its number."""
+        """Appends an entry to the chain; returns its number."""
 
         async def append(connection: Connection) -> int:
             async with connection.transaction():
@@ -138,7 +138,7 @@ class PostgresqlOperations:
         return [chained(tuple(row)) for row in rows]
 
     async def verify_audit(self) -> int | None:
-        """Walks the whole chain page by page, up to an end that is held against the head in one look; see the port."""
+        """Walks the whole chain page by page, and compares its end with the head in one query; see the port."""
         walk = ChainWalk()
         while True:
             page = await self.audit(after=walk.number, most=VERIFY_PAGE)
@@ -153,7 +153,7 @@ class PostgresqlOperations:
     async def _end(self, number: int) -> tuple[tuple[int, str] | None, bool]:
         statement = self._statements.end
         row = await self._pool.read(System.OPERATIONS, lambda connection: connection.fetchrow(statement, number))
-        assert row is not None, "the end is one row, also without a head"
+        assert row is not None, "the query returns one row, with or without a head"
         return None if row[0] is None else (row[0], row[1]), row[2]
 
     async def put_api_key(self, key: ApiKey, entry: AuditEntry) -> None:
@@ -186,7 +186,7 @@ class PostgresqlOperations:
         return [found.get(key) for key in keys]
 
     async def save_report(self, report: Report) -> int:
-        """Stores a reconciliation's report and answers its number."""
+        """Stores a reconciliation report; returns its number."""
         statement = self._statements.put_report
         number: int = await self._pool.write(
             System.OPERATIONS,
@@ -195,7 +195,7 @@ class PostgresqlOperations:
         return number
 
     async def last_report(self) -> Report | None:
-        """The newest report."""
+        """The newest report, or None."""
         statement = self._statements.last_report
         row = await self._pool.read(System.OPERATIONS, lambda connection: connection.fetchrow(statement))
         return None if row is None else Report(at=row[0], clean=row[1], items=row[2])
@@ -207,7 +207,7 @@ class PostgresqlOperations:
     async def _locked_head(self, connection: Connection) -> tuple[int, str]:
         head = await connection.fetchrow(self._statements.lock_head)
         if head is None:
-            raise Unavailable(System.OPERATIONS, "the head of the audit chain was removed; nothing may be added to it")
+            raise Unavailable(System.OPERATIONS, "the head of the audit chain is gone; nothing can be appended")
         return head[0], head[1]
 
     async def _append(self, connection: Connection, head: tuple[int, str], entry: AuditEntry) -> int:

@@ -1,8 +1,8 @@
-"""The version of the tables, and what else a start depends on.
+"""The version of the tables, and everything else that the server must fulfil before the service starts.
 
-Each migration is a step that says from which release's step on programs may run beside it (`runs_from`): expanding
-steps (new tables, new columns with a default, new functions) keep it, contracting ones raise it to the step whose
-release stopped using what they take away. So a release and its predecessor run side by side while a roll-out lasts.
+Each migration is a numbered step. `runs_from` names the oldest step whose release still works on the tables: steps
+that add (new tables, new columns with a default, new functions) leave it as it is, and a step that removes something
+raises it to the step whose release stopped using that. So two consecutive releases can run side by side.
 """
 
 from internal_transfer.adapters.postgresql.pool import Connection
@@ -14,7 +14,7 @@ HEAD = 2
 """The step that this release was written for."""
 
 SERVER_VERSION_MIN = 150_000
-"""PostgreSQL 15, as `server_version_num` has it."""
+"""PostgreSQL 15, in the form of `server_version_num`."""
 
 _STATE = """
     SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(),
@@ -41,7 +41,7 @@ _MISSING_RIGHTS = """
 
 
 async def checks(connection: Connection, settings: PostgresqlSettings) -> list[Finding]:
-    """What a start depends on, in order; what follows a check that fails may be left out."""
+    """Returns everything that a start depends on. A finding that is wrong may leave out those that follow from it."""
     row = await connection.fetchrow(_STATE, settings.schema)
     assert row is not None, "a query without a table has one row"
     version, standby, isolation, commits, fsync, connections, has_schema = row
@@ -63,7 +63,7 @@ async def checks(connection: Connection, settings: PostgresqlSettings) -> list[F
         Finding(
             "connections",
             settings.connections < connections,
-            f"{settings.connections} per process of the server's {connections}",
+            f"{settings.connections} for each process, of the server's {connections}",
         ),
     ]
     if not has_schema:
@@ -81,21 +81,19 @@ async def _step(connection: Connection, schema: str) -> Finding:
     # The schema's name was checked to be a plain identifier.
     row = await connection.fetchrow(f'SELECT step, runs_from FROM "{schema}".schema_version')  # noqa: S608
     if row is None:
-        return Finding("schema", False, "its version was removed: restore the row of schema_version")
+        return Finding("schema", False, "its version is gone: restore the row of schema_version")
     step, runs_from = row
     if step < HEAD:
         return Finding(
             "schema", False, f"step {step}, older than this release's {HEAD}: run `internal-transfer migrate`"
         )
     if runs_from > HEAD:
-        return Finding(
-            "schema", False, f"step {step} serves releases from step {runs_from} on, not {HEAD}: start a newer one"
-        )
-    return Finding("schema", True, f"step {step}, for releases from step {runs_from} on")
+        return Finding("schema", False, f"step {step} needs a release of step {runs_from} or later: start a newer one")
+    return Finding("schema", True, f"step {step}, for releases of step {runs_from} or later")
 
 
 async def refuse_unfit(connection: Connection, settings: PostgresqlSettings) -> None:
-    """Raises `StartRefusedError` that names everything which must change first."""
+    """Raises `StartRefusedError`, which names everything that has to change first, if anything does."""
     wrong = [f"{each.name}: {each.message}" for each in await checks(connection, settings) if not each.ok]
     if wrong:
         raise StartRefusedError(f"PostgreSQL at {settings.place}: {'; '.join(wrong)}")

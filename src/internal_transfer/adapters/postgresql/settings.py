@@ -11,14 +11,14 @@ _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 
 
 class PostgresqlSettings(Struct, frozen=True, kw_only=True):
-    """Where the database is and how much of it one process takes; neither password nor URL is in its repr.
+    """Where the database is and how much of it one process uses; neither password nor URL is in its repr.
 
-    `url`: `postgresql://user@host:5432/database`, several hosts separated by commas (the one that takes writes is
-    used); `sslmode`, `sslrootcert`, `sslcert` and `sslkey` may follow as its query, as in libpq. `password` comes from
-    the environment. `connections` per process: few beat many, since each commit carries a whole batch.
-    `waiting_max` calls wait for a connection; more are refused at once. `deadline_seconds` bounds one call with its
-    waiting; the server gives a statement up after half of it. `pooled`: a PgBouncer in transaction mode is in
-    between, so nothing may be set for a session.
+    `url`: `postgresql://user@host:5432/database`. Several hosts are separated by commas, and the one that accepts
+    writes is used; `sslmode`, `sslrootcert`, `sslcert` and `sslkey` may follow as its query, as in libpq. `password`
+    comes from the environment. `connections` is for one process: few are faster than many, since each commit carries a
+    whole batch. At most `waiting_max` calls wait for a connection; any more are refused at once. `deadline_seconds`
+    limits one call including the wait for a connection; the server cancels a statement after half of it. `pooled` says
+    that PgBouncer in transaction mode is in between, so that no parameter can be set for a session.
     """
 
     url: str
@@ -38,13 +38,13 @@ class PostgresqlSettings(Struct, frozen=True, kw_only=True):
         if not 0 < self.connect_seconds <= self.deadline_seconds:
             raise StartRefusedError("postgresql: connect_seconds must be above 0 and not above deadline_seconds")
         if not self.url.startswith(("postgresql://", "postgres://")):
-            raise StartRefusedError("postgresql: the url must begin with postgresql://")
+            raise StartRefusedError("postgresql: the url must start with postgresql://")
 
     def __repr__(self) -> str:
         return f"PostgresqlSettings(place={self.place!r}, schema={self.schema!r}, connections={self.connections})"
 
     @property
     def place(self) -> str:
-        """Hosts and database, for messages."""
+        """The hosts and the database, for messages."""
         parts = urlsplit(self.url)
         return parts.netloc.rpartition("@")[2] + parts.path

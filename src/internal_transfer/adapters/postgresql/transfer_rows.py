@@ -1,4 +1,4 @@
-"""How the PostgreSQL store's rows are read and written: by position, and a batch as one array for each column."""
+"""How the PostgreSQL store reads rows, by position, and writes a batch, as one array for each column."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ SUM_MAX = 2**128 - 1
 
 
 def proposal_columns(proposals: Sequence[Proposal]) -> list[tuple[Any, ...]]:
-    """The arguments of `accept_transfers`. Numbers beyond 64 bits go as text."""
+    """The arguments of `accept_transfers`. Numbers that may exceed 64 bits are text."""
     rows = []
     for proposal in proposals:
         transfer = proposal.transfer
@@ -61,7 +61,7 @@ def proposal_columns(proposals: Sequence[Proposal]) -> list[tuple[Any, ...]]:
 
 
 def change_columns(changes: Sequence[Change]) -> list[tuple[Any, ...]]:
-    """The arguments of `record_transfers`, but the last."""
+    """The arguments of `record_transfers`, without the last one."""
     rows = []
     for change in changes:
         after = change.after

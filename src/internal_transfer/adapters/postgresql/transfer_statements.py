@@ -1,6 +1,6 @@
-"""Every statement of the PostgreSQL transfer store; the functions that they call are made by the migrations."""
+"""Every statement of the PostgreSQL transfer store; the migrations create the functions that they call."""
 
-# ruff: noqa: S608 - they are put together of constants and the schema's name, which is checked to be an identifier.
+# ruff: noqa: S608 - built from constants and the schema's name, which is checked to be an identifier.
 
 _COLUMNS = (
     "id, owner, key, source_owner, source_type, target_owner, target_type, asset, amount::text, memo, created_at, "
@@ -23,7 +23,7 @@ class Statements:
             JOIN {in_schema}transfer_key k ON k.owner = asked.owner AND k.key = asked.key
             JOIN {transfer} t ON t.id = k.transfer_id
         """
-        # The locks of `accept_transfers`, which it holds to the end of its commit.
+        # `accept_transfers` holds these locks until its commit.
         self.wait_for_accepts = """
             SELECT pg_advisory_xact_lock_shared(1953396070, hash)
             FROM (SELECT DISTINCT hashtext(owner) AS hash FROM unnest($1::text[]) AS owner ORDER BY hash) AS locks
@@ -46,7 +46,7 @@ class Statements:
             WHERE transfer_id = ANY ($1::bigint[]) ORDER BY transfer_id, version
         """
         self.lease_due = f"SELECT {_COLUMNS} FROM {in_schema}claim_due_transfers($1, $2, $3)"
-        # Locked by rising id, as everywhere, so that this and a batch of changes cannot wait for each other.
+        # Rows are locked by rising id here as everywhere, so that this cannot deadlock with a batch of changes.
         self.make_due = f"""
             WITH later AS MATERIALIZED (
                 SELECT id FROM {transfer} WHERE {_IS_OPEN} AND due_at > $1 ORDER BY id FOR UPDATE
@@ -54,7 +54,7 @@ class Statements:
             UPDATE {transfer} t SET due_at = $1 FROM later WHERE t.id = later.id
         """
         self.count_open = f"SELECT count(*) FROM {transfer} WHERE {_IS_OPEN}"
-        # One statement, so one snapshot: what is committed later has a larger accept number than `until`.
+        # One statement has one snapshot: a transfer that commits later has an accept number above `until`.
         self.history = f"""
             WITH walk AS MATERIALIZED (
                 SELECT coalesce($2::bigint, (SELECT max(accept_number) FROM {transfer} WHERE owner = $1), 0) AS until
@@ -78,7 +78,7 @@ class Statements:
                 ORDER BY accept_number DESC LIMIT $10
             ) AS found ON true ORDER BY found.accept_number DESC
         """
-        # SUCCESS goes by the primary key, the others by an index which leaves SUCCESS out.
+        # SUCCESS is read by the primary key, the other statuses by an index that leaves SUCCESS out.
         self.by_success = f"{select} WHERE status = $1 AND id > $2 ORDER BY id LIMIT $3"
         self.by_status = f"{select} WHERE status <> 'SUCCESS' AND status = $1 AND id > $2 ORDER BY id LIMIT $3"
         self.stuck = f"""

@@ -1,7 +1,7 @@
 """The transfer store in PostgreSQL.
 
-A batch is one call of one function in the database, so one round trip and one commit; the functions, and why they lock
-in which order, are in `postgresql/migrations`. Any number of processes work on one database.
+A batch is one call of one function in the database, so it takes one round trip and one commit. The functions and their
+order of locks are in `migrations/versions`. Any number of processes can work on one database.
 """
 
 from collections.abc import Sequence
@@ -40,11 +40,11 @@ from internal_transfer.ports.transfer_store import (
 )
 
 BATCH_MAX = 256
-"""The most that one commit takes; larger batches are cut, since each of their owners is a lock in the server's memory.
-(Events have a place below 4096 in their commit.)"""
+"""The most transfers in one commit. Larger batches are cut, since each owner in one is a lock in the server's memory,
+and the place of an event in its commit has to stay below 4096."""
 
 HISTORY_SCAN_MAX = 20_000
-"""How many rows one filtered page looks at; a page may come out short instead, with a cursor to go on from."""
+"""How many rows are read for one filtered page. A page that reaches this is short, and its cursor leads on."""
 
 _LEGAL = [f"{status}>{status}" for status in OPEN] + [
     f"{before}>{after}" for before, following in TRANSITIONS.items() for after in following
@@ -57,9 +57,9 @@ _ID_TAKEN = IdTaken()
 
 
 class PostgresqlTransferStore:
-    """Implements `TransferStore`; what it answers is on record everywhere and on disk.
+    """Implements `TransferStore`; when a call returns, its effect is on disk and every process sees it.
 
-    `start` checks server and schema; the pool is started before and closed after it, by whoever made it.
+    `start` checks server and schema. The caller starts the pool before it, and closes the pool afterwards.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -67,12 +67,15 @@ class PostgresqlTransferStore:
         self._statements = Statements(pool.settings.schema)
 
     async def start(self) -> None:
-        """Raises `StartRefusedError`, with what to do, where server, schema or permissions do not fit."""
+        """Raises `StartRefusedError`, which says what to do, when server, schema or permissions do not fit."""
         settings = self._pool.settings
         await self._pool.read(System.STORE, lambda connection: schema.refuse_unfit(connection, settings))
 
     async def check(self) -> list[Finding]:
-        """What `doctor` tells: connection, version, durability, schema, permissions; never raises for a failure."""
+        """Returns the findings for `doctor`: connection, version, durability, schema, permissions.
+
+        A server that cannot be reached is a finding too, not an exception.
+        """
         settings = self._pool.settings
         try:
             found = await self._pool.read(System.STORE, lambda connection: schema.checks(connection, settings))
@@ -81,7 +84,7 @@ class PostgresqlTransferStore:
         return [Finding("connection", True, settings.place), *found]
 
     async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
-        """What each key stands for, in order; `settled` waits for accepts of these owners that are about to commit."""
+        """What each key stands for, in order; `settled` first waits for the accepts of these owners under way."""
         if not keys:
             return []
         owners, names = zip(*keys, strict=True)
@@ -101,7 +104,7 @@ class PostgresqlTransferStore:
     async def accept(self, proposals: Sequence[Proposal]) -> list[AcceptOutcome]:
         """Records transfers; see the port.
 
-        Where a key or an id is there twice in a batch, the second goes into a commit of its own that follows.
+        A proposal that repeats a key or an id of its batch goes into a later commit.
         """
         outcomes: list[AcceptOutcome] = []
         for batch in _cut_proposals(proposals):
@@ -109,7 +112,7 @@ class PostgresqlTransferStore:
                 outcomes += await self._accept(batch)
             except Unavailable as error:
                 if _ACCEPTED in outcomes:
-                    raise OutcomeUnknown(System.STORE, f"only a part was recorded: {error.message}") from error
+                    raise OutcomeUnknown(System.STORE, f"only some proposals were recorded: {error.message}") from error
                 raise
         return outcomes
 
@@ -117,7 +120,7 @@ class PostgresqlTransferStore:
         columns = proposal_columns(proposals)
         statement = self._statements.accept
         row = await self._pool.write(System.STORE, lambda connection: connection.fetchrow(statement, *columns))
-        assert row is not None, "accept_transfers answers one row"
+        assert row is not None, "accept_transfers returns one row"
         letters, rests = row
         if "K" not in letters and "L" not in letters and "I" not in letters:
             return [_ACCEPTED] * len(proposals)
@@ -187,7 +190,7 @@ class PostgresqlTransferStore:
         return [found[transfer_id] for transfer_id in transfer_ids]
 
     async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
-        """Takes due transfers and puts them off by the lease; rows that others are writing are passed over."""
+        """Leases due transfers: makes them due again when the lease ends. Skips rows that others are writing."""
         statement = self._statements.lease_due
         rows = await self._pool.write(
             System.STORE, lambda connection: connection.fetch(statement, now_ms, now_ms + lease_ms, most)
@@ -195,7 +198,7 @@ class PostgresqlTransferStore:
         return [transfer_of(row) for row in rows]
 
     async def make_due(self, *, now_ms: int) -> int:
-        """Makes all open transfers due; answers how many are open."""
+        """Makes all open transfers due; returns how many are open."""
         statement = self._statements.make_due
         await self._pool.write(System.STORE, lambda connection: connection.execute(statement, now_ms))
         [row] = await self._rows(self._statements.count_open)
@@ -204,7 +207,7 @@ class PostgresqlTransferStore:
     async def history(self, query: HistoryQuery) -> HistoryPage:
         """One page; see the port.
 
-        A filtered page looks at `HISTORY_SCAN_MAX` rows at most, so it may be short, or empty, and not be the last.
+        A filtered page reads at most `HISTORY_SCAN_MAX` rows, so it can be short, or empty, without being the last.
         """
         assert query.most > 0, "a page shows something"
         assert query.direction in {None, "in", "out"}, f"no such direction: {query.direction}"
@@ -228,7 +231,7 @@ class PostgresqlTransferStore:
         if len(rows) > query.most:
             del rows[query.most :]
             next_after = rows[-1][25]
-        # A page without transfers is one row of bounds alone.
+        # If no transfer fits, the query returns one row that has only the bounds.
         return HistoryPage([transfer_of(row) for row in rows if row[0] is not None], until, next_after)
 
     async def by_status(self, status: Status, *, after: TransferId | None, most: int) -> list[Transfer]:
@@ -237,16 +240,16 @@ class PostgresqlTransferStore:
         return [transfer_of(row) for row in await self._rows(statement, status, after or 0, most)]
 
     async def stuck(self, *, open_before_ms: int, most: int) -> list[Transfer]:
-        """Open transfers that are old or need a person; walks through all that are open."""
+        """Open transfers that are old or need a person; reads all open transfers."""
         return [transfer_of(row) for row in await self._rows(self._statements.stuck, open_before_ms, most)]
 
     async def daily_used(self, owner: Owner, asset: str, day: int) -> int:
-        """The sum of one owner's day."""
+        """How much of an asset one owner has used on one UTC day."""
         rows = await self._rows(self._statements.daily_used, owner, asset, day)
         return int(rows[0][0]) if rows else 0
 
     async def open_summary(self) -> OpenSummary:
-        """What is open; walks through all that is, so ask it seldom."""
+        """A summary of the open transfers; reads all of them, so call it seldom."""
         by_status = dict.fromkeys((Status.REQUESTING, Status.PENDING), 0)
         oldest_open: dict[Status, int] = {}
         oldest_asked: dict[str, int] = {}
@@ -262,27 +265,27 @@ class PostgresqlTransferStore:
         return OpenSummary(by_status, oldest_asked, oldest_open, needs_person)
 
     async def feed(self, after: int, most: int) -> list[tuple[int, Event]]:
-        """Events by rising sequence number, which the reader itself gives to commits once they are visible."""
+        """Events by rising sequence number; first numbers those of commits that have become visible."""
         statement = self._statements.feed
         try:
             rows = await self._pool.write(System.STORE, lambda connection: connection.fetch(statement, after, most))
         except OutcomeUnknown as error:
-            # Turns that were given or not are all the same to the next reader; this one has read nothing.
+            # The numbering is the same whether this call or a later one does it, and nothing was read.
             raise Unavailable(System.STORE, error.message) from error
         return [(row[5], event_of(row)) for row in rows]
 
     async def reader_position(self, reader: str) -> int:
-        """How far a reader of the feed has come; see the port."""
+        """The sequence number up to which a reader has read the feed; see the port."""
         rows = await self._rows(self._statements.reader_position, reader)
         return int(rows[0][0]) if rows else 0
 
     async def move_reader(self, reader: str, position: int) -> None:
-        """Notes how far a reader of the feed has come, never back; see the port."""
+        """Moves a reader's position in the feed forward, never back; see the port."""
         statement = self._statements.move_reader
         await self._pool.write(System.STORE, lambda connection: connection.execute(statement, reader, position))
 
     async def register(self, accounts: Sequence[Account]) -> list[RegisteredAccount]:
-        """Numbers accounts, without gaps; those that are known cost a look-up only."""
+        """Numbers accounts, without gaps; accounts that have a number cost only a look-up."""
         if not accounts:
             return []
         owners = [account.owner for account in accounts]
@@ -310,21 +313,21 @@ class PostgresqlTransferStore:
         return [RegisteredAccount(row[0], Account(row[1], row[2], row[3])) for row in rows]
 
     async def registered_by_number(self, numbers: Sequence[int]) -> list[Account | None]:
-        """The accounts of some numbers, in the order asked."""
+        """The account of each number, in order; None for a number that is not in use."""
         rows = await self._rows(self._statements.by_number, numbers)
         accounts = {row[0]: Account(row[1], row[2], row[3]) for row in rows}
         return [accounts.get(number) for number in numbers]
 
     async def lease_node(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
-        """Leases a worker id: the holder's own, else one never used, else the one that ended longest ago."""
+        """Leases a node number: the holder's own, else one never used, else the one whose lease ended longest ago."""
         statement = self._statements.lease_node
-        worker: int | None = await self._pool.write(
+        node: int | None = await self._pool.write(
             System.STORE,
             lambda connection: connection.fetchval(statement, holder, NODES_MAX, now_ms, now_ms + lease_ms),
         )
-        if worker is None:
+        if node is None:
             raise Unavailable(System.STORE, f"all {NODES_MAX} worker ids are leased; stop a process, or wait")
-        return worker
+        return node
 
     async def ledger_seen(self) -> int:
         """The largest ledger timestamp on record."""
@@ -336,7 +339,7 @@ class PostgresqlTransferStore:
 
 
 def _cut_proposals(proposals: Sequence[Proposal]) -> list[Sequence[Proposal]]:
-    """The proposals in batches that have no key and no id twice; nearly always one."""
+    """Cuts proposals into batches in which no key and no id repeats; nearly always into one."""
     count = len(proposals)
     if 0 < count <= BATCH_MAX:
         ids = {each.transfer.id for each in proposals}
@@ -356,7 +359,7 @@ def _cut_proposals(proposals: Sequence[Proposal]) -> list[Sequence[Proposal]]:
 
 
 def _cut_changes(changes: Sequence[Change]) -> list[Sequence[Change]]:
-    """The changes in batches that have no transfer twice; nearly always one."""
+    """Cuts changes into batches in which no transfer repeats; nearly always into one."""
     if 0 < len(changes) <= BATCH_MAX and len({change.after.id for change in changes}) == len(changes):
         return [changes]
     batches: list[list[Change]] = []

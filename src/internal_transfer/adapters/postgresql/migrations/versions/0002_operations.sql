@@ -1,4 +1,4 @@
--- What operators decide. An entry of the audit chain is digested as `adapters/operations/chain.py` says.
+-- What operators decide. `ports/audit_chain.py` says how the digest of an entry is computed.
 CREATE TABLE operations_pin (
     name text PRIMARY KEY,
     value text NOT NULL
@@ -24,7 +24,7 @@ CREATE TABLE operations_audit (
 );
 CREATE INDEX operations_audit_subject ON operations_audit (subject, action);
 
--- One row, locked by whoever appends: the number and digest of the newest entry, so that a cut-off end is seen.
+-- One row, which every append locks: the number and digest of the newest entry, so that a missing end is noticed.
 CREATE TABLE operations_audit_head (
     one integer PRIMARY KEY CHECK (one = 1),
     number bigint NOT NULL,
