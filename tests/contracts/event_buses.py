@@ -1,8 +1,11 @@
 """The event buses that the contract suite runs on."""
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+
+from confluent_kafka import Consumer, Message
 
 from internal_transfer.adapters.in_process.event_bus import MemoryEventBus
 from internal_transfer.adapters.kafka.connection import KafkaConnection
@@ -47,6 +50,25 @@ def kafka_connection() -> KafkaConnection:
 def own_topics() -> Topics:
     """Names that no other test has."""
     return Topics(f"test-{uuid.uuid4().hex[:12]}")
+
+
+async def read_topic(connection: KafkaConnection, topic: str, count: int) -> list[Message]:
+    """The first messages of a topic."""
+
+    def read() -> list[Message]:
+        settings = connection.client_settings() | {"group.id": f"{topic}.test", "auto.offset.reset": "earliest"}
+        consumer = Consumer(settings)
+        consumer.subscribe([topic])
+        found: list[Message] = []
+        while len(found) < count:
+            message = consumer.poll(30)
+            assert message is not None, f"{len(found)} messages on {topic}, not {count}"
+            assert message.error() is None
+            found.append(message)
+        consumer.close()
+        return found
+
+    return await asyncio.to_thread(read)
 
 
 async def kafka_bench() -> Bench:

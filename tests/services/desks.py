@@ -80,7 +80,7 @@ class Desks:
             tiers=frozenset(stack.rules.limits),
             draw=lambda count: bytes(range(count)),
         )
-        given = {"actor_of": lambda _: ACTOR, "set_core_mode": None} | values
+        given = {"actor_of": lambda _: ACTOR} | values
         services = OperatorServices(
             desk=self.desk,
             cash=self.cash,

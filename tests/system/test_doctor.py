@@ -41,7 +41,7 @@ async def test_a_server_that_is_not_ready(place):
     async with new_server(place, ONE_PROCESS._replace(core_silence_seconds=0.3)) as server:
         await server.start()
         alice = await server.fund("alice", "10")
-        await server.operate("core/withhold")
+        await server.steer_core("withhold")
         await alice.move("funding", "spot", "1", key="k", wait_seconds=0)
 
         async def is_unready():

@@ -64,7 +64,7 @@ async def test_stop_with_an_open_transfer(server, number):
     """A transfer that waits for its core does not delay the stop, and goes on with the next start."""
     await server.start()
     user = await server.fund("waiting", "100")
-    await server.operate("core/pause")
+    await server.steer_core("pause")
     pending = await user.move("funding", "spot", "10", key="slow", wait_seconds=0)
     assert pending.status_code == 202
     server.signal(number)
@@ -80,7 +80,7 @@ async def test_stop_answers_who_waits(server):
     """A client that waits for a transfer's end is answered, not cut off, when the server stops."""
     await server.start()
     user = await server.fund("waiting", "100")
-    await server.operate("core/withhold")
+    await server.steer_core("withhold")
     async with asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(user.move("funding", "spot", "10", key="slow", wait_seconds=2))
 

@@ -64,7 +64,7 @@ async def test_a_worker_is_told_to_end(server):
     """SIGTERM has a worker answer who waits, tell its last counts and end, and another takes its place."""
     await server.start()
     user = await server.fund("waiting", "100")
-    await server.operate("core/withhold")
+    await server.steer_core("withhold")
     [worker] = _workers(server)
     async with asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(user.move("funding", "spot", "10", key="slow", wait_seconds=2))
@@ -89,7 +89,7 @@ async def test_a_signal_to_every_process(twins, number):
     """A signal that reaches all processes at once, as a terminal's does, ends them cleanly: who waits is answered."""
     await twins.start()
     user = await twins.fund("waiting", "100")
-    await twins.operate("core/withhold")
+    await twins.steer_core("withhold")
     async with asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(user.move("funding", "spot", "10", key="slow", wait_seconds=2))
 

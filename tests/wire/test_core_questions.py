@@ -9,11 +9,10 @@ from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict
-from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
+from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.wire.core_messages import (
     BalancesReply,
     EntriesReply,
-    ModeReply,
     RefusedReply,
     Reply,
     VerdictsReply,
@@ -85,7 +84,6 @@ def of_another_side() -> VerdictsReply:
         (lambda core: core.entries_after(5, 2), entries(5), "entry 5 after entry 5"),
         (lambda core: core.entries_after(5, 2), entries(7, 6), "entry 6 after entry 7"),
         (lambda core: core.entries_after(0, 1), entries(1, 2), "2 entries where 1 were asked for"),
-        (lambda core: core.set_mode("paused"), balances("alice"), "BalancesReply for a question of another kind"),
     ],
 )
 async def test_a_wrong_answer_is_no_answer(ask: Callable[[Asking], Awaitable[object]], reply, what):
@@ -104,7 +102,6 @@ async def test_right_answers_are_put_together():
     numbers = [number for number, _ in await answering(entries(3, 4), entries(9)).entries_after(2, 10)]
     assert numbers == [3, 4, 9]
     assert [each.posted for each in await answering(balances("alice")).balances(Owner("alice"))] == [1]
-    assert await answering(ModeReply(correlation_id="-", mode="paused")).set_mode("paused") == "paused"
 
 
 async def test_a_question_is_asked_again_until_it_is_answered():
@@ -122,16 +119,24 @@ async def test_a_question_is_asked_again_until_it_is_answered():
 
 
 async def test_silence():
-    """Without an answer within the deadline a question without effect is `Unavailable`, one with an effect unknown."""
+    """A question that gets no answer within the deadline is `Unavailable`."""
     silent = Asking(lambda _: [], msgspec.structs.replace(BOUNDS, answer_seconds=0.05, again_seconds=None))
     with pytest.raises(Unavailable, match="no answer from the core"):
         await silent.balances(Owner("alice"))
-    with pytest.raises(OutcomeUnknown, match="no answer from the core"):
-        await silent.set_mode("paused")
-    assert len(silent.asked) == 2
+    assert len(silent.asked) == 1
+
+
+async def test_a_question_that_may_have_been_sent():
+    """Where it is not known whether a question was sent it is `Unavailable`: nothing was done either way."""
+
+    def lose(_: str) -> list[bytes]:
+        raise OutcomeUnknown(System.CORE, "Kafka has not confirmed in time")
+
+    with pytest.raises(Unavailable, match="Kafka has not confirmed"):
+        await Asking(lose).balances(Owner("alice"))
 
 
 async def test_a_refusal():
     """What the core refuses is `Unavailable` with the core's reason."""
     with pytest.raises(Unavailable, match="core: no such thing"):
-        await answering(RefusedReply(correlation_id="-", reason="no such thing")).set_mode("paused")
+        await answering(RefusedReply(correlation_id="-", reason="no such thing")).balances(Owner("alice"))

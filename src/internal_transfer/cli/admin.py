@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from internal_transfer.api.paths import policy_path, policy_word
-from internal_transfer.cli.connection import Access, call, part, takes_access
+from internal_transfer.cli.connection import Access, call, part, require_running, takes_access
 from internal_transfer.cli.output import (
     print_act,
     print_evidence,
@@ -21,7 +21,10 @@ from internal_transfer.domain.policy_change import ACTIONS, ALL, PolicyAction, S
 from internal_transfer.domain.transfer import Status
 
 admin = typer.Typer(help="Evidence on transfers, and acts on them.", no_args_is_help=True)
-core = typer.Typer(help="Steers the demonstration core; only where the server runs with --demo.", no_args_is_help=True)
+core = typer.Typer(
+    help="Steers a demonstration core. Where the core is a process of its own, --data names the core's directory.",
+    no_args_is_help=True,
+)
 audit = typer.Typer(help="The audit chain.", no_args_is_help=True)
 admin.add_typer(core, name="core")
 admin.add_typer(audit, name="audit")
@@ -211,6 +214,7 @@ class _Mode(StrEnum):
 
 def _core_command(mode: _Mode, what: str) -> None:
     def command(access: Access, *, reason: _OptionalReason = None) -> None:
+        require_running(access)
         _act(access, f"/core/{mode}", _change(reason))
 
     core.command(mode.value, help=what)(takes_access(command))
@@ -218,7 +222,7 @@ def _core_command(mode: _Mode, what: str) -> None:
 
 _core_command(_Mode.PAUSE, "Makes the core unreachable.")
 _core_command(_Mode.RESUME, "Lets the core work again.")
-_core_command(_Mode.REFUSE, "Makes the core refuse every new order.")
+_core_command(_Mode.REFUSE, "Makes the core refuse every new command.")
 _core_command(_Mode.REFUSE_CREDITS, "Makes the core refuse every new credit, and still debit.")
 _core_command(_Mode.WITHHOLD, "Makes the core answer nothing, though it accepts a cancel.")
 

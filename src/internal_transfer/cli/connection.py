@@ -17,10 +17,12 @@ from urllib.parse import quote
 
 import httpx
 import typer
+from msgspec import to_builtins
 
 from internal_transfer.api.paths import ADMIN
 from internal_transfer.cli.exits import FAILED, UNREACHABLE
 from internal_transfer.cli.output import print_json, print_problem
+from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.telemetry import configure_logging
@@ -101,6 +103,22 @@ def call(
         print_problem(answer, as_json=access.as_json)
         raise typer.Exit(FAILED)
     return answer
+
+
+def require_running(access: Access) -> None:
+    """Refuses to steer a core that does not run; the files are not opened, since they may be a core's own."""
+    directory = DataDirectory(access.data)
+    try:
+        if access.url is not None or not directory.path.is_dir() or directory.is_held:
+            return
+    except StartRefusedError as error:
+        _give_up(access, str(error))
+    from internal_transfer.api.problems import problem_of  # noqa: PLC0415 - takes long to import.
+
+    message = f"nothing runs on {access.data}: a core can be steered while it, or its service, runs with --demo"
+    problem = problem_of(Refusal(Code.PERMISSION_DENIED, message))
+    print_problem(to_builtins(problem), as_json=access.as_json)
+    raise typer.Exit(FAILED)
 
 
 def ask_holder(directory: DataDirectory, path: str) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def print_act(act: Mapping[str, Any]) -> None:
         words.append(f"status {act['status']}")
     if "amount" in act:
         words.append(f"{act['amount']} {act['asset']} for {act['user']} in {act['account']}")
-    words.append(f"audit entry {act['audit_id']}")
+    if act["audit_id"] is not None:
+        words.append(f"audit entry {act['audit_id']}")
     if act.get("note"):
         words.append(act["note"])
     print_line("; ".join(words))

@@ -11,7 +11,13 @@ from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.health import create_health_app
 from internal_transfer.api.okx.routes import okx_routes
 from internal_transfer.api.okx.signature import Signatures
-from internal_transfer.api.operators.routes import AdminApi, DescribeServer, OperatorServices
+from internal_transfer.api.operators.routes import (
+    NOT_A_DEMONSTRATION,
+    STEERED_ELSEWHERE,
+    AdminApi,
+    DescribeServer,
+    OperatorServices,
+)
 from internal_transfer.api.routes import create_app
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.server.http import Bounds, HttpServer
@@ -96,7 +102,7 @@ def admin_app(
     return AdminApi(
         services,
         actor_of=actor_of or (lambda _: local),
-        set_core_mode=service.stack.set_core_mode if demo else None,
+        set_core_mode=(service.stack.set_core_mode or STEERED_ELSEWHERE) if demo else NOT_A_DEMONSTRATION,
         describe_server=state,
     ).app()
 

@@ -122,12 +122,6 @@ class EntriesQuery(_Query, frozen=True, kw_only=True, tag="entries/1"):
     most: Annotated[int, Meta(ge=1, le=ENTRIES_PER_QUERY_MAX)]
 
 
-class SetModeQuery(_Query, frozen=True, kw_only=True, tag="set_mode/1"):
-    """Sets how the reference core behaves; for demonstrations, and refused by a core that is not one."""
-
-    mode: Annotated[str, Meta(min_length=1, max_length=32)]
-
-
 class _Reply(_Message, frozen=True, kw_only=True):
     """What all replies have."""
 
@@ -169,12 +163,6 @@ class EntriesReply(_Reply, frozen=True, kw_only=True, tag="entries/1"):
     entries: tuple[WireEntry, ...]
 
 
-class ModeReply(_Reply, frozen=True, kw_only=True, tag="mode/1"):
-    """The mode that the reference core is in now."""
-
-    mode: str
-
-
 class UnavailableReply(_Reply, frozen=True, kw_only=True, tag="unavailable/1"):
     """The core cannot answer now; nothing was done."""
 
@@ -187,8 +175,8 @@ class RefusedReply(_Reply, frozen=True, kw_only=True, tag="refused/1"):
     reason: ReasonText
 
 
-Query = VerdictsQuery | BalancesQuery | EntriesQuery | SetModeQuery
-Reply = VerdictsReply | BalancesReply | EntriesReply | ModeReply | UnavailableReply | RefusedReply
+Query = VerdictsQuery | BalancesQuery | EntriesQuery
+Reply = VerdictsReply | BalancesReply | EntriesReply | UnavailableReply | RefusedReply
 
 _T = TypeVar("_T")
 

@@ -25,11 +25,9 @@ from internal_transfer.wire.core_messages import (
     BalancesReply,
     EntriesQuery,
     EntriesReply,
-    ModeReply,
     Query,
     RefusedReply,
     Reply,
-    SetModeQuery,
     UnavailableReply,
     UndecodableError,
     VerdictFields,
@@ -83,7 +81,7 @@ class AskedCore(ABC):
             name, expires_at = self._next()
             texts = tuple(map(str, asked))
             query = VerdictsQuery(correlation_id=name, expires_at=expires_at, transfer_ids=texts)
-            reply = await self._read(query, VerdictsReply)
+            reply = await self._ask(query, VerdictsReply)
             if len(reply.verdicts) != len(asked):
                 raise _faulty(f"{len(reply.verdicts)} lists of verdicts for {len(asked)} transfers")
             for transfer_id, given in zip(asked, reply.verdicts, strict=True):
@@ -96,7 +94,7 @@ class AskedCore(ABC):
     async def balances(self, owner: Owner) -> list[CoreBalance]:
         """The balances of one owner; raises `Unavailable` while the core does not answer as it should."""
         name, expires_at = self._next()
-        reply = await self._read(BalancesQuery(correlation_id=name, expires_at=expires_at, owner=owner), BalancesReply)
+        reply = await self._ask(BalancesQuery(correlation_id=name, expires_at=expires_at, owner=owner), BalancesReply)
         balances = read_balances(reply.balances)
         if any(balance.account.owner != owner for balance in balances):
             raise _faulty(f"balances of another owner than {owner}")
@@ -109,7 +107,7 @@ class AskedCore(ABC):
             asked = min(most - len(entries), self._ask_bounds.entries_most)
             name, expires_at = self._next()
             query = EntriesQuery(correlation_id=name, expires_at=expires_at, after=entry, most=asked)
-            reply = await self._read(query, EntriesReply)
+            reply = await self._ask(query, EntriesReply)
             if len(reply.entries) > asked:
                 raise _faulty(f"{len(reply.entries)} entries where {asked} were asked for")
             for each in reply.entries:
@@ -121,29 +119,13 @@ class AskedCore(ABC):
                 break
         return entries
 
-    async def set_mode(self, mode: str) -> str:
-        """Sets how a core of a demonstration behaves (`CoreMode`), and answers its mode.
-
-        Raises `Unavailable` where the core refuses or nothing was sent, `OutcomeUnknown` where it did not answer.
-        """
-        name, expires_at = self._next()
-        reply = await self._ask(SetModeQuery(correlation_id=name, expires_at=expires_at, mode=mode))
-        return _expect(reply, ModeReply).mode
-
     def _next(self) -> tuple[str, int]:
         """The name of one more question, and until when its answer is waited for."""
         self._asked += 1
         return f"{self._name}.{self._asked}", self._clock.now_ms() + round(self._ask_bounds.answer_seconds * 1000)
 
-    async def _read(self, query: Query, kind: type[R]) -> R:
-        """The answer to a query that has no effect: where it is not known, nothing was done all the same."""
-        try:
-            reply = await self._ask(query)
-        except OutcomeUnknown as error:
-            raise Unavailable(error.system, error.message) from error
-        return _expect(reply, kind)
-
-    async def _ask(self, query: Query) -> Reply:
+    async def _ask(self, query: Query, kind: type[R]) -> R:
+        """The reply to a query; raises `Unavailable` without one that fits: no query has an effect."""
         bounds = self._ask_bounds
         if len(self._open) >= bounds.open_most:
             raise Unavailable(System.CORE, f"{len(self._open)} questions wait for the core's answers already")
@@ -156,10 +138,12 @@ class AskedCore(ABC):
                     await self._send(name, message)
                     await asyncio.wait([future], timeout=bounds.again_seconds)
         except TimeoutError as error:
-            raise OutcomeUnknown(System.CORE, f"no answer from the core in {bounds.answer_seconds:g} s") from error
+            raise Unavailable(System.CORE, f"no answer from the core in {bounds.answer_seconds:g} s") from error
+        except OutcomeUnknown as error:
+            raise Unavailable(error.system, error.message) from error
         finally:
             del self._open[name]
-        return future.result()
+        return _expect(future.result(), kind)
 
     def _hear(self, messages: Iterable[bytes]) -> None:
         """Takes what the core has answered to anybody; what nobody here waits for is dropped."""

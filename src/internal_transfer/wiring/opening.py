@@ -61,12 +61,16 @@ class Foreign(Protocol):
         ...
 
 
+SetCoreMode = Callable[[str], Awaitable[None]]
+
+
 @dataclass(slots=True, kw_only=True)
 class Stack:
     """The ports, each with the adapter that the settings chose for it.
 
     `tending` is what has to run as long as the stack is used, `checks` what `doctor` asks; `failures` tell why
-    something does not work at present, as far as is known without asking. `set_core_mode` is for demonstrations.
+    something does not work at present, as far as is known without asking. `set_core_mode` is for demonstrations, and
+    only the embedded core has it.
     """
 
     store: TransferStore
@@ -77,7 +81,7 @@ class Stack:
     limiter: RateLimiter
     publisher: EventPublisher | None
     durability: Durability
-    set_core_mode: Callable[[str], Awaitable[None]]
+    set_core_mode: SetCoreMode | None
     tending: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
     checks: list[Callable[[], Awaitable[list[Finding]]]] = field(default_factory=list)
     failures: list[Callable[[], str | None]] = field(default_factory=list)
@@ -250,7 +254,7 @@ class _Opening:
             case _:
                 assert_never(self._systems.ledger)
 
-    async def open_core(self) -> tuple[TradingCore, EventBus, Callable[[str], Awaitable[None]]]:
+    async def open_core(self) -> tuple[TradingCore, EventBus, SetCoreMode | None]:
         match self._systems.core:
             case CoreSystem.EMBEDDED:
                 core = ReferenceCore(self._embedded())
@@ -266,7 +270,7 @@ class _Opening:
             case _:
                 assert_never(self._systems.core)
 
-    async def _open_kafka_core(self) -> tuple[TradingCore, EventBus, Callable[[str], Awaitable[None]]]:
+    async def _open_kafka_core(self) -> tuple[TradingCore, EventBus, SetCoreMode | None]:
         connection = kafka_connection(self._settings)
         from internal_transfer.adapters.kafka.event_bus import GROUP, KafkaEventBus  # noqa: PLC0415
         from internal_transfer.adapters.kafka.topics import Topics  # noqa: PLC0415
@@ -278,19 +282,16 @@ class _Opening:
         self.checks.append(core.check)
         self._failures.append(lambda: core.failure)
 
-        async def set_mode(mode: str) -> None:
-            await core.set_mode(mode)
-
         if not self._settles:
-            return core, MemoryEventBus(), set_mode
+            return core, MemoryEventBus(), None
         bus = KafkaEventBus(
             connection, topics, clock=self._clock, group=self._group or GROUP, on_poison=self._count_poison
         )
         self._failures.append(lambda: bus.failure)
         await self._start(bus, "Kafka")
-        return core, bus, set_mode
+        return core, bus, None
 
-    async def _open_aeron_core(self) -> tuple[TradingCore, EventBus, Callable[[str], Awaitable[None]]]:
+    async def _open_aeron_core(self) -> tuple[TradingCore, EventBus, SetCoreMode | None]:
         from internal_transfer.adapters.aeron.client import AeronClient  # noqa: PLC0415
         from internal_transfer.adapters.aeron.event_bus import AeronEventBus  # noqa: PLC0415
         from internal_transfer.adapters.aeron.trading_core import AeronTradingCore  # noqa: PLC0415
@@ -304,11 +305,7 @@ class _Opening:
         if bus is not None:
             self.checks.append(bus.check)
             self._failures.append(lambda: bus.failure)
-
-        async def set_mode(mode: str) -> None:
-            await core.set_mode(mode)
-
-        return core, bus or MemoryEventBus(), set_mode
+        return core, bus or MemoryEventBus(), None
 
     async def open_limiter(self) -> RateLimiter:
         limit = self._settings.rate_limit

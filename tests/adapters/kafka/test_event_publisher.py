@@ -1,11 +1,8 @@
 """Events of transfers on a Kafka topic, as their readers find them."""
 
-import asyncio
-
 import pytest
-from confluent_kafka import Consumer
 
-from contracts.event_buses import kafka_connection, own_topics
+from contracts.event_buses import kafka_connection, own_topics, read_topic
 from contracts.transfer_stores import transfer
 from internal_transfer.adapters.kafka.event_publisher import KafkaEventPublisher
 from internal_transfer.adapters.kafka.topics import Cluster
@@ -16,24 +13,12 @@ from internal_transfer.ports.event_publisher import TransferEvent
 from internal_transfer.ports.transfer_store import Event
 from internal_transfer.wire.core_messages import UndecodableError
 from internal_transfer.wire.trace import traceparent
-from internal_transfer.wire.transfer_events import TransferEventMessage, decode_transfer_event, encode_transfer_event
+from internal_transfer.wire.transfer_events import decode_transfer_event, encode_transfer_event
 
 
 def event(number: int, version: int, status: Status, code: Code | None = None) -> TransferEvent:
     about = transfer(number)
     return TransferEvent(Event(about.id, version, status, about.created_at + version, code), about)
-
-
-def read(connection, topic: str, count: int) -> list[tuple[bytes, TransferEventMessage, dict[str, bytes]]]:
-    consumer = Consumer(connection.client_settings() | {"group.id": f"{topic}.test", "auto.offset.reset": "earliest"})
-    consumer.subscribe([topic])
-    found = []
-    while len(found) < count:
-        message = consumer.poll(30)
-        assert message is not None, f"{len(found)} messages, not {count}"
-        found.append((message.key(), decode_transfer_event(message.value()), dict(message.headers())))
-    consumer.close()
-    return found
 
 
 async def test_events_as_their_readers_find_them():
@@ -46,17 +31,18 @@ async def test_events_as_their_readers_find_them():
     page = [event(number, version + 1, status) for number in range(20) for version, status in enumerate(statuses)]
     await publisher.publish([*page, event(20, 1, Status.REQUESTING), event(20, 2, Status.FAILED, Code.EXPIRED)])
     await publisher.close()
-    found = await asyncio.to_thread(read, connection, topics.events, 62)
+    messages = await read_topic(connection, topics.events, 62)
+    found = [(each.key(), decode_transfer_event(each.value())) for each in messages]
     for number in range(20):
         key = str(transfer(number).id)
-        mine = [message for at, message, _ in found if at == key.encode()]
+        mine = [message for at, message in found if at == key.encode()]
         assert [(message.version, message.status) for message in mine] == list(enumerate(statuses, 1))
         assert all((message.transfer_id, message.amount, message.asset) == (key, "100", "USDT") for message in mine)
         assert mine[0].source.type == "funding"
         assert mine[0].target.type == "spot"
-    (*_, last) = [message for at, message, _ in found if at == str(transfer(20).id).encode()]
+    (*_, last) = [message for at, message in found if at == str(transfer(20).id).encode()]
     assert (last.status, last.code) == (Status.FAILED, Code.EXPIRED)
-    at, _, headers = found[0]
+    at, headers = messages[0].key(), dict(messages[0].headers())
     assert headers["request-id"] == at
     assert headers["traceparent"] == traceparent(int(at)).encode()
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from contracts.event_buses import kafka_connection, own_topics
+from contracts.event_buses import kafka_connection, own_topics, read_topic
 from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.adapters.kafka.trading_core import BOUNDS, KafkaTradingCore
 from internal_transfer.adapters.sqlite.database import Database
-from internal_transfer.adapters.sqlite.trading_core import CoreMode
+from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
@@ -26,7 +26,7 @@ from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
 from internal_transfer.hosts.core.host import CoreHost
 from internal_transfer.hosts.core.kafka import KafkaCoreHost
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
-from internal_transfer.wire.core_messages import decode_query, encode_command
+from internal_transfer.wire.core_messages import encode_command
 
 SPOT = Account(Owner("alice"), "spot", "USDT")
 CLOCK = SystemClock()
@@ -56,14 +56,16 @@ class World:
         self.bus = KafkaEventBus(connection, topics, clock=CLOCK)
 
     @asynccontextmanager
-    async def served(self, *, demo: bool = False) -> AsyncIterator[KafkaCoreHost]:
+    async def served(self) -> AsyncIterator[ReferenceCore]:
+        """Serves the topics from this process; `host` is the core's side then."""
         database = Database(self.folder / "core.db")
-        host = KafkaCoreHost(CoreHost(database, clock=CLOCK, demo=demo), self.connection, self.topics, clock=CLOCK)
+        inner = CoreHost(database, clock=CLOCK)
+        self.host = host = KafkaCoreHost(inner, self.connection, self.topics, clock=CLOCK)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(host.run(stop))
             try:
-                yield host
+                yield inner.core
             finally:
                 stop.set()
                 await serving
@@ -93,41 +95,26 @@ async def test_a_silent_core(world):
     with pytest.raises(Unavailable) as failure:
         await asking.balances(Owner("alice"))
     assert failure.value.system is System.CORE
-    with pytest.raises(OutcomeUnknown):
-        await asking.set_mode("paused")
     await asking.close()
     async with world.served():
         assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.APPLIED]
 
 
-async def test_modes(world):
-    """A demonstration's core takes modes: paused it answers nothing and keeps orders, withholding it forgets them."""
-    async with world.served(demo=True) as host:
-        await world.core.set_mode(CoreMode.PAUSED)
-        assert host.state().reason == "the core is paused by the operator"
+async def test_a_paused_core_and_one_that_withholds(world):
+    """A paused core answers nothing and keeps commands, one that withholds its answers forgets them."""
+    async with world.served() as core:
+        core.mode = CoreMode.PAUSED
         await world.core.tell([order(1)])
         with pytest.raises(Unavailable, match="paused"):
             await world.core.verdicts([TransferId(1)])
-        await world.core.set_mode(CoreMode.NORMAL)
+        core.mode = CoreMode.NORMAL
         assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.APPLIED]
-        await world.core.set_mode(CoreMode.WITHHOLD)
+        core.mode = CoreMode.WITHHOLD
         await world.core.tell([order(2), order(3), order(2, Action.CANCEL)])
         assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.CANCELLED]
-        await world.core.set_mode(CoreMode.REFUSE)
+        core.mode = CoreMode.REFUSE
         await world.core.tell([order(3)])
         assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.REFUSED]
-        with pytest.raises(Unavailable, match="no mode"):
-            await world.core.set_mode("upside_down")
-
-
-async def test_modes_are_for_demonstrations(world):
-    """A core that was not started as a demonstration refuses modes and stays as it is."""
-    async with world.served() as host:
-        with pytest.raises(Unavailable, match="--demo"):
-            await world.core.set_mode(CoreMode.PAUSED)
-        await world.core.tell([order(1)])
-        assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.APPLIED]
-        assert host.state().ready
 
 
 async def test_poison_among_orders(world):
@@ -135,14 +122,14 @@ async def test_poison_among_orders(world):
     producer = KafkaProducer(world.connection, system=System.CORE)
     producer.start()
     bad = encode_command(order(2)).replace(b'"amount":"100"', b'"amount":100')
-    async with world.served() as host:
+    async with world.served():
         await world.core.tell([order(1)])
         await producer.send([Outgoing(world.topics.commands, b"1", bad, [])])
         await world.core.tell([order(1, Action.REVERSE), order(3)])
         outcomes = sorted(verdict.outcome for verdict in await drain(world.bus, 3))
         assert outcomes == [Outcome.APPLIED, Outcome.APPLIED, Outcome.REVERSED]
         assert await world.core.verdicts([TransferId(2)]) == [[]]
-        assert host.state().ready
+        assert world.host.state().ready
     await producer.close()
 
 
@@ -269,16 +256,17 @@ async def test_a_core_that_is_killed_loses_and_doubles_nothing(world):
     assert balance.posted == told * 100
 
 
-async def test_an_expired_query_is_not_answered(world):
-    """A mode that was set long ago, and waited for a core since, does nothing when the core comes."""
+async def test_a_mode_from_an_older_service(world):
+    """A service of the release before asks a core to change its mode by a message, which is no query any more: it
+    goes to the dead letters, and the core goes on as it is.
+    """
+    old = b'{"type":"set_mode/1","correlation_id":"x","expires_at":%d,"mode":"paused"}' % (CLOCK.now_ms() + 60_000)
     producer = KafkaProducer(world.connection, system=System.CORE)
     producer.start()
-    old = b'{"type":"set_mode/1","correlation_id":"x","expires_at":1,"mode":"paused"}'
-    assert decode_query(old).expires_at == 1
-    await producer.send([Outgoing(world.topics.queries, b"x", old, [])])
-    async with world.served(demo=True) as host:
-        await world.core.balances(Owner("alice"))
+    async with world.served():
+        await producer.send([Outgoing(world.topics.queries, b"x", old, [])])
+        assert [letter.value() for letter in await read_topic(world.connection, world.topics.dead_letters, 1)] == [old]
         await world.core.tell([order(1)])
         await drain(world.bus, 1)
-        assert host.state().ready
+        assert world.host.state().ready
     await producer.close()

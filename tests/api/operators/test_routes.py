@@ -2,6 +2,7 @@ import httpx
 import pytest
 
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
+from internal_transfer.api.operators.routes import STEERED_ELSEWHERE
 from internal_transfer.api.operators.views import ServerState
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import System
@@ -200,12 +201,18 @@ async def test_api_keys(client):
 
 
 async def test_the_core_is_steered_in_demonstrations_only(stack, desks, client):
-    """Each word sets its mode and is audited; without a demonstration it is refused."""
+    """Each word sets its mode and is audited; without a demonstration, and where the core is elsewhere, it is
+    refused.
+    """
     for word, mode in (("pause", "paused"), ("refuse", "refuse"), ("withhold", "withhold"), ("resume", "normal")):
         assert (await client.post(f"/core/{word}")).json()["action"] == f"core_{word}"
         assert stack.core.mode == mode
     async with client_of(desks.admin_app()) as other:
         assert (await other.post("/core/pause")).status_code == 403
+    async with client_of(desks.admin_app(set_core_mode=STEERED_ELSEWHERE)) as elsewhere:
+        refused = await elsewhere.post("/core/pause")
+        assert (refused.status_code, refused.json()["code"]) == (409, "INVALID_STATE_TRANSITION")
+        assert "at its own directory" in refused.json()["detail"]
     assert stack.core.mode is CoreMode.NORMAL
 
 

@@ -16,9 +16,6 @@ from internal_transfer.wire.core_messages import (
     BalancesReply,
     EntriesQuery,
     EntriesReply,
-    ModeReply,
-    RefusedReply,
-    SetModeQuery,
     UnavailableReply,
     VerdictsQuery,
     VerdictsReply,
@@ -42,7 +39,7 @@ def database(tmp_path):
 
 @pytest.fixture
 def host(database):
-    host = CoreHost(database, clock=CLOCK, demo=True)
+    host = CoreHost(database, clock=CLOCK)
     host.phase = Phase.RUNNING
     return host
 
@@ -101,26 +98,16 @@ async def test_withheld_orders_have_no_verdict(host):
 
 async def test_a_paused_core_is_not_ready(host):
     """A paused core carries nothing out, answers that it cannot, says so in its state, and can be set going again."""
-    mode = SetModeQuery(correlation_id="m", expires_at=LATER, mode="paused")
-    assert await host.answer(mode) == ModeReply(correlation_id="m", mode="paused")
+    host.core.mode = CoreMode.PAUSED
     with pytest.raises(Unavailable):
         await host.carry_out([order(1)])
     reply = await host.answer(BalancesQuery(correlation_id="q", expires_at=LATER, owner="alice"))
     assert reply == UnavailableReply(correlation_id="q", reason="the core is paused by the operator")
     assert not host.state().ready
-    await host.answer(SetModeQuery(correlation_id="m", expires_at=LATER, mode="normal"))
+    host.core.mode = CoreMode.NORMAL
     await host.carry_out([order(1)])
     assert host.state().ready
     assert host.state().commands == 1
-
-
-async def test_modes_are_refused(host, database):
-    """An unknown mode is refused, and every mode by a core that is no demonstration."""
-    unknown = SetModeQuery(correlation_id="m", expires_at=LATER, mode="sideways")
-    assert isinstance(await host.answer(unknown), RefusedReply)
-    known = SetModeQuery(correlation_id="m", expires_at=LATER, mode="paused")
-    assert isinstance(await CoreHost(database, clock=CLOCK).answer(known), RefusedReply)
-    assert host.core.mode is CoreMode.NORMAL
 
 
 async def test_nobody_waits_any_more(host):

@@ -71,6 +71,15 @@ CORE_MODES = {
 }
 """What the demonstration core can be told, and the mode that it then has."""
 
+NOT_A_DEMONSTRATION = Refusal(Code.PERMISSION_DENIED, "the core can only be steered where the server runs with --demo")
+STEERED_ELSEWHERE = Refusal(
+    Code.INVALID_STATE_TRANSITION,
+    "this service's core is a process of its own, which is steered at its own directory: admin core with --data and "
+    "the directory of a core that runs with --demo",
+)
+
+SetCoreMode = Callable[[str], Awaitable[None]]
+
 ActorOf = Callable[[Request], str | Refusal]
 DescribeServer = Callable[[], Awaitable[ServerState]]
 Endpoint = Callable[[Request, str], Awaitable[View | Act | Refusal]]
@@ -95,8 +104,8 @@ class OperatorServices:
 class AdminApi:
     """The operators' endpoints.
 
-    `actor_of` returns who the caller is, or a refusal. `set_core_mode` takes one of the values of `CORE_MODES`, and is
-    given only in demonstrations; `describe_server` only where a server runs.
+    `actor_of` returns who the caller is, or a refusal. `set_core_mode` takes one of the values of `CORE_MODES`, or
+    is the refusal of everybody who wants to steer the core; `describe_server` only where a server runs.
     """
 
     def __init__(
@@ -104,7 +113,7 @@ class AdminApi:
         services: OperatorServices,
         *,
         actor_of: ActorOf,
-        set_core_mode: Callable[[str], Awaitable[None]] | None = None,
+        set_core_mode: SetCoreMode | Refusal = NOT_A_DEMONSTRATION,
         describe_server: DescribeServer | None = None,
     ) -> None:
         self._services = services
@@ -292,8 +301,8 @@ class AdminApi:
         refusal = check_reason(body.reason)
         if refusal is not None:
             return refusal
-        if self._set_core_mode is None:
-            return Refusal(Code.PERMISSION_DENIED, "the core can only be steered where the server runs with --demo")
+        if isinstance(self._set_core_mode, Refusal):
+            return self._set_core_mode
         action = f"core_{word}"
         audit, reason = self._services.audit, body.reason
         entry = audit.entry(actor=actor, action=action, subject="core", reason=reason, outcome="completed")

@@ -24,11 +24,8 @@ from internal_transfer.wire.core_messages import (
     BalancesReply,
     EntriesQuery,
     EntriesReply,
-    ModeReply,
     Query,
-    RefusedReply,
     Reply,
-    SetModeQuery,
     UnavailableReply,
     VerdictsQuery,
     VerdictsReply,
@@ -67,15 +64,11 @@ class HostState(Struct, frozen=True):
 
 
 class CoreHost:
-    """One reference core on one database; calls may overlap.
+    """One reference core on one database; calls may overlap."""
 
-    With `demo` it takes `SetModeQuery`; otherwise those are refused.
-    """
-
-    def __init__(self, database: Database, *, clock: Clock, demo: bool = False) -> None:
+    def __init__(self, database: Database, *, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._demo = demo
         self._commands = 0
         self._queries = 0
         self._failure: OperatingFailureError | None = None
@@ -159,17 +152,5 @@ class CoreHost:
                     correlation_id=named,
                     entries=tuple(WireEntry(number=number, verdict=verdict_fields(each)) for number, each in entries),
                 )
-            case SetModeQuery():
-                return self._set_mode(query)
             case _:
                 assert_never(query)
-
-    def _set_mode(self, query: SetModeQuery) -> Reply:
-        named = query.correlation_id
-        if not self._demo:
-            return RefusedReply(correlation_id=named, reason="only a core that was started with --demo has modes")
-        try:
-            self.core.mode = CoreMode(query.mode)
-        except ValueError:
-            return RefusedReply(correlation_id=named, reason=f"there is no mode {query.mode!r}")
-        return ModeReply(correlation_id=named, mode=self.core.mode)

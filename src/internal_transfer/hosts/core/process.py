@@ -13,8 +13,11 @@ from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.log import keep_log_short
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.hosts.core.host import CoreHost, HostState
+from internal_transfer.hosts.core.steering import steering_app
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.server.http import HttpServer
+from internal_transfer.server.sockets import listen_owner_only
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.settings import Settings
 from internal_transfer.wiring.connections import aeron_connection, kafka_connection
@@ -40,7 +43,8 @@ class Transport(Protocol):
 class CoreOptions:
     """What the command line says about a core.
 
-    `connect` makes the transport. `on_ready` is called when the core carries out orders for the first time.
+    `connect` makes the transport. With `demo`, the core can be steered over a socket in `data`. `on_ready` is called
+    when the core carries out commands for the first time.
     """
 
     data: Path
@@ -60,17 +64,21 @@ async def run_core(options: CoreOptions) -> None:
     try:
         database = Database(directory.database, on_failure=_report)
         try:
-            await _run(options, database)
+            await _run(options, directory, database)
         finally:
             database.close()
     finally:
         directory.release()
 
 
-async def _run(options: CoreOptions, database: Database) -> None:
+async def _run(options: CoreOptions, directory: DataDirectory, database: Database) -> None:
     clock = SystemClock()
-    host = CoreHost(database, clock=clock, demo=options.demo)
+    host = CoreHost(database, clock=clock)
     transport = options.connect(host, clock)
+    steering: HttpServer | None = None
+    if options.demo:
+        listener = listen_owner_only(directory.admin_socket)
+        steering = HttpServer(steering_app(host.core, clock), listener, clock=clock)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,7 +89,11 @@ async def _run(options: CoreOptions, database: Database) -> None:
                 tasks.create_task(keep_log_short(database, clock)),
                 tasks.create_task(_tell_when_ready(transport, options.on_ready, clock)),
             ]
+            if steering is not None:
+                tasks.create_task(steering.run_until_stopped())
             await transport.run(stop)
+            if steering is not None:
+                steering.stop()
             for task in beside:
                 task.cancel()
     except ExceptionGroup as failed:

@@ -10,7 +10,7 @@ from internal_transfer.simulation.scenarios.server_process import ServerProcess
 async def core_paused(server: ServerProcess) -> str:
     """While the core is away a transfer stays PENDING with its money held; when it is back the scanner settles it."""
     user = await server.fund("waiting", "100")
-    await server.operate("core/pause")
+    await server.steer_core("pause")
     response = await user.move("funding", "spot", "10", key="slow", wait_seconds=0)
     transfer = expect_status(response, 202)
     expect(transfer["status"] == "PENDING", f"it is {transfer['status']}")
@@ -18,7 +18,7 @@ async def core_paused(server: ServerProcess) -> str:
     expect(expect_status(again, 202)["request_id"] == transfer["request_id"], "the retry made another transfer")
     balances = await user.balances()
     expect(balances.get("spot", "absent") is None, f"the balance of the core that is away is shown: {balances}")
-    await server.operate("core/resume")
+    await server.steer_core("resume")
 
     async def settled() -> dict[str, Any] | None:
         now = await user.transfer(transfer["request_id"])
@@ -32,10 +32,10 @@ async def core_paused(server: ServerProcess) -> str:
 async def core_refuses(server: ServerProcess) -> str:
     """A core's refusal gives the money back: the hold is voided, and the transfer FAILED for good."""
     user = await server.fund("refused", "100")
-    await server.operate("core/refuse")
+    await server.steer_core("refuse")
     problem = expect_problem(await user.move("funding", "spot", "10", key="no"), 422, Code.CORE_REFUSED)
     expect(problem["recorded"] is True, f"recorded is {problem['recorded']}")
-    await server.operate("core/resume")
+    await server.steer_core("resume")
     expect_problem(await user.move("funding", "spot", "10", key="no"), 422, Code.CORE_REFUSED)
     expect_status(await user.move("funding", "spot", "10", key="yes"), 201)
     await user.expect_balances(funding="90", spot="10")
@@ -46,9 +46,9 @@ async def second_core_refuses(server: ServerProcess) -> str:
     """Where the second of two cores refuses, the first takes its debit back before the hold is voided."""
     user = await server.fund("reversed", "100")
     expect_status(await user.move("funding", "spot", "50", key="in"), 201)
-    await server.operate("core/refuse-credits")
+    await server.steer_core("refuse-credits")
     problem = expect_problem(await user.move("spot", "futures", "20", key="no"), 422, Code.CORE_REFUSED)
-    await server.operate("core/resume")
+    await server.steer_core("resume")
     evidence = (await server.admin("show", problem["request_id"])).object()
     told = [(verdict["side"], verdict["action"], verdict["outcome"]) for verdict in evidence["core"]["verdicts"]]
     wanted = [("source", "apply", "applied"), ("target", "apply", "refused"), ("source", "reverse", "reversed")]
@@ -63,7 +63,7 @@ async def second_core_refuses(server: ServerProcess) -> str:
 async def core_withholds(server: ServerProcess) -> str:
     """A core that owes its answer leaves a transfer stuck, until an operator voids it after the core's cancel."""
     user = await server.fund("stuck", "100")
-    await server.operate("core/withhold")
+    await server.steer_core("withhold")
     transfer = expect_status(await user.move("funding", "spot", "10", key="owed", wait_seconds=0), 202)
     request_id = transfer["request_id"]
 
@@ -88,7 +88,7 @@ async def core_withholds(server: ServerProcess) -> str:
     evidence = (await server.admin("show", request_id)).object()
     told = [(verdict["action"], verdict["outcome"]) for verdict in evidence["core"]["verdicts"]]
     expect(told == [("cancel", "cancelled")], f"the core was told {told}")
-    await server.operate("core/resume")
+    await server.steer_core("resume")
     expect_problem(await user.move("funding", "spot", "10", key="owed"), 422, Code.VOIDED_BY_OPERATOR)
     await user.expect_balances(funding="100")
     return "stuck with 10 held; post refused without the core's word; void: cancelled, then FAILED; funding 100"
@@ -97,7 +97,7 @@ async def core_withholds(server: ServerProcess) -> str:
 async def silent_core_sheds(server: ServerProcess) -> str:
     """When a core has owed an answer for too long, its routes are shed before anything is recorded; others go on."""
     user = await server.fund("shed", "100")
-    await server.operate("core/withhold")
+    await server.steer_core("withhold")
     expect_status(await user.move("funding", "spot", "1", key="probe-0", wait_seconds=0), 202)
     keys = ["probe-0"]
 
@@ -114,7 +114,7 @@ async def silent_core_sheds(server: ServerProcess) -> str:
     problem = await until("the silent core's route is shed", shed)
     expect(problem["recorded"] is False, f"recorded is {problem['recorded']}")
     expect_status(await user.move("funding", "earn", "1", key="elsewhere"), 201)
-    await server.operate("core/resume")
+    await server.steer_core("resume")
     for key in keys:
         expect_status(await user.move("funding", "spot", "1", key=key), 200)
     await user.expect_balances(funding=str(99 - len(keys)), earn="1", spot=str(len(keys)))
@@ -124,7 +124,7 @@ async def silent_core_sheds(server: ServerProcess) -> str:
 async def open_transfers_shed(server: ServerProcess) -> str:
     """When as many transfers are open as may be, new ones are shed before anything is recorded."""
     user = await server.fund("crowd", "100")
-    await server.operate("core/withhold")
+    await server.steer_core("withhold")
     for number in range(5):
         expect_status(await user.move("funding", "spot", "1", key=f"open-{number}", wait_seconds=0), 202)
     problem = expect_problem(
@@ -132,7 +132,7 @@ async def open_transfers_shed(server: ServerProcess) -> str:
     )
     expect(problem["recorded"] is False, f"recorded is {problem['recorded']}")
     expect(not await user.is_recorded("one-more"), "a request that was shed used its key up")
-    await server.operate("core/resume")
+    await server.steer_core("resume")
     for number in range(5):
         expect_status(await user.move("funding", "spot", "1", key=f"open-{number}"), 200)
     expect_status(await user.move("funding", "spot", "1", key="one-more"), 201)

@@ -38,7 +38,7 @@ async def _die_moving(server: ServerProcess, failpoint: Failpoint, way: "WayToDi
     if way.source != "funding":
         expect_status(await user.move("funding", way.source, str(_FUNDS), key="before"), 201)
     if mode is not None:
-        await server.operate(f"core/{mode}")
+        await server.steer_core(mode)
     await _lose_answer(user.move(way.source, way.target, "10", key=KEY))
     await server.died()
 
@@ -67,7 +67,7 @@ async def _die_cancelling(server: ServerProcess, failpoint: Failpoint) -> None:
     """The core owes its answer, an operator voids, and the server dies between the core's cancel and its record."""
     await server.start(failpoint=failpoint)
     user = await server.fund("survivor", str(_FUNDS))
-    await server.operate("core/withhold")
+    await server.steer_core("withhold")
     pending = expect_status(await user.move("funding", "spot", "10", key=KEY, wait_seconds=0), 202)
     await _lose_answer(
         server.operators.post(f"transfers/{pending['request_id']}/void", json={"reason": "the core owes its answer"})

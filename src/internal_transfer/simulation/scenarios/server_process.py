@@ -178,11 +178,7 @@ class ServerProcess:
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
         # Proxies of the environment are for other addresses than this one.
         self.http = httpx.AsyncClient(base_url=address, timeout=DEADLINE_SECONDS, limits=limits, trust_env=False)
-        self.operators = httpx.AsyncClient(
-            base_url=f"http://operators{ADMIN}",
-            timeout=DEADLINE_SECONDS,
-            transport=httpx.AsyncHTTPTransport(uds=str(self.data / "admin.sock")),
-        )
+        self.operators = _over_socket(self.data)
 
     async def _disconnect(self) -> None:
         # Not when the process ends: whoever asks until the next start shall learn from them that nobody answers.
@@ -253,6 +249,12 @@ class ServerProcess:
         """An operator's act over the socket in the data directory."""
         return expect_status(await self.operators.post(path, json=body or {}), 200)
 
+    async def steer_core(self, word: str) -> None:
+        """Has the demonstration core pause, resume, refuse or withhold, at the socket of the process that it is in."""
+        around = self.surroundings
+        async with _over_socket((around and around.core_directory) or self.data) as operators:
+            expect_status(await operators.post(f"core/{word}"), 200)
+
     async def admin(self, *words: str) -> Ran:
         """An operator's command on the command line; it opens the files itself where the server does not run."""
         options = ("--data", str(self.data), "--config", str(self.config), "--json")
@@ -266,3 +268,9 @@ class ServerProcess:
             report.get("clean") is True and ran.exit_code == 0,
             f"reconciliation is not clean: {json.dumps(report.get('items', report))}",
         )
+
+
+def _over_socket(directory: Path) -> httpx.AsyncClient:
+    """A client for the operators' routes of the process that holds a data directory."""
+    transport = httpx.AsyncHTTPTransport(uds=str(directory / "admin.sock"))
+    return httpx.AsyncClient(base_url=f"http://operators{ADMIN}", timeout=DEADLINE_SECONDS, transport=transport)

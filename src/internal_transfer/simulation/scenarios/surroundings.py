@@ -150,6 +150,7 @@ class Surroundings:
         self._directory = directory
         self.ledger: Companion | None = None
         self.core: Companion | None = None
+        self.core_directory: Path | None = None
         self._is_started = False
         if kind is not StackKind.EMBEDDED:
             self._name_systems(environment)
@@ -192,8 +193,9 @@ class Surroundings:
             self.ledger = self._companion(
                 "ledger", "serve", "--roles", "ledger", "--data", str(self._directory / "ledger"), "--admin-port", "0"
             )
+        self.core_directory = self._directory / "core"
         self.core = self._companion(
-            "core", "core", "--demo", "--config", str(config), "--data", str(self._directory / "core")
+            "core", "core", "--demo", "--config", str(config), "--data", str(self.core_directory)
         )
 
     def _companion(self, name: str, *words: str) -> Companion:

@@ -56,7 +56,7 @@ def clock() -> SystemClock:
 async def pair(connection, clock, tmp_path) -> AsyncIterator[tuple[Service, Core]]:
     """A service and a core that are connected."""
     async with AsyncExitStack() as stack:
-        core = Core(connection, clock, tmp_path / "core.db", demo=True)
+        core = Core(connection, clock, tmp_path / "core.db")
         await stack.enter_async_context(core.running())
         service = await stack.enter_async_context(Service(connection, clock))
         await service.connected()

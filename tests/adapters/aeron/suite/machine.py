@@ -104,9 +104,9 @@ class Service:
 class Core:
     """The reference core behind its host, in this process, with a client of its own."""
 
-    def __init__(self, connection: AeronConnection, clock: SystemClock, path: Path, *, demo: bool = False) -> None:
+    def __init__(self, connection: AeronConnection, clock: SystemClock, path: Path) -> None:
         self.database = Database(path)
-        self.inner = CoreHost(self.database, clock=clock, demo=demo)
+        self.inner = CoreHost(self.database, clock=clock)
         self.poison: list[str] = []
         self.host = AeronCoreHost(
             self.inner, replace(connection, client_name="core"), clock=clock, on_poison=self.poison.append

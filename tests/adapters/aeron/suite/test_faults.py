@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from adapters.aeron.suite.machine import Core, CoreProcess, Service, until
 from internal_transfer.adapters.aeron.client import AeronClient
 from internal_transfer.adapters.aeron.connection import COMMANDS, QUERIES, AeronConnection
+from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.conformance.bench import Plan
 from internal_transfer.conformance.check import check_core
 from internal_transfer.conformance.report import Finding
@@ -179,24 +180,14 @@ async def test_too_much_waits(own_driver, clock):
 async def test_a_core_that_comes_back_from_a_pause(pair):
     """A paused core carries out what waited, once, and says meanwhile that it cannot answer."""
     service, core = pair
-    assert await service.core.set_mode("paused") == "paused"
+    core.inner.core.mode = CoreMode.PAUSED
     assert await service.core.tell([order(1), order(1)]) == [None, None]
     with pytest.raises(Unavailable, match="paused by the operator"):
         await service.core.balances(ALICE)
     assert core.host.state().reason == "the core is paused by the operator"
-    assert await service.core.set_mode("normal") == "normal"
+    core.inner.core.mode = CoreMode.NORMAL
     assert outcomes(await service.take(2)) == [Outcome.APPLIED] * 2
     assert [balance.posted for balance in await service.core.balances(ALICE)] == [100]
-    with pytest.raises(Unavailable, match="there is no mode"):
-        await service.core.set_mode("asleep")
-
-
-async def test_only_a_demo_has_modes(connection, clock, tmp_path):
-    """A core that was not started for demonstrations refuses to be told to misbehave."""
-    async with Core(connection, clock, tmp_path / "core.db").running(), Service(connection, clock) as service:
-        await service.connected()
-        with pytest.raises(Unavailable, match="--demo"):
-            await service.core.set_mode("refuse")
 
 
 async def test_a_verdict_that_nobody_heard(connection, clock, tmp_path):
@@ -209,15 +200,24 @@ async def test_a_verdict_that_nobody_heard(connection, clock, tmp_path):
             assert [balance.posted for balance in await service.core.balances(ALICE)] == [100]
 
 
+POISON = [
+    b"{",
+    b"\xff\xfe",
+    b"",
+    # From a service of the release before.
+    b'{"type":"set_mode/1","correlation_id":"x","expires_at":9999999999999,"mode":"paused"}',
+]
+
+
 async def test_poison(pair):
     """Messages that are none are counted with their reason, on either stream, and what follows is carried out."""
     service, core = pair
     for outlet in (service.core._commands, service.core._queries):
-        for message in (b"{", b"\xff\xfe", b"", encode_command(order(1)).replace(b"command/1", b"command/9")):
+        for message in (*POISON, encode_command(order(1)).replace(b"command/1", b"command/9")):
             await service.client.offer(outlet, [message])
     assert outcomes(await service.tell([order(2)])) == [Outcome.APPLIED]
     assert [balance.posted for balance in await service.core.balances(ALICE)] == [100]
-    assert len(core.poison) == 8
+    assert len(core.poison) == 10
     assert any("command/9" in reason for reason in core.poison)
 
 

@@ -1,0 +1,57 @@
+"""Steers the demonstration core over a socket in its data directory, with the operators' route of the service.
+
+`POST core/MODE` sets the core's mode, `GET core` returns it. What was set is logged and lasts until the core ends.
+"""
+
+import os
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
+from internal_transfer.api.operators.request import Change, RequestRefusedError, decode_body, last_part
+from internal_transfer.api.operators.routes import CORE_MODES
+from internal_transfer.api.pages import create_pages, response_of
+from internal_transfer.api.paths import ADMIN
+from internal_transfer.api.problems import Problems
+from internal_transfer.ports.clock import Clock
+from internal_transfer.services.operators.audit import check_reason
+
+_log = structlog.get_logger(__name__)
+
+
+def steering_app(core: ReferenceCore, clock: Clock) -> Starlette:
+    """The application for everybody who can open the core's socket."""
+    problems = Problems(clock)
+
+    async def show(_: Request) -> Response:
+        return _json({"mode": core.mode})
+
+    async def steer(request: Request) -> Response:
+        word = last_part(request, "mode", tuple(CORE_MODES))
+        reason = (await decode_body(request, Change)).reason
+        refusal = check_reason(reason)
+        if refusal is not None:
+            raise RequestRefusedError(refusal)
+        core.mode = CoreMode(CORE_MODES[word])
+        _log.warning("core_mode_set", mode=core.mode, reason=reason, user=os.getuid())
+        # The core keeps no audit chain, so there is no entry to name.
+        named = {"action": f"core_{word}", "request_id": None, "audit_id": None, "subject": "core"}
+        return _json(named | {"outcome": "completed", "reason": reason})
+
+    def refuse(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestRefusedError), "registered for it"
+        return response_of(problems.reply(error.refusal, status=error.status))
+
+    get, post = Route(f"{ADMIN}/core", show, methods=["GET"]), Route(f"{ADMIN}/core/{{mode}}", steer, methods=["POST"])
+    app = create_pages([get, post], problems)
+    app.add_exception_handler(RequestRefusedError, refuse)
+    return app
+
+
+def _json(view: object) -> Response:
+    return Response(msgspec.json.encode(view), media_type="application/json", headers={"cache-control": "no-store"})
