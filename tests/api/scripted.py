@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.routes import create_app
+from internal_transfer.api.submission import ApiContext
 from internal_transfer.domain.account import Account, AccountType, Asset, Holder, Owner
 from internal_transfer.domain.identifier import TransferId, snowflake
 from internal_transfer.domain.refusal import Code
@@ -179,15 +180,13 @@ class Stand:
         self.services = Services()
         self.telemetry = Telemetry()
         issuer = read_issuer(issuer=ISSUER, audience=AUDIENCE, keys_file=write_keys(directory, public_jwk()))
+        context = ApiContext(rules=RULES, clock=self.clock, telemetry=self.telemetry, deadline_seconds=deadline_seconds)
         self.app = create_app(
-            rules=RULES,
+            context,
             gateway=self.services,
             inquiry=self.services,
             authenticator=Authenticator([issuer], self.clock),
-            clock=self.clock,
-            telemetry=self.telemetry,
             pages=pages,
-            deadline_seconds=deadline_seconds,
         )
         self.headers = {"authorization": f"Bearer {token()}"}
 

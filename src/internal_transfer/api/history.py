@@ -33,8 +33,10 @@ _TIME = re.compile(
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def parse_pairs(query_string: bytes, *, allowed: frozenset[str]) -> list[tuple[str, str]] | Refusal:
-    """The parameters of a query, percent-decoded once; unknown, empty, malformed and repeated ones are refused."""
+def parse_pairs(
+    query_string: bytes, *, allowed: frozenset[str], may_be_empty: bool = False
+) -> list[tuple[str, str]] | Refusal:
+    """The parameters of a query, percent-decoded once; unknown, malformed, repeated and empty ones are refused."""
     if not query_string:
         return []
     try:
@@ -42,7 +44,6 @@ def parse_pairs(query_string: bytes, *, allowed: frozenset[str]) -> list[tuple[s
             query_string.decode("ascii"),
             keep_blank_values=True,
             strict_parsing=True,
-            encoding="utf-8",
             errors="strict",
             max_num_fields=_PAIRS_MAX,
         )
@@ -52,7 +53,7 @@ def parse_pairs(query_string: bytes, *, allowed: frozenset[str]) -> list[tuple[s
     for name, value in pairs:
         if name not in allowed:
             return refuse_field(name[:64], "is not a known parameter")
-        if not value:
+        if not value and not may_be_empty:
             return refuse_field(name, "must not be empty")
         if name in seen and name not in _REPEATABLE:
             return refuse_field(name, "is given more than once")

@@ -12,20 +12,17 @@ from starlette.types import ASGIApp, Scope
 from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.decode import decode
 from internal_transfer.api.docs import documentation_routes
-from internal_transfer.api.headers import CSV, JSON, WAIT_SECONDS_DEFAULT, accepted, check_key
+from internal_transfer.api.headers import CSV, JSON, accepted, check_key
 from internal_transfer.api.history import next_cursor, next_target, parse_history, parse_pairs
 from internal_transfer.api.pages import create_pages
 from internal_transfer.api.paths import BALANCES, HISTORY, OPTIONS, PREVIEW, TRANSFER_PREFIX, TRANSFERS
 from internal_transfer.api.problems import NO_STORE, Header, Problems, Reply, problem_of
-from internal_transfer.api.submission import DEADLINE_SECONDS, JSON_TYPE, NO_PARAMETERS, Call, Path, SubmissionApi
+from internal_transfer.api.submission import JSON_TYPE, NO_PARAMETERS, ApiContext, Call, Path, SubmissionApi
 from internal_transfer.domain.identifier import read_transfer_id
 from internal_transfer.domain.refusal import Code, Refusal
-from internal_transfer.domain.rules import Rules
-from internal_transfer.ports.clock import Clock
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
-from internal_transfer.telemetry import Telemetry
 
 _BY_KEY = frozenset({"idempotency_key"})
 _CSV_TYPE: Header = (b"content-type", b"text/csv; charset=utf-8; header=present")
@@ -37,30 +34,16 @@ class UserApi(SubmissionApi):
 
     def __init__(
         self,
+        context: ApiContext,
         *,
-        rules: Rules,
         gateway: Gateway,
         inquiry: Inquiry,
         authenticator: Authenticator,
-        clock: Clock,
-        telemetry: Telemetry,
         otherwise: ASGIApp,
-        wait_seconds: float = WAIT_SECONDS_DEFAULT,
-        deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
-        super().__init__(
-            rules=rules,
-            submitter=gateway,
-            authenticator=authenticator,
-            clock=clock,
-            telemetry=telemetry,
-            otherwise=otherwise,
-            wait_seconds=wait_seconds,
-            deadline_seconds=deadline_seconds,
-        )
+        super().__init__(context, submitter=gateway, authenticator=authenticator, otherwise=otherwise)
         self._gateway = gateway
         self._inquiry = inquiry
-        self._clock = clock
         self._paths = {
             TRANSFERS: Path("transfers", POST=self._create, GET=self._by_key),
             HISTORY: Path("history", GET=self._history),
@@ -88,7 +71,7 @@ class UserApi(SubmissionApi):
             return self._problems.reply(request, status=400)
         preview = await self._inquiry.preview(request)
         problem = None if preview.refusal is None else problem_of(preview.refusal)
-        shown = self._render.preview(preview, request.source.asset, problem, now_ms=self._clock.now_ms())
+        shown = self._render.preview(preview, request.source.asset, problem, now_ms=self._context.clock.now_ms())
         return _ok(shown, JSON_TYPE, NO_STORE)
 
     async def _by_id(self, call: Call) -> Reply:
@@ -172,29 +155,13 @@ def _ok(body: bytes, *headers: Header) -> Reply:
 
 
 def create_app(
+    context: ApiContext,
     *,
-    rules: Rules,
     gateway: Gateway,
     inquiry: Inquiry,
     authenticator: Authenticator,
-    clock: Clock,
-    telemetry: Telemetry,
     pages: Sequence[BaseRoute] = (),
-    wait_seconds: float = WAIT_SECONDS_DEFAULT,
-    deadline_seconds: float = DEADLINE_SECONDS,
 ) -> ASGIApp:
-    """The whole application of the public port: the users' endpoints, the contract, its page, and any other `pages`.
-
-    `rules` fixes the assets' scales; what is offered at the moment is asked of the gateway.
-    """
-    return UserApi(
-        rules=rules,
-        gateway=gateway,
-        inquiry=inquiry,
-        authenticator=authenticator,
-        clock=clock,
-        telemetry=telemetry,
-        otherwise=create_pages([*documentation_routes(), *pages], Problems(clock)),
-        wait_seconds=wait_seconds,
-        deadline_seconds=deadline_seconds,
-    )
+    """The application of the public port: the users' endpoints, the contract, its page, and any other `pages`."""
+    otherwise = create_pages([*documentation_routes(), *pages], Problems(context.clock))
+    return UserApi(context, gateway=gateway, inquiry=inquiry, authenticator=authenticator, otherwise=otherwise)

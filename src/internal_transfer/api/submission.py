@@ -9,6 +9,7 @@ design, section 12).
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -36,10 +37,10 @@ from internal_transfer.ports.clock import Clock
 from internal_transfer.services.answer import Answer
 from internal_transfer.telemetry import Telemetry
 
-DEADLINE_SECONDS = 20.0
 NO_PARAMETERS: frozenset[str] = frozenset()
 JSON_TYPE: Header = (b"content-type", JSON)
 
+_DEADLINE_SECONDS = 20.0
 _REPLAYED: Header = (b"idempotent-replayed", b"true")
 _PREFIX_BYTES = TRANSFER_PREFIX.encode()
 
@@ -82,34 +83,35 @@ class Path:
         self.allow = ", ".join([*sorted(endpoints), "OPTIONS"]).encode()
 
 
-class SubmissionApi:
-    """The submission as an ASGI application, in front of `otherwise` for every other method and path.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiContext:
+    """What every interface of users works with.
 
-    A submission waits for its transfer as long as the client asks for, else `wait_seconds`. It is bounded by that and
-    `deadline_seconds` together, and then answers 503 TIMEOUT. The deadline ends the waiting, not the transfer.
+    A submission waits for its transfer for as long as the client asks, else for `wait_seconds`. Where there is no
+    answer `deadline_seconds` after that, the client is told of a time-out; the transfer goes on.
     """
 
+    rules: Rules
+    clock: Clock
+    telemetry: Telemetry
+    wait_seconds: float = WAIT_SECONDS_DEFAULT
+    deadline_seconds: float = _DEADLINE_SECONDS
+
+
+class SubmissionApi:
+    """The submission as an ASGI application, in front of `otherwise` for every other method and path."""
+
     def __init__(
-        self,
-        *,
-        rules: Rules,
-        submitter: Submitter,
-        authenticator: Authenticator,
-        clock: Clock,
-        telemetry: Telemetry,
-        otherwise: ASGIApp,
-        wait_seconds: float = WAIT_SECONDS_DEFAULT,
-        deadline_seconds: float = DEADLINE_SECONDS,
+        self, context: ApiContext, *, submitter: Submitter, authenticator: Authenticator, otherwise: ASGIApp
     ) -> None:
+        self._context = context
         self._submitter = submitter
         self._authenticator = authenticator
-        self._problems = Problems(clock)
-        self._render = Renderer(rules.assets)
-        self._requests = telemetry.requests
+        self._problems = Problems(context.clock)
+        self._render = Renderer(context.rules.assets)
+        self._requests = context.telemetry.requests
         self._counters: dict[tuple[str, int, str], Callable[[], None]] = {}
         self._otherwise = otherwise
-        self._wait_seconds = wait_seconds
-        self._deadline_seconds = deadline_seconds
         self._submission = Path("transfers", POST=self._create)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,8 +176,8 @@ class SubmissionApi:
         if isinstance(request, Refusal):
             return self._problems.reply(request, status=400)
         wait = preferred_wait(headers.get(b"prefer"))
-        wait_seconds = self._wait_seconds if wait is None else wait
-        async with asyncio.timeout(self._deadline_seconds + wait_seconds):
+        wait_seconds = self._context.wait_seconds if wait is None else wait
+        async with asyncio.timeout(self._context.deadline_seconds + wait_seconds):
             answer = await self._submitter.submit(request, wait_seconds=wait_seconds)
         applied: tuple[Header, ...] = () if wait is None else ((b"preference-applied", b"wait=%d" % wait),)
         return self._reply_to_create(answer, applied)

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.health import create_health_app
-from internal_transfer.api.okx.routes import okx_routes
+from internal_transfer.api.okx.routes import OkxApi
 from internal_transfer.api.okx.signature import Signatures
 from internal_transfer.api.operators.routes import (
     NOT_A_DEMONSTRATION,
@@ -19,6 +19,7 @@ from internal_transfer.api.operators.routes import (
     OperatorServices,
 )
 from internal_transfer.api.routes import create_app
+from internal_transfer.api.submission import ApiContext
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.server.http import Bounds, HttpServer
 from internal_transfer.server.sockets import listen_owner_only
@@ -35,26 +36,16 @@ def public_app(
 ) -> ASGIApp:
     """The users' application, with the operators' routes for tokens that carry their role."""
     authenticator = Authenticator(issuers, service.clock)
-    users = create_app(
+    context = ApiContext(
         rules=settings.rules,
-        gateway=service.gateway,
-        inquiry=service.inquiry,
-        authenticator=authenticator,
         clock=service.clock,
         telemetry=service.telemetry,
-        pages=okx_routes(
-            rules=settings.rules,
-            gateway=service.gateway,
-            inquiry=service.inquiry,
-            signatures=Signatures(service.api_keys, service.clock),
-            clock=service.clock,
-            telemetry=service.telemetry,
-            wait_seconds=settings.transfers.wait_seconds,
-            deadline_seconds=settings.transfers.deadline_seconds,
-        ),
         wait_seconds=settings.transfers.wait_seconds,
         deadline_seconds=settings.transfers.deadline_seconds,
     )
+    gateway, inquiry = service.gateway, service.inquiry
+    okx = OkxApi(context, gateway=gateway, inquiry=inquiry, signatures=Signatures(service.api_keys, service.clock))
+    users = create_app(context, gateway=gateway, inquiry=inquiry, authenticator=authenticator, pages=okx.routes())
 
     def actor_of(request: Request) -> str | Refusal:
         header = request.headers.get("authorization")

@@ -13,8 +13,9 @@ from starlette.applications import Starlette
 
 from api.scripted import ID, NOW_MS, Services, Stand, StillClock, page, transfer
 from internal_transfer.api.okx.envelope import OKX_CODES
-from internal_transfer.api.okx.routes import okx_routes
+from internal_transfer.api.okx.routes import OkxApi
 from internal_transfer.api.okx.signature import KEY_CACHED_SECONDS, WINDOW_MS, Signatures
+from internal_transfer.api.submission import ApiContext
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.refusal import Code, Detail, Refusal
@@ -63,17 +64,16 @@ class OkxStand:
         self.services = Services()
         self.keys = KnownKeys()
         self.telemetry = Telemetry()
-        routes = okx_routes(
+        context = ApiContext(
             rules=self.services.rules,
-            gateway=self.services,
-            inquiry=self.services,
-            signatures=Signatures(self.keys, self.clock, **bounds),
             clock=self.clock,
             telemetry=self.telemetry,
             wait_seconds=0.0,
             deadline_seconds=deadline_seconds,
         )
-        self.app = Starlette(routes=routes)
+        signatures = Signatures(self.keys, self.clock, **bounds)
+        okx = OkxApi(context, gateway=self.services, inquiry=self.services, signatures=signatures)
+        self.app = Starlette(routes=okx.routes())
 
     def sign(self, method, target, body=b"", *, at_ms=None, secret=SECRET):
         """The headers of a request that alice signs."""

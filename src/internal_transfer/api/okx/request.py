@@ -2,14 +2,14 @@
 
 import json
 import re
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
 
 from internal_transfer.api.decode import AMOUNT_CHARACTERS_MAX, RepeatedKeyError, object_of_pairs
 from internal_transfer.api.headers import check_key
-from internal_transfer.api.history import PAGE_MOST, parse_history
+from internal_transfer.api.history import PAGE_MOST, parse_history, parse_pairs
 from internal_transfer.api.okx.envelope import ACCOUNT_IDS
 from internal_transfer.api.render import format_time
 from internal_transfer.domain.account import Account, Owner, is_account_type, is_asset, is_owner
@@ -27,7 +27,6 @@ CLIENT_ID_REQUIRED = (
 _EXPONENT = re.compile(r"[0-9.]+[eE][+-]?[0-9]+", re.ASCII)
 _MILLISECONDS = re.compile(r"[0-9]{1,13}", re.ASCII)
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
-_PAIRS_MAX = 32
 _WRONG_TYPE = re.compile(r".*`\$\.(?P<name>[A-Za-z]+)`", re.DOTALL)
 _WITHIN, _TO_SUB_ACCOUNT, _FROM_SUB_ACCOUNT = "0", "1", "2"
 
@@ -96,30 +95,14 @@ def decode_transfer(body: bytes, *, caller: Owner, tier: str) -> TransferRequest
 
 
 def parameters(query_string: bytes, *, allowed: frozenset[str]) -> dict[str, str] | Refusal:
-    """The parameters of a query. Empty ones are absent, and so is `None`, as which ccxt sends what a caller left out.
+    """The parameters of a query; empty ones count as absent, and so does `None`, which ccxt sends for a missing value.
 
     Unknown, repeated and malformed ones are refused.
     """
-    if not query_string:
-        return {}
-    try:
-        pairs = parse_qsl(
-            query_string.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=True,
-            errors="strict",
-            max_num_fields=_PAIRS_MAX,
-        )
-    except ValueError:
-        return refuse_field("query", f"is not a well-formed list of at most {_PAIRS_MAX} parameters")
-    given: dict[str, str] = {}
-    for name, value in pairs:
-        if name not in allowed:
-            return refuse_field(name[:64], "is not a parameter that this service knows")
-        if name in given:
-            return refuse_field(name, "is given more than once")
-        given[name] = value
-    return {name: value for name, value in given.items() if value not in {"", "None"}}
+    pairs = parse_pairs(query_string, allowed=allowed, may_be_empty=True)
+    if isinstance(pairs, Refusal):
+        return pairs
+    return {name: value for name, value in pairs if value not in {"", "None"}}
 
 
 def look_up(given: dict[str, str]) -> LookUp | Refusal:
@@ -230,6 +213,4 @@ def _wrong_shape(message: str) -> Refusal:
     if match is not None:
         return refuse_field(match["name"], "must be a string")
     unknown = message.partition("unknown field `")[2].rstrip("`")
-    return refuse_field(
-        unknown[:64] or "body", "is not a parameter that this service knows" if unknown else message[:200]
-    )
+    return refuse_field(unknown[:64] or "body", "is not a known parameter" if unknown else message[:200])

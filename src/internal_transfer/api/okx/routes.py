@@ -12,24 +12,21 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from internal_transfer.api.decode import BODY_BYTES_MAX, read_body
-from internal_transfer.api.headers import WAIT_SECONDS_DEFAULT, Headers, is_json
+from internal_transfer.api.headers import Headers, is_json
 from internal_transfer.api.history import next_cursor
 from internal_transfer.api.okx.envelope import Envelopes
 from internal_transfer.api.okx.request import account_type, bills_query, decode_transfer, look_up, parameters
 from internal_transfer.api.okx.signature import Denied, Signatures, Signer
 from internal_transfer.api.problems import CLOSE, Reply, log_failure, outcome_of, refusal_of
+from internal_transfer.api.submission import ApiContext
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
-from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
-from internal_transfer.ports.clock import Clock
 from internal_transfer.services.answer import BalanceLine
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
-from internal_transfer.telemetry import Telemetry
 
 PREFIX = "/api/v5"
 
-_DEADLINE_SECONDS = 20.0
 _BILL_OF_TRANSFERS = "1"
 _FUNDING, _TRADING = "funding", "spot"
 _CURRENCIES_PARAMETERS = frozenset({"ccy"})
@@ -71,30 +68,17 @@ class _Path:
 class OkxApi:
     """The facade as one ASGI application for all paths under `PREFIX`.
 
-    A submission is answered when its transfer is final, or after `wait_seconds` with the state "pending". It is bounded
-    by `deadline_seconds` beyond that, and then answers RequestTimeout; the transfer goes on.
+    OKX's clients ask for no wait, so a submission that is not final after the context's `wait_seconds` has the state
+    "pending".
     """
 
-    def __init__(
-        self,
-        *,
-        rules: Rules,
-        gateway: Gateway,
-        inquiry: Inquiry,
-        signatures: Signatures,
-        clock: Clock,
-        telemetry: Telemetry,
-        wait_seconds: float,
-        deadline_seconds: float,
-    ) -> None:
+    def __init__(self, context: ApiContext, *, gateway: Gateway, inquiry: Inquiry, signatures: Signatures) -> None:
+        self._context = context
         self._gateway = gateway
         self._inquiry = inquiry
         self._signatures = signatures
-        self._clock = clock
-        self._requests = telemetry.requests
-        self._wait_seconds = wait_seconds
-        self._deadline_seconds = deadline_seconds
-        self._envelopes = Envelopes(rules.assets, clock)
+        self._requests = context.telemetry.requests
+        self._envelopes = Envelopes(context.rules.assets, context.clock)
         self._paths = {
             f"{PREFIX}/public/time": _Path("okx_time", public=self._time),
             f"{PREFIX}/public/instruments": _Path("okx_instruments", public=self._instruments),
@@ -105,6 +89,10 @@ class OkxApi:
             f"{PREFIX}/asset/balances": _Path("okx_balances", signed=self._funding_balances),
             f"{PREFIX}/account/balance": _Path("okx_balance", signed=self._trading_balance),
         }
+
+    def routes(self) -> list[BaseRoute]:
+        """The routes of the facade, for `create_app(pages=...)`; the contract in `/openapi.json` leaves them out."""
+        return [Route(f"{PREFIX}/{{path:path}}", self, include_in_schema=False)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -156,7 +144,7 @@ class OkxApi:
 
     def _time(self) -> Reply:
         """The clock that timestamps are held against."""
-        return self._envelopes.data([{"ts": str(self._clock.now_ms())}])
+        return self._envelopes.data([{"ts": str(self._context.clock.now_ms())}])
 
     def _instruments(self) -> Reply:
         """Nothing is traded here; clients ask while they load their markets."""
@@ -179,8 +167,9 @@ class OkxApi:
         request = decode_transfer(call.body, caller=signer.owner, tier=signer.tier)
         if isinstance(request, Refusal):
             return self._envelopes.refusal(request, status=400)
-        async with asyncio.timeout(self._deadline_seconds + self._wait_seconds):
-            answer = await self._gateway.submit(request, wait_seconds=self._wait_seconds)
+        wait_seconds = self._context.wait_seconds
+        async with asyncio.timeout(self._context.deadline_seconds + wait_seconds):
+            answer = await self._gateway.submit(request, wait_seconds=wait_seconds)
         if answer.refusal is not None:
             return self._envelopes.refusal(answer.refusal)
         transfer = answer.transfer
@@ -261,28 +250,3 @@ class OkxApi:
 def _assets_of(given: dict[str, str]) -> frozenset[str] | None:
     """The assets that a comma-separated `ccy` asks for; None means all."""
     return frozenset(given["ccy"].split(",")) if "ccy" in given else None
-
-
-def okx_routes(
-    *,
-    rules: Rules,
-    gateway: Gateway,
-    inquiry: Inquiry,
-    signatures: Signatures,
-    clock: Clock,
-    telemetry: Telemetry,
-    wait_seconds: float = WAIT_SECONDS_DEFAULT,
-    deadline_seconds: float = _DEADLINE_SECONDS,
-) -> list[BaseRoute]:
-    """The routes of the facade, for `create_app(pages=...)`; they are no part of the contract in `/openapi.json`."""
-    api = OkxApi(
-        rules=rules,
-        gateway=gateway,
-        inquiry=inquiry,
-        signatures=signatures,
-        clock=clock,
-        telemetry=telemetry,
-        wait_seconds=wait_seconds,
-        deadline_seconds=deadline_seconds,
-    )
-    return [Route(f"{PREFIX}/{{path:path}}", api, include_in_schema=False)]

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from internal_transfer.api.authentication import Authenticator
 from internal_transfer.api.problems import Problems
-from internal_transfer.api.submission import SubmissionApi
+from internal_transfer.api.submission import ApiContext, SubmissionApi
 from internal_transfer.ports.clock import Clock
 from internal_transfer.server.http import Bounds, HttpServer, calm_collector, run_on_uvloop
 from internal_transfer.server.http_workers.worker_end import WorkerEnd
@@ -64,16 +64,15 @@ async def _work(inheritance: Inheritance, listener: socket.socket, pair: socket.
         waiting_most=settings.server.connections_max,
         stop=lambda: server.stop(),  # noqa: PLW0108 - it comes later.
     )
-    users = SubmissionApi(
+    context = ApiContext(
         rules=settings.rules,
-        submitter=end,
-        authenticator=Authenticator(from_keys(inheritance.issuers), clock),
         clock=clock,
         telemetry=telemetry,
-        otherwise=end.forward,
         wait_seconds=settings.transfers.wait_seconds,
         deadline_seconds=settings.transfers.deadline_seconds,
     )
+    authenticator = Authenticator(from_keys(inheritance.issuers), clock)
+    users = SubmissionApi(context, submitter=end, authenticator=authenticator, otherwise=end.forward)
     server = HttpServer(
         users,
         listener,
