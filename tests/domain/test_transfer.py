@@ -27,6 +27,7 @@ from internal_transfer.domain.transfer import (
     Wait,
     Write,
     advance,
+    check_change,
     command_of,
     heard,
     next_step,
@@ -107,6 +108,43 @@ def test_the_transition_table(before, after):
     else:
         with pytest.raises(IllegalTransition, match=f"7: {before} -> {after}"):
             advance(transfer, after)
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(Status, Status)))
+def test_a_store_records_what_the_table_allows_and_changes_of_open_transfers(before, after):
+    """G8: the four changes of status may be recorded, and changes that keep an open status; a final transfer takes
+    none.
+    """
+    old = transfer_of(status=before)
+    new = replace(old, status=after, version=1 + (after is not before), attempts=1)
+    if (before.value, after.value) in ALLOWED | {("REQUESTING", "REQUESTING"), ("PENDING", "PENDING")}:
+        check_change(old, new)
+    else:
+        with pytest.raises(IllegalTransition, match=f"7: {before} -> {after}"):
+            check_change(old, new)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"version": 2},
+        {"status": Status.SUCCESS},
+        {"status": Status.SUCCESS, "version": 3},
+        {"owner": "v"},
+        {"key": "l"},
+        {"source": TARGET},
+        {"target": SOURCE},
+        {"amount": 6},
+        {"memo": ""},
+        {"created_at": 2},
+    ],
+    ids=str,
+)
+def test_a_store_records_no_wrong_version_and_no_change_of_a_fixed_field(wrong):
+    """The version counts changes of status; what a user asked for never changes."""
+    before = transfer_of()
+    with pytest.raises(AssertionError, match=r"^7: "):
+        check_change(before, replace(before, **wrong))
 
 
 LEGS = ["no leg", "not_asked", "asked", "applied", "refused", "reversing", "reversed", "cancelled"]

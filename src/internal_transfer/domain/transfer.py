@@ -34,6 +34,10 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.FAILED: frozenset(),
 }
 OPEN = frozenset({Status.REQUESTING, Status.PENDING})
+RECORDABLE = frozenset(
+    {(status, status) for status in OPEN} | {(before, after) for before in OPEN for after in TRANSITIONS[before]}
+)
+"""The (status on record, next status) pairs that a store accepts: an open transfer may also keep its status."""
 
 
 class Decision(StrEnum):
@@ -182,6 +186,20 @@ def advance(transfer: Transfer, status: Status, *, failure: Code | None = None) 
     if status not in TRANSITIONS[transfer.status]:
         raise IllegalTransition(f"{transfer.id}: {transfer.status} -> {status}")
     return replace(transfer, status=status, version=transfer.version + 1, failure=failure, needs_person=None)
+
+
+def check_change(before: Transfer, after: Transfer) -> None:
+    """Checks the next record of a transfer against the one on record; every store does before it records a change.
+
+    Raises `IllegalTransition` for a change of status that the table does not allow, and for any change of a final
+    transfer. A version that is not the next one, or a new value in a field that never changes, fails an assertion.
+    """
+    if (before.status, after.status) not in RECORDABLE:
+        raise IllegalTransition(f"{after.id}: {before.status} -> {after.status}")
+    assert after.version == before.version + (after.status is not before.status), f"{after.id}: a wrong version"
+    fixed = (before.owner, before.key, before.source, before.target, before.amount, before.memo, before.created_at)
+    same = (after.owner, after.key, after.source, after.target, after.amount, after.memo, after.created_at)
+    assert same == fixed, f"{after.id}: a field that never changes was changed"
 
 
 def with_leg(transfer: Transfer, leg: Leg) -> Transfer:

@@ -6,9 +6,15 @@ from typing import Protocol
 from msgspec import Struct
 
 from internal_transfer.domain.account import Account, Owner
-from internal_transfer.domain.identifier import TransferId
+from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
+from internal_transfer.domain.identifier import NODES_MAX, TransferId
+from internal_transfer.domain.leg import LegState
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status, Transfer
+from internal_transfer.ports.errors import System, Unavailable
+
+DAILY_UNITS_MAX = 2**128 - 1
+"""The largest sum of one owner's day that a store keeps; a higher limit counts as this one."""
 
 
 class Event(Struct, frozen=True):
@@ -22,11 +28,23 @@ class Event(Struct, frozen=True):
 
 
 class Proposal(Struct, frozen=True):
-    """A transfer to be accepted, what its key stands for, and the most that its owner may move on its day."""
+    """A transfer to be accepted, what its key stands for, and the most that its owner may move on its day.
+
+    Only a new transfer can be proposed: REQUESTING, never recorded, and with no leg asked.
+    """
 
     transfer: Transfer
     fingerprint: bytes
     daily_units: int
+
+    def __post_init__(self) -> None:
+        transfer = self.transfer
+        assert transfer.status is Status.REQUESTING, "only a requested transfer is accepted"
+        assert transfer.version == transfer.revision == 1, "a transfer that was recorded before cannot be accepted"
+        assert 0 < transfer.amount <= AMOUNT_UNITS_MAX, "the amount is out of range"
+        assert transfer.source.asset == transfer.target.asset, "both accounts hold the same asset"
+        for leg in transfer.legs:
+            assert leg.state is LegState.NOT_ASKED, "no core is asked before the transfer is on record"
 
 
 class Accepted(Struct, frozen=True):
@@ -82,6 +100,21 @@ class HistoryQuery(Struct, frozen=True, kw_only=True):
     from_ms: int | None = None
     to_ms: int | None = None
 
+    def __post_init__(self) -> None:
+        assert self.most > 0, "a page shows at least one transfer"
+        assert self.direction in {None, "in", "out"}, f"no such direction: {self.direction}"
+        assert self.direction is None or self.account_type is not None, "a direction needs an account type"
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether the page may skip transfers of the owner, so that a store has to bound how many rows it reads."""
+        filters = (self.asset, self.account_type, self.from_ms, self.to_ms)
+        return bool(self.statuses) or any(each is not None for each in filters)
+
+    def top(self, until: int) -> int:
+        """The highest accept number that this page may show, in a walk that shows numbers up to `until`."""
+        return until if self.after is None else min(until, self.after - 1)
+
 
 class HistoryPage(Struct, frozen=True):
     """Transfers with their accept numbers (rising in the order of commits), newest first.
@@ -113,6 +146,11 @@ class RegisteredAccount(Struct, frozen=True):
 
     number: int
     account: Account
+
+
+def no_node_is_free() -> Unavailable:
+    """The failure of `lease_node` while every node number is leased to another process."""
+    return Unavailable(System.STORE, f"all {NODES_MAX} node numbers are leased; stop a process, or wait")
 
 
 class TransferStore(Protocol):
@@ -216,7 +254,10 @@ class TransferStore(Protocol):
         ...
 
     async def lease_node(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
-        """Leases a worker id (0 to 1023) for ids, or renews the holder's; raises `Unavailable` when all are taken."""
+        """Leases a node number (0 to 1023) to draw ids under, or renews the holder's own.
+
+        Raises `Unavailable` when all are leased.
+        """
         ...
 
     async def ledger_seen(self) -> int:

@@ -2,11 +2,9 @@
 
 # ruff: noqa: S608 - built from constants and the schema's name, which is checked to be an identifier.
 
-_COLUMNS = (
-    "id, owner, key, source_owner, source_type, target_owner, target_type, asset, amount::text, memo, created_at, "
-    "legs, updated_at, due_at, status, version, revision, attempts, fencing, decision, failure, needs_person, "
-    "post_attempt, void_attempt, ledger_timestamp"
-)
+from internal_transfer.ports.transfer_fields import TRANSFER_COLUMNS
+
+_COLUMNS = TRANSFER_COLUMNS.replace("amount", "amount::text")
 _IS_OPEN = "status IN ('REQUESTING', 'PENDING')"
 
 

@@ -13,17 +13,16 @@ from internal_transfer.adapters.postgresql import schema
 from internal_transfer.adapters.postgresql.pool import Connection, Pool
 from internal_transfer.adapters.postgresql.transfer_rows import (
     change_columns,
-    event_of,
     proposal_columns,
     transfer_of,
 )
 from internal_transfer.adapters.postgresql.transfer_statements import Statements
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import NODES_MAX, TransferId
-from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer
+from internal_transfer.domain.transfer import RECORDABLE, IllegalTransition, Status, Transfer
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.finding import Finding
-from internal_transfer.ports.transfer_fields import STATUS
+from internal_transfer.ports.transfer_fields import STATUS, read_event
 from internal_transfer.ports.transfer_store import (
     Accepted,
     AcceptOutcome,
@@ -37,6 +36,7 @@ from internal_transfer.ports.transfer_store import (
     OpenSummary,
     Proposal,
     RegisteredAccount,
+    no_node_is_free,
 )
 
 BATCH_MAX = 256
@@ -46,9 +46,7 @@ and the place of an event in its commit has to stay below 4096."""
 HISTORY_SCAN_MAX = 20_000
 """How many rows are read for one filtered page. A page that reaches this is short, and its cursor leads on."""
 
-_LEGAL = [f"{status}>{status}" for status in OPEN] + [
-    f"{before}>{after}" for before, following in TRANSITIONS.items() for after in following
-]
+_LEGAL = [f"{before}>{after}" for before, after in RECORDABLE]
 _ILLEGAL = "IT001"
 """What `record_transfers` raises for a change of status that is not in `_LEGAL`."""
 
@@ -186,7 +184,7 @@ class PostgresqlTransferStore:
         """The events of each transfer, by version."""
         found: dict[TransferId, list[Event]] = {transfer_id: [] for transfer_id in transfer_ids}
         for row in await self._rows(self._statements.events, list(found)):
-            found[row[0]].append(event_of(row))
+            found[row[0]].append(read_event(row))
         return [found[transfer_id] for transfer_id in transfer_ids]
 
     async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
@@ -209,9 +207,6 @@ class PostgresqlTransferStore:
 
         A filtered page reads at most `HISTORY_SCAN_MAX` rows, so it can be short, or empty, without being the last.
         """
-        assert query.most > 0, "a page shows something"
-        assert query.direction in {None, "in", "out"}, f"no such direction: {query.direction}"
-        assert query.direction is None or query.account_type is not None, "a direction needs an account type"
         rows = await self._rows(
             self._statements.history,
             query.owner,
@@ -224,7 +219,7 @@ class PostgresqlTransferStore:
             query.from_ms,
             query.to_ms,
             query.most + 1,
-            HISTORY_SCAN_MAX - 1 if _is_filtered(query) else None,
+            HISTORY_SCAN_MAX - 1 if query.is_filtered else None,
         )
         until, floor = rows[0][-2:]
         next_after = floor or None
@@ -272,7 +267,7 @@ class PostgresqlTransferStore:
         except OutcomeUnknown as error:
             # The numbering is the same whether this call or a later one does it, and nothing was read.
             raise Unavailable(System.STORE, error.message) from error
-        return [(row[5], event_of(row)) for row in rows]
+        return [(row[5], read_event(row)) for row in rows]
 
     async def reader_position(self, reader: str) -> int:
         """The sequence number up to which a reader has read the feed; see the port."""
@@ -326,7 +321,7 @@ class PostgresqlTransferStore:
             lambda connection: connection.fetchval(statement, holder, NODES_MAX, now_ms, now_ms + lease_ms),
         )
         if node is None:
-            raise Unavailable(System.STORE, f"all {NODES_MAX} worker ids are leased; stop a process, or wait")
+            raise no_node_is_free()
         return node
 
     async def ledger_seen(self) -> int:
@@ -371,8 +366,3 @@ def _cut_changes(changes: Sequence[Change]) -> list[Sequence[Change]]:
         batches[-1].append(change)
         seen.add(change.after.id)
     return list(batches)
-
-
-def _is_filtered(query: HistoryQuery) -> bool:
-    filters = (query.asset, query.account_type, query.from_ms, query.to_ms)
-    return bool(query.statuses) or any(each is not None for each in filters)

@@ -2,18 +2,8 @@
 
 from typing import Any
 
-from internal_transfer.domain.account import Account
-from internal_transfer.domain.transfer import Status, Transfer
-from internal_transfer.ports.transfer_fields import (
-    CODE,
-    DECISION,
-    NEED,
-    STATUS,
-    asked_core,
-    legs_of,
-    legs_text,
-)
-from internal_transfer.ports.transfer_store import Event
+from internal_transfer.domain.transfer import Transfer
+from internal_transfer.ports.transfer_fields import asked_core, legs_text, read_transfer
 
 Row = tuple[Any, ...]
 """A row of the database or the values bound to a statement."""
@@ -27,11 +17,6 @@ def blob(units: int) -> bytes:
 def units_of(stored: bytes) -> int:
     """The amount or sum in a stored blob."""
     return int.from_bytes(stored, "big")
-
-
-def status_of(stored: str) -> Status:
-    """The status in a stored text."""
-    return STATUS[stored]
 
 
 def changing_values(transfer: Transfer) -> Row:
@@ -75,35 +60,5 @@ def lasting_values(transfer: Transfer, accept_number: int) -> Row:
 
 
 def transfer_of(row: Row) -> Transfer:
-    """The transfer in a row of `sqlite_statements.TRANSFER_COLUMNS`; more columns may follow."""
-    asset, decision, failure, need = row[7], row[19], row[20], row[21]
-    return Transfer(
-        id=row[0],
-        owner=row[1],
-        key=row[2],
-        source=Account(row[3], row[4], asset),
-        target=Account(row[5], row[6], asset),
-        amount=units_of(row[8]),
-        memo=row[9],
-        created_at=row[10],
-        legs=legs_of(row[11]),
-        updated_at=row[12],
-        due_at=row[13],
-        status=STATUS[row[14]],
-        version=row[15],
-        revision=row[16],
-        attempts=row[17],
-        fencing=row[18] != 0,
-        decision=None if decision is None else DECISION[decision],
-        failure=None if failure is None else CODE[failure],
-        needs_person=None if need is None else NEED[need],
-        post_attempt=row[22],
-        void_attempt=row[23],
-        ledger_timestamp=row[24],
-    )
-
-
-def event_of(row: Row) -> Event:
-    """The event in a row of transfer id, version, status, time, code."""
-    code = row[4]
-    return Event(row[0], row[1], STATUS[row[2]], row[3], None if code is None else CODE[code])
+    """The transfer in a row of `TRANSFER_COLUMNS`; more columns may follow."""
+    return read_transfer(row, int.from_bytes(row[8]))

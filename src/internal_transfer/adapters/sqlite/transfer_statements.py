@@ -2,12 +2,7 @@
 
 # ruff: noqa: S608 - they are put together of constants only.
 
-TRANSFER_COLUMNS = (
-    "id, owner, key, source_owner, source_type, target_owner, target_type, asset, amount, memo, created_at, legs, "
-    "updated_at, due_at, status, version, revision, attempts, fencing, decision, failure, needs_person, post_attempt, "
-    "void_attempt, ledger_timestamp"
-)
-"""What `transfer_of` reads, in its order."""
+from internal_transfer.ports.transfer_fields import TRANSFER_COLUMNS
 
 INSERT_TRANSFER = """
     INSERT INTO transfer (

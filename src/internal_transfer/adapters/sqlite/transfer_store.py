@@ -8,14 +8,14 @@ from msgspec.structs import replace
 
 from internal_transfer.adapters.sqlite import transfer_statements as sql
 from internal_transfer.adapters.sqlite.database import Database
-from internal_transfer.adapters.sqlite.transfer_rows import Row, event_of, status_of, transfer_of
+from internal_transfer.adapters.sqlite.transfer_rows import Row, transfer_of
 from internal_transfer.adapters.sqlite.transfer_turn import Turn, Use
 from internal_transfer.domain.account import Account, Owner
-from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.identifier import NODES_MAX, TransferId, day_of
-from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer
-from internal_transfer.ports.errors import System, Unavailable
+from internal_transfer.domain.transfer import IllegalTransition, Status, Transfer, check_change
+from internal_transfer.ports.transfer_fields import STATUS, read_event
 from internal_transfer.ports.transfer_store import (
+    DAILY_UNITS_MAX,
     Accepted,
     AcceptOutcome,
     Change,
@@ -28,6 +28,7 @@ from internal_transfer.ports.transfer_store import (
     OpenSummary,
     Proposal,
     RegisteredAccount,
+    no_node_is_free,
 )
 
 MIGRATIONS = (files(__package__).joinpath("transfer_store.sql").read_text(encoding="utf-8"), sql.CREATE_FEED_READER)
@@ -35,9 +36,6 @@ MIGRATIONS = (files(__package__).joinpath("transfer_store.sql").read_text(encodi
 
 HISTORY_SCAN_MAX = 5_000
 """How many rows one filtered page looks at. The loop stands still meanwhile, so a page may come out short instead."""
-
-SUM_MAX = 2**128 - 1
-"""The largest daily sum that can be stored."""
 
 _ACCEPTED = Accepted()
 _ID_TAKEN = IdTaken()
@@ -85,10 +83,6 @@ class SqliteTransferStore:
         uses: list[Use] = []
         for proposal in proposals:
             transfer = proposal.transfer
-            assert transfer.status is Status.REQUESTING, "only a requested transfer is accepted"
-            assert transfer.version == transfer.revision == 1, "an accepted transfer has no past"
-            assert 0 < transfer.amount <= AMOUNT_UNITS_MAX, "the amount is out of range"
-            assert transfer.source.asset == transfer.target.asset, "a transfer is of one asset"
             keys.append((transfer.owner, transfer.key))
             uses.append((transfer.owner, transfer.source.asset, day_of(transfer.id)))
         outcomes: list[AcceptOutcome] = []
@@ -105,7 +99,7 @@ class SqliteTransferStore:
                     outcomes.append(KeyTaken(turn.known[claim[0]], claim[1]))
                 elif turn.is_taken(connection, transfer.id):
                     outcomes.append(_ID_TAKEN)
-                elif (rest := min(proposal.daily_units, SUM_MAX) - turn.uses[use]) < transfer.amount:
+                elif (rest := min(proposal.daily_units, DAILY_UNITS_MAX) - turn.uses[use]) < transfer.amount:
                     outcomes.append(DailyLimitExceeded(max(0, rest)))
                 else:
                     turn.accept(transfer, proposal.fingerprint, use)
@@ -128,8 +122,10 @@ class SqliteTransferStore:
                 if before is None or before.revision != change.revision:
                     recorded.append(None)
                     continue
-                illegal = _illegal(before, after)
-                if illegal is not None:
+                try:
+                    check_change(before, after)
+                except IllegalTransition as error:
+                    illegal = error
                     break
                 after = replace(after, revision=before.revision + 1)
                 latest[after.id] = after
@@ -155,7 +151,7 @@ class SqliteTransferStore:
         with self._database.call() as connection:
             self._written(connection)
             for row in connection.executemany(sql.SELECT_EVENTS, list(enumerate(transfer_ids))):
-                events[row[5]].append(event_of(row))
+                events[row[5]].append(read_event(row))
         return events
 
     async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
@@ -183,15 +179,12 @@ class SqliteTransferStore:
 
         A filtered page looks at `HISTORY_SCAN_MAX` rows at most, so it may be short, or empty, and not be the last.
         """
-        assert query.most > 0, "a page shows something"
-        assert query.direction in {None, "in", "out"}, f"no such direction: {query.direction}"
-        assert query.direction is None or query.account_type is not None, "a direction needs an account type"
         with self._database.call() as connection:
             turn = self._written(connection)
             until = turn.last_sequence if query.until is None else query.until
-            top = until if query.after is None else min(until, query.after - 1)
+            top = query.top(until)
             floor = 0
-            if _is_filtered(query):
+            if query.is_filtered:
                 for row in _select(connection, sql.SELECT_FLOOR, (query.owner, top, HISTORY_SCAN_MAX - 1)):
                     floor = row[0]
             rows = _select(
@@ -246,7 +239,7 @@ class SqliteTransferStore:
         with self._database.call() as connection:
             self._written(connection)
             for stored, need, count, oldest in _select(connection, sql.SUMMARISE_OPEN):
-                status = status_of(stored)
+                status = STATUS[stored]
                 by_status[status] += count
                 oldest_open[status] = min(oldest, oldest_open.get(status, oldest))
                 if need is not None:
@@ -259,7 +252,7 @@ class SqliteTransferStore:
         with self._database.call() as connection:
             self._written(connection)
             rows = _select(connection, sql.SELECT_FEED, (after, most))
-        return [(row[5], event_of(row)) for row in rows]
+        return [(row[5], read_event(row)) for row in rows]
 
     async def reader_position(self, reader: str) -> int:
         """How far a reader of the feed has come; see the port."""
@@ -304,7 +297,7 @@ class SqliteTransferStore:
             if worker is not None:
                 connection.execute(sql.LEASE_WORKER, (worker, holder, now_ms + lease_ms))
         if worker is None:
-            raise Unavailable(System.STORE, f"all {NODES_MAX} worker ids are leased; stop a process, or wait")
+            raise no_node_is_free()
         return worker
 
     async def ledger_seen(self) -> int:
@@ -312,29 +305,6 @@ class SqliteTransferStore:
         with self._database.call() as connection:
             self._turn.prepare(connection)
             return self._turn.ledger_seen
-
-
-def _illegal(before: Transfer, after: Transfer) -> IllegalTransition | None:
-    """What is wrong with a change; a final transfer takes none at all."""
-    if after.status is before.status:
-        if before.status not in OPEN:
-            return IllegalTransition(f"{after.id}: {before.status} is final")
-    elif after.status not in TRANSITIONS[before.status]:
-        return IllegalTransition(f"{after.id}: {before.status} -> {after.status}")
-    assert after.version == before.version + (after.status is not before.status), f"{after.id}: a wrong version"
-    assert after.amount == before.amount, f"{after.id}: the amount never changes"
-    assert after.source == before.source, f"{after.id}: the source never changes"
-    assert after.target == before.target, f"{after.id}: the target never changes"
-    assert after.owner == before.owner, f"{after.id}: the owner never changes"
-    assert after.key == before.key, f"{after.id}: the key never changes"
-    assert after.memo == before.memo, f"{after.id}: the memo never changes"
-    assert after.created_at == before.created_at, f"{after.id}: the time of creation never changes"
-    return None
-
-
-def _is_filtered(query: HistoryQuery) -> bool:
-    filters = (query.asset, query.account_type, query.from_ms, query.to_ms)
-    return bool(query.statuses) or any(each is not None for each in filters)
 
 
 def _select(connection: apsw.Connection, statement: str, bindings: Row = ()) -> list[Row]:

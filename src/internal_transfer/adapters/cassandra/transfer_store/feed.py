@@ -12,9 +12,10 @@ from collections.abc import Iterable
 
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
 from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
-from internal_transfer.adapters.cassandra.transfer_store.rows import Row, event_of
+from internal_transfer.adapters.cassandra.transfer_store.rows import Row
 from internal_transfer.adapters.cassandra.transfer_store.tables import EVERYTHING, Tables
 from internal_transfer.domain.identifier import TransferId
+from internal_transfer.ports.transfer_fields import read_event
 from internal_transfer.ports.transfer_store import Event
 
 BUCKET_EVENTS = 10_000
@@ -62,7 +63,7 @@ class Feed:
         while len(events) < most:
             bucket = after // BUCKET_EVENTS
             rows = await self._rows(bucket, after, EVERYTHING, most - len(events))
-            events += [(row[5], event_of(row)) for row in rows]
+            events += [(row[5], read_event(row)) for row in rows]
             if not rows or rows[-1][5] != (bucket + 1) * BUCKET_EVENTS:
                 break
             after = rows[-1][5]

@@ -73,7 +73,7 @@ class History:
     async def page(self, query: HistoryQuery) -> HistoryPage:
         """One page of an owner's transfers; see the port."""
         until = query.until if query.until is not None else await self._newest(query.owner)
-        top = until if query.after is None else min(until, query.after - 1)
+        top = query.top(until)
         shown: list[Kept] = []
         looked = 0
         while top > 0:

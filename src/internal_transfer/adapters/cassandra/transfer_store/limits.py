@@ -16,11 +16,11 @@ from internal_transfer.domain.account import Owner
 from internal_transfer.domain.identifier import day_of
 from internal_transfer.domain.transfer import Transfer
 from internal_transfer.ports.errors import OutcomeUnknown
+from internal_transfer.ports.transfer_store import DAILY_UNITS_MAX
 
 Use = tuple[Owner, str, int]
 """Whose use of which asset on which UTC day."""
 
-SUM_MAX = 2**128 - 1
 _ROUNDS_MAX = 30
 _SUMS_MAX = 20_000
 _VERDICTS_PER_READ = 50
@@ -163,7 +163,7 @@ def _with_shares(
             verdict = Verdict(Kind.GIVEN_BACK)
         elif old is not None:
             continue
-        elif (rest := min(share.daily_units, SUM_MAX) - total) < units:
+        elif (rest := min(share.daily_units, DAILY_UNITS_MAX) - total) < units:
             verdict, text = Verdict(Kind.REFUSED, max(0, rest)), cql_text.PUT_REFUSAL
         else:
             total += units

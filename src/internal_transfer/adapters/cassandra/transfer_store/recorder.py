@@ -21,7 +21,7 @@ from internal_transfer.adapters.cassandra.transfer_store.registry import Registr
 from internal_transfer.adapters.cassandra.transfer_store.rows import Kept, changing_values, following
 from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
 from internal_transfer.domain.identifier import TransferId
-from internal_transfer.domain.transfer import OPEN, TRANSITIONS, IllegalTransition, Status, Transfer
+from internal_transfer.domain.transfer import OPEN, Status, Transfer, check_change
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable
 from internal_transfer.ports.transfer_store import Change
 
@@ -93,7 +93,7 @@ class Recorder:
             before = latest.get(transfer_id)
             if before is None or before.transfer.revision != change.revision:
                 continue
-            _check(before.transfer, change.after)
+            check_change(before.transfer, change.after)
             after = following(before, change.after, f"{writer}-{place}")
             level = depth.get(transfer_id, 0)
             depth[transfer_id] = level + 1
@@ -201,16 +201,3 @@ class Recorder:
 def share_of(kept: Kept) -> Share:
     """The share of its day that a transfer on record has."""
     return Share(kept.transfer, kept.claim_attempt, 0, fresh=False)
-
-
-def _check(before: Transfer, after: Transfer) -> None:
-    """Raises `IllegalTransition` for what the table does not know; a final transfer takes no change at all."""
-    if after.status is before.status:
-        if before.status not in OPEN:
-            raise IllegalTransition(f"{after.id}: {before.status} is final")
-    elif after.status not in TRANSITIONS[before.status]:
-        raise IllegalTransition(f"{after.id}: {before.status} -> {after.status}")
-    assert after.version == before.version + (after.status is not before.status), f"{after.id}: a wrong version"
-    lasting = (after.amount, after.source, after.target, after.owner, after.key, after.memo, after.created_at)
-    same = (before.amount, before.source, before.target, before.owner, before.key, before.memo, before.created_at)
-    assert lasting == same, f"{after.id}: a change of what never changes"

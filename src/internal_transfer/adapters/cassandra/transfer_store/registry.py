@@ -9,9 +9,9 @@ from internal_transfer.adapters.cassandra.transfer_store import statements as cq
 from internal_transfer.adapters.cassandra.transfer_store.tables import STATEMENTS_PER_BATCH, Tables
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import NODES_MAX
-from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, Unavailable
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown
 from internal_transfer.ports.finding import Finding
-from internal_transfer.ports.transfer_store import RegisteredAccount
+from internal_transfer.ports.transfer_store import RegisteredAccount, no_node_is_free
 
 BUCKET_NUMBERS = 10_000
 """How many accounts one partition of the numbers has; never changes once there are any."""
@@ -100,9 +100,7 @@ class Registry:
                 ended = sorted((row for row in rows if row[2] <= now_ms), key=lambda row: (row[2], row[0]))
                 mine = mine or next(iter(ended), None)
                 if mine is None:
-                    raise Unavailable(
-                        tables.cql.system, f"all {NODES_MAX} worker ids are leased; stop a process, or wait"
-                    )
+                    raise no_node_is_free()
                 free = mine[0]
                 request = tables.bind(cql_text.MOVE_WORKER, holder, until, free, mine[1], mine[2])
             if (await tables.cql.decide([request]))[0]:

@@ -18,7 +18,6 @@ from internal_transfer.ports.transfer_fields import (
     legs_of,
     legs_text,
 )
-from internal_transfer.ports.transfer_store import Event
 
 Row = tuple[Any, ...]
 
@@ -143,9 +142,3 @@ def kept_of(row: Row) -> Kept:
         created_at=row[28],
     )
     return Kept(transfer, row[29], row[30], row[15], row[16], row[17], row[18])
-
-
-def event_of(row: Row) -> Event:
-    """The event in a row of transfer id, version, status, time, code."""
-    code = row[4]
-    return Event(row[0], row[1], STATUS[row[2]], row[3], None if code is None else CODE[code])

@@ -20,15 +20,14 @@ from internal_transfer.adapters.cassandra.transfer_store.limits import Limits
 from internal_transfer.adapters.cassandra.transfer_store.lists import Lists
 from internal_transfer.adapters.cassandra.transfer_store.recorder import Recorder
 from internal_transfer.adapters.cassandra.transfer_store.registry import Registry
-from internal_transfer.adapters.cassandra.transfer_store.rows import event_of
 from internal_transfer.adapters.cassandra.transfer_store.scan import Scan
 from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
 from internal_transfer.domain.account import Account, Owner
-from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.transfer import Status, Transfer
 from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
 from internal_transfer.ports.finding import Finding
+from internal_transfer.ports.transfer_fields import read_event
 from internal_transfer.ports.transfer_store import (
     AcceptOutcome,
     Change,
@@ -90,10 +89,6 @@ class CassandraTransferStore:
         seen: set[object] = set()
         for proposal in proposals:
             transfer = proposal.transfer
-            assert transfer.status is Status.REQUESTING, "only a requested transfer is accepted"
-            assert transfer.version == transfer.revision == 1, "an accepted transfer has no past"
-            assert 0 < transfer.amount <= AMOUNT_UNITS_MAX, "the amount is out of range"
-            assert transfer.source.asset == transfer.target.asset, "a transfer is of one asset"
             names = {transfer.id, (transfer.owner, transfer.key)}
             if names & seen:
                 outcomes += await self._accept_some(batch, is_first=not outcomes)
@@ -126,7 +121,7 @@ class CassandraTransferStore:
         wanted = list(dict.fromkeys(transfer_ids))
         events: dict[TransferId, list[Event]] = {each: [] for each in wanted}
         for row in sorted(await self._tables.by_ids(cql_text.SELECT_EVENTS_ONE, cql_text.SELECT_EVENTS, wanted)):
-            events[row[0]].append(event_of(row))
+            events[row[0]].append(read_event(row))
         return [list(events[each]) for each in transfer_ids]
 
     async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
@@ -141,9 +136,6 @@ class CassandraTransferStore:
         """One page; see the port. A filtered page looks at `HISTORY_SCAN_MAX` rows, so it may be short and not the
         last.
         """
-        assert query.most > 0, "a page shows something"
-        assert query.direction in {None, "in", "out"}, f"no such direction: {query.direction}"
-        assert query.direction is None or query.account_type is not None, "a direction needs an account type"
         return await self._history.page(query)
 
     async def by_status(self, status: Status, *, after: TransferId | None, most: int) -> list[Transfer]:
