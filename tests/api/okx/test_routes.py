@@ -301,7 +301,7 @@ async def test_sub_accounts_shown(okx, source, target, shown):
         ({"type": "1"}, "51000", "subAcct: is required"),
         ({"type": "2", "subAcct": "a b"}, "51000", "subAcct: does not match"),
         ({"subAcct": "alice.sub"}, "51000", "subAcct: needs type 1"),
-        ({"loanTrans": "true"}, "51000", "loanTrans: is not a parameter"),
+        ({"loanTrans": "true"}, "51000", "loanTrans: is not a known parameter"),
     ],
 )
 async def test_malformed(okx, changes, code, said):
@@ -398,7 +398,7 @@ async def test_look_up(okx):
         ({"transId": "None", "clientId": "None"}, "51000", "transId: or clientId is required"),
         ({"transId": str(ID), "clientId": "k2"}, "51000", "clientId: is another transfer's"),
         ({"clientId": "ä"}, "51000", "clientId: may only have"),
-        ({"id": "1"}, "51000", "id: is not a parameter"),
+        ({"id": "1"}, "51000", "id: is not a known parameter"),
     ],
 )
 async def test_wrong_look_up(okx, query, code, said):
@@ -508,7 +508,7 @@ async def test_balances_chosen(okx):
 @pytest.mark.parametrize("path", ["/api/v5/asset/balances", "/api/v5/account/balance"])
 async def test_balances_unknown_parameter(okx, path):
     """A parameter that is not known is refused rather than ignored."""
-    assert "acount: is not a parameter" in refused(await okx.get(path, acount="earn"), "51000")
+    assert "acount: is not a known parameter" in refused(await okx.get(path, acount="earn"), "51000")
 
 
 @pytest.mark.parametrize("path", ["/api/v5/asset/balances", "/api/v5/account/balance"])
