@@ -3,6 +3,8 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 import threading
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +13,7 @@ import apsw
 import jwt
 import pytest
 import structlog
+import typer
 from typer.testing import CliRunner
 
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
@@ -43,7 +46,7 @@ def quiet_logs(monkeypatch):
 
 
 def run(*words):
-    return runner.invoke(app, [str(word) for word in words])
+    return runner.invoke(app, [str(word) for word in words], prog_name="internal-transfer")
 
 
 def answer_of(*words):
@@ -487,6 +490,28 @@ def test_the_version_is_printed():
     """`--version` prints the release and ends."""
     result = run("--version")
     assert (result.exit_code, result.stdout) == (0, f"internal-transfer {version('internal-transfer')}\n")
+
+
+def test_every_command_helps():
+    """`-h` prints the same help as `--help`, on every command and group."""
+    waiting = [((), typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        waiting += [((*words, name), each) for name, each in getattr(command, "commands", {}).items()]
+        short, long = run(*words, "-h"), run(*words, "--help")
+        assert (short.exit_code, short.stdout) == (0, long.stdout)
+        assert " ".join(["Usage: internal-transfer", *words]) in " ".join(long.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["internal_transfer", "internal_transfer.cli"])
+def test_the_package_is_the_command(module):
+    """`python -m` of the package, and of its command line, is `internal-transfer`, and completes words for a shell."""
+    program = (sys.executable, "-m", module)
+    shown = subprocess.run((*program, "--version"), capture_output=True, text=True, check=True)
+    assert shown.stdout == f"internal-transfer {version('internal-transfer')}\n"
+    asked = {"_INTERNAL_TRANSFER_COMPLETE": "complete_bash", "COMP_WORDS": "internal-transfer adm", "COMP_CWORD": "1"}
+    completed = subprocess.run(program, env=os.environ | asked, capture_output=True, text=True, check=True)
+    assert completed.stdout == "admin\n"
 
 
 def test_doctor_of_a_clock_that_went_back(data):

@@ -19,7 +19,7 @@ from internal_transfer.cli.serve import serve as serve_command
 app = typer.Typer(
     name="internal-transfer",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 app.command()(serve_command)
@@ -51,4 +51,4 @@ def options(
 
 def main() -> None:
     """The entry point. Exit codes: 0 ok, 1 refused or failed, 2 usage, 3 unreachable."""
-    sys.exit(app(standalone_mode=True))
+    sys.exit(app(prog_name=app.info.name))
