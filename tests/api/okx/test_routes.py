@@ -6,7 +6,6 @@ import json
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-import ccxt
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -34,7 +33,6 @@ BILLS = "/api/v5/account/bills-archive"
 BODY = {"ccy": "USDT", "amt": "12.5", "type": "0", "from": "6", "to": "18", "clientId": "k1"}
 ALICE, BOB = Owner("alice"), Owner("alice.sub")
 HASHED = hash_passphrase(PASSPHRASE, b"salt of 16 bytes")
-CCXT = ccxt.okx()
 
 
 class KnownKeys:
@@ -121,56 +119,46 @@ def refused(response, code):
     return body["msg"]
 
 
-def raised_by_ccxt(response):
-    """The class of the exception that ccxt raises for this answer."""
-    text = response.text
-    try:
-        CCXT.handle_errors(response.status_code, "", "", "POST", {}, text, json.loads(text), {}, "")
-    except ccxt.BaseError as error:
-        return type(error)
-    raise AssertionError(f"ccxt takes this for a success: {text}")
-
-
 RAISED = {
-    Code.INVALID_REQUEST: ccxt.BadRequest,
-    Code.INVALID_AMOUNT: ccxt.BadRequest,
-    Code.INVALID_ASSET: ccxt.ExchangeError,
-    Code.INVALID_ACCOUNT: ccxt.BadRequest,
-    Code.ASSET_MISMATCH: ccxt.BadRequest,
-    Code.SAME_ACCOUNT: ccxt.ExchangeError,
-    Code.INVALID_PRECISION: ccxt.BadRequest,
-    Code.AMOUNT_TOO_SMALL: ccxt.ExchangeError,
-    Code.AMOUNT_TOO_LARGE: ccxt.ExchangeError,
-    Code.DAILY_LIMIT_EXCEEDED: ccxt.ExchangeError,
-    Code.IDEMPOTENCY_KEY_REQUIRED: ccxt.BadRequest,
-    Code.IDEMPOTENCY_KEY_REUSED: ccxt.ExchangeError,
-    Code.UNAUTHENTICATED: ccxt.AuthenticationError,
-    Code.PERMISSION_DENIED: ccxt.PermissionDenied,
-    Code.ACCOUNT_FROZEN: ccxt.AccountSuspended,
-    Code.ROUTE_PAUSED: ccxt.AccountSuspended,
-    Code.INSUFFICIENT_BALANCE: ccxt.InsufficientFunds,
-    Code.TRANSFER_NOT_FOUND: ccxt.ExchangeError,
-    Code.INVALID_STATE_TRANSITION: ccxt.ExchangeError,
-    Code.EXPIRED: ccxt.ExchangeError,
-    Code.CORE_REFUSED: ccxt.ExchangeError,
-    Code.VOIDED_BY_OPERATOR: ccxt.ExchangeError,
-    Code.RATE_LIMITED: ccxt.RateLimitExceeded,
-    Code.SYSTEM_OVERLOADED: ccxt.ExchangeNotAvailable,
-    Code.LEDGER_UNAVAILABLE: ccxt.ExchangeNotAvailable,
-    Code.STORE_UNAVAILABLE: ccxt.ExchangeNotAvailable,
-    Code.CORE_UNAVAILABLE: ccxt.ExchangeNotAvailable,
-    Code.TIMEOUT: ccxt.RequestTimeout,
-    Code.INTERNAL: ccxt.ExchangeNotAvailable,
+    Code.INVALID_REQUEST: "BadRequest",
+    Code.INVALID_AMOUNT: "BadRequest",
+    Code.INVALID_ASSET: "ExchangeError",
+    Code.INVALID_ACCOUNT: "BadRequest",
+    Code.ASSET_MISMATCH: "BadRequest",
+    Code.SAME_ACCOUNT: "ExchangeError",
+    Code.INVALID_PRECISION: "BadRequest",
+    Code.AMOUNT_TOO_SMALL: "ExchangeError",
+    Code.AMOUNT_TOO_LARGE: "ExchangeError",
+    Code.DAILY_LIMIT_EXCEEDED: "ExchangeError",
+    Code.IDEMPOTENCY_KEY_REQUIRED: "BadRequest",
+    Code.IDEMPOTENCY_KEY_REUSED: "ExchangeError",
+    Code.UNAUTHENTICATED: "AuthenticationError",
+    Code.PERMISSION_DENIED: "PermissionDenied",
+    Code.ACCOUNT_FROZEN: "AccountSuspended",
+    Code.ROUTE_PAUSED: "AccountSuspended",
+    Code.INSUFFICIENT_BALANCE: "InsufficientFunds",
+    Code.TRANSFER_NOT_FOUND: "ExchangeError",
+    Code.INVALID_STATE_TRANSITION: "ExchangeError",
+    Code.EXPIRED: "ExchangeError",
+    Code.CORE_REFUSED: "ExchangeError",
+    Code.VOIDED_BY_OPERATOR: "ExchangeError",
+    Code.RATE_LIMITED: "RateLimitExceeded",
+    Code.SYSTEM_OVERLOADED: "ExchangeNotAvailable",
+    Code.LEDGER_UNAVAILABLE: "ExchangeNotAvailable",
+    Code.STORE_UNAVAILABLE: "ExchangeNotAvailable",
+    Code.CORE_UNAVAILABLE: "ExchangeNotAvailable",
+    Code.TIMEOUT: "RequestTimeout",
+    Code.INTERNAL: "ExchangeNotAvailable",
 }
 
 
 @pytest.mark.parametrize("code", Code)
-async def test_refusals(okx, code):
+async def test_refusals(okx, code, raised_by_ccxt):
     """Every refusal makes ccxt raise the class that says what to do, names its own code, and is no 2xx."""
     okx.services.answer = Answer(refusal=Refusal(code, "the reason"))
     response = await okx.post(BODY)
     assert refused(response, OKX_CODES[code]) == f"{code}: the reason"
-    assert raised_by_ccxt(response) is RAISED[code]
+    assert raised_by_ccxt(response) == RAISED[code]
 
 
 async def test_refusal_names_okx_fields(okx):
@@ -329,7 +317,7 @@ async def test_malformed_json(okx, body, said):
     assert said in refused(await okx.post(body), "51000")
 
 
-async def test_failed_transfer(okx):
+async def test_failed_transfer(okx, raised_by_ccxt):
     """A transfer that failed is an error for whoever submits it, with its id, and a mere state for who looks it up."""
     okx.services.answer = Answer(transfer(Status.FAILED))
     response = await okx.post(BODY)
@@ -337,7 +325,7 @@ async def test_failed_transfer(okx):
     assert "under another clientId" in refused(response, "58350")
     [entry] = response.json()["data"]
     assert (entry["transId"], entry["state"], entry["sCode"]) == (str(ID), "failed", "58350")
-    assert raised_by_ccxt(response) is ccxt.InsufficientFunds
+    assert raised_by_ccxt(response) == "InsufficientFunds"
     found = await okx.get(STATE, transId=str(ID))
     assert found.status_code == 200
     assert found.json()["data"][0]["state"] == "failed"
@@ -354,21 +342,20 @@ async def test_reused_key(okx):
 @pytest.mark.parametrize(
     ("error", "code", "raised"),
     [
-        (Unavailable(System.LEDGER, "x"), "50005", ccxt.ExchangeNotAvailable),
-        (Unavailable(System.OPERATIONS, "x"), "50005", ccxt.ExchangeNotAvailable),
-        (OutcomeUnknown(System.STORE, "x"), "50004", ccxt.RequestTimeout),
-        (TimeoutError(), "50004", ccxt.RequestTimeout),
-        (ZeroDivisionError(), "50026", ccxt.ExchangeNotAvailable),
+        (Unavailable(System.LEDGER, "x"), "50005", "ExchangeNotAvailable"),
+        (Unavailable(System.OPERATIONS, "x"), "50005", "ExchangeNotAvailable"),
+        (OutcomeUnknown(System.STORE, "x"), "50004", "RequestTimeout"),
+        (TimeoutError(), "50004", "RequestTimeout"),
+        (ZeroDivisionError(), "50026", "ExchangeNotAvailable"),
     ],
 )
-async def test_failures(okx, error, code, raised):
+async def test_failures(okx, error, code, raised, raised_by_ccxt):
     """A system's failure is an envelope too, and makes ccxt raise what it tries again: the same id is safe."""
     okx.services.answer = error
     response = await okx.post(BODY)
     refused(response, code)
     assert response.status_code in {500, 503}
-    assert raised_by_ccxt(response) is raised
-    assert issubclass(raised, ccxt.OperationFailed)
+    assert raised_by_ccxt(response, "OperationFailed") == raised
 
 
 async def test_deadline():
@@ -537,12 +524,12 @@ async def test_public(okx):
     assert instruments.json() == {"code": "0", "msg": "", "data": []}
 
 
-async def test_wrong_message(okx):
+async def test_wrong_message(okx, raised_by_ccxt):
     """A wrong path, method, type or size is an envelope as well."""
     assert (await okx.send("GET", "/api/v5/trade/order")).status_code == 404
     wrong = await okx.send("GET", TRANSFER)
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
-    assert raised_by_ccxt(wrong) is ccxt.BadRequest
+    assert raised_by_ccxt(wrong) == "BadRequest"
     refused(await okx.post(BODY, content_type="text/plain"), "50006")
     large = await okx.post(b" " * 16_385)
     assert large.status_code == 413
@@ -594,14 +581,14 @@ async def test_metrics(okx):
         ("ok-access-timestamp", "50107"),
     ],
 )
-async def test_missing_headers(okx, header, code):
+async def test_missing_headers(okx, header, code, raised_by_ccxt):
     """Each header that is missing, empty or sent twice has its own error, which ccxt takes for one of credentials."""
     headers = okx.sign("GET", STATE)
     for wrong in (None, ""):
         response = await okx.send("GET", STATE, headers=headers | {header: wrong})
         assert f"{header.upper()} is missing or empty" in refused(response, code)
         assert response.status_code == 401
-        assert raised_by_ccxt(response) is ccxt.AuthenticationError
+        assert raised_by_ccxt(response) == "AuthenticationError"
     transport = httpx.ASGITransport(app=okx.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://okx") as client:
         twice = await client.get(STATE, headers=[*headers.items(), (header, headers[header])])
@@ -624,12 +611,12 @@ async def test_missing_headers(okx, header, code):
         ({"ok-access-timestamp": "2026-02-30T09:30:00.120Z"}, "50112"),
     ],
 )
-async def test_wrong_credentials(okx, changes, code):
+async def test_wrong_credentials(okx, changes, code, raised_by_ccxt):
     """A wrong key, passphrase, signature or timestamp is told apart, and ccxt takes it for one of credentials."""
     headers = {name: value.encode("latin-1") for name, value in (okx.sign("GET", STATE) | changes).items()}
     response = await okx.send("GET", STATE, headers=headers)
     refused(response, code)
-    assert raised_by_ccxt(response) is ccxt.AuthenticationError
+    assert raised_by_ccxt(response) == "AuthenticationError"
     assert okx.services.asked == []
 
 
@@ -651,7 +638,7 @@ async def test_what_is_signed(okx):
 
 
 @pytest.mark.parametrize("apart_ms", [-WINDOW_MS, WINDOW_MS])
-async def test_window(okx, apart_ms):
+async def test_window(okx, apart_ms, raised_by_ccxt):
     """A timestamp may be as far from the clock as the window is, both ways, and no millisecond further."""
     query = f"{STATE}?transId={ID}"
     taken = await okx.send("GET", query, headers=okx.sign("GET", query, at_ms=NOW_MS + apart_ms))
@@ -659,7 +646,7 @@ async def test_window(okx, apart_ms):
     beyond = NOW_MS + apart_ms + (1 if apart_ms > 0 else -1)
     response = await okx.send("GET", query, headers=okx.sign("GET", query, at_ms=beyond))
     assert "30.001 s " in refused(response, "50102")
-    assert raised_by_ccxt(response) is ccxt.InvalidNonce
+    assert raised_by_ccxt(response) == "InvalidNonce"
 
 
 async def test_timestamp_without_fraction(okx):
@@ -671,7 +658,7 @@ async def test_timestamp_without_fraction(okx):
     assert (await okx.send("GET", query, headers=headers)).status_code == 200
 
 
-async def test_replay(okx):
+async def test_replay(okx, raised_by_ccxt):
     """A signed POST works once: the same bytes again are refused until their timestamp is too old, and from then on."""
     body = json.dumps(BODY).encode()
     headers = okx.sign("POST", TRANSFER, body, at_ms=NOW_MS + WINDOW_MS) | {"content-type": "application/json"}
@@ -680,7 +667,7 @@ async def test_replay(okx):
         okx.clock.ms += passed_ms
         response = await okx.send("POST", TRANSFER, headers=headers, content=body)
         assert said in refused(response, "50102")
-        assert raised_by_ccxt(response) is ccxt.InvalidNonce
+        assert raised_by_ccxt(response) == "InvalidNonce"
     assert len(okx.services.asked) == 1
 
 
@@ -692,14 +679,14 @@ async def test_replayed_get(okx):
         assert (await okx.send("GET", query, headers=headers)).status_code == 200
 
 
-async def test_memory_of_signatures_is_bounded():
+async def test_memory_of_signatures_is_bounded(raised_by_ccxt):
     """Where no signature can be remembered no POST is taken, and when old ones are forgotten they are taken again."""
     okx = OkxStand(signatures_per_key_max=2)
     for _ in range(2):
         assert (await okx.post(BODY)).status_code == 200
     busy = await okx.post(BODY)
     assert "signed 2 requests within" in refused(busy, "50011")
-    assert (busy.status_code, raised_by_ccxt(busy)) == (429, ccxt.RateLimitExceeded)
+    assert (busy.status_code, raised_by_ccxt(busy)) == (429, "RateLimitExceeded")
     okx.clock.ms += 2 * WINDOW_MS + 2_000
     assert (await okx.post(BODY)).status_code == 200
 
@@ -710,7 +697,7 @@ async def test_memory_of_signatures_is_bounded():
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
 
 
-async def test_revoked_key(okx):
+async def test_revoked_key(okx, raised_by_ccxt):
     """A revoked key opens nothing once the seconds for which keys are remembered are over."""
     await okx.get(STATE, transId=str(ID))
     key = okx.keys.keys[KEY]
@@ -718,7 +705,7 @@ async def test_revoked_key(okx):
     okx.clock.ms += int(KEY_CACHED_SECONDS * 1000)
     response = await okx.get(STATE, transId=str(ID))
     assert "revoked" in refused(response, "50114")
-    assert raised_by_ccxt(response) is ccxt.AuthenticationError
+    assert raised_by_ccxt(response) == "AuthenticationError"
 
 
 async def test_deleted_key(okx):
@@ -775,11 +762,11 @@ async def test_passphrase_is_hashed_once(okx, monkeypatch):
     assert checked == [PASSPHRASE]
 
 
-async def test_keys_cannot_be_read(okx):
+async def test_keys_cannot_be_read(okx, raised_by_ccxt):
     """A store of keys that fails is a failure of the service, not of the credentials."""
     okx.keys.error = Unavailable(System.OPERATIONS, "away")
     response = await okx.post(BODY)
-    assert raised_by_ccxt(response) is ccxt.ExchangeNotAvailable
+    assert raised_by_ccxt(response) == "ExchangeNotAvailable"
 
 
 async def test_mounted_and_not_in_contract(tmp_path, okx):
