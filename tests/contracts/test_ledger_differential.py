@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from contracts.ledger_fixtures import (
+from internal_transfer.conformance.ledger.world import (
     LINKED,
     PENDING,
     POST,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from contracts.transfer_stores import open_embedded, proposal, step, transfer
+from internal_transfer.conformance.transfer_store.transfers import open_embedded, proposal, step, transfer
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable

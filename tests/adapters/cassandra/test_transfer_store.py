@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 import real_servers
 from contracts.cassandra_stores import CassandraOperationsStack, CassandraStore
-from contracts.transfer_stores import DAY, NOON, proposal, step, transfer
 from internal_transfer.adapters.cassandra.migrations import migrate
 from internal_transfer.adapters.cassandra.session import Cql
 from internal_transfer.adapters.cassandra.settings import CqlSettings
@@ -18,6 +17,7 @@ from internal_transfer.adapters.cassandra.transfer_store import registry
 from internal_transfer.adapters.cassandra.transfer_store.limits import Limits, Share
 from internal_transfer.adapters.cassandra.transfer_store.store import MIGRATIONS, CassandraTransferStore
 from internal_transfer.adapters.system.clock import SystemClock
+from internal_transfer.conformance.transfer_store.transfers import DAY, NOON, proposal, step, transfer
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status

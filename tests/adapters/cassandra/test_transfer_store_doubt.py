@@ -6,10 +6,10 @@ from msgspec.structs import replace
 
 from contracts.cassandra_sessions import CommitsTooFew, GoneAfter, LosesFirst, Meanwhile, Watched
 from contracts.cassandra_stores import CassandraStore
-from contracts.transfer_stores import DAY, NOON, proposal, step, transfer
 from internal_transfer.adapters.cassandra.transfer_store import statements
 from internal_transfer.adapters.cassandra.transfer_store.store import MIGRATIONS, CassandraTransferStore
 from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
+from internal_transfer.conformance.transfer_store.transfers import DAY, NOON, proposal, step, transfer
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
 from internal_transfer.ports.transfer_store import Accepted, Change, KeyTaken

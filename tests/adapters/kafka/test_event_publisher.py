@@ -3,9 +3,9 @@
 import pytest
 
 from contracts.event_buses import kafka_connection, own_topics, read_topic
-from contracts.transfer_stores import transfer
 from internal_transfer.adapters.kafka.event_publisher import KafkaEventPublisher
 from internal_transfer.adapters.kafka.topics import Cluster
+from internal_transfer.conformance.transfer_store.transfers import transfer
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import StartRefusedError

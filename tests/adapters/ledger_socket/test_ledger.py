@@ -6,13 +6,13 @@ from itertools import count
 
 import pytest
 
-from contracts.ledger_fixtures import PENDING, POST, replay
 from contracts.ledger_hosts import HostProcess, SocketLedgerServer
 from internal_transfer.adapters.ledger_socket import ledger as adapter
 from internal_transfer.adapters.ledger_socket.ledger import SocketLedger, SocketLedgerSettings
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
 from internal_transfer.adapters.system.clock import SystemClock
+from internal_transfer.conformance.ledger.world import PENDING, POST, replay
 from internal_transfer.hosts.ledger.dispatcher import Dispatcher
 from internal_transfer.hosts.ledger.server import serve_ledger
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 import pytest
 from tigerbeetle import bindings
 
-from contracts.ledger_fixtures import TigerBeetleServer, World, new_id_base
 from internal_transfer.adapters.tigerbeetle.encoding import (
     check_layout,
     decode_account_outcomes,
     decode_transfer_outcomes,
 )
 from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleLedger, TigerBeetleSettings
+from internal_transfer.conformance.ledger.world import TigerBeetleServer, World, new_id_base
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, StartRefusedError, Unavailable
 from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer, TransferResult
 from real_servers import need, own

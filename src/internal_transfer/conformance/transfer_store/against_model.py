@@ -23,7 +23,14 @@ from msgspec.structs import replace
 import real_servers
 from contracts.cassandra_stores import CassandraStore
 from contracts.postgresql_schemas import PostgresqlSchema
-from contracts.transfer_stores import DAY, NOON, EmbeddedStore, PostgresqlStore, proposal, transfer
+from internal_transfer.conformance.transfer_store.transfers import (
+    DAY,
+    NOON,
+    EmbeddedStore,
+    PostgresqlStore,
+    proposal,
+    transfer,
+)
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY, day_of
 from internal_transfer.domain.leg import LegState

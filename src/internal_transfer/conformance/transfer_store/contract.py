@@ -3,7 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from contracts.transfer_stores import (
+from internal_transfer.adapters.cassandra.transfer_store import history as cassandra_history
+from internal_transfer.adapters.postgresql import transfer_store as postgresql
+from internal_transfer.adapters.sqlite import transfer_store as sqlite
+from internal_transfer.conformance.transfer_store.transfers import (
     ADAPTERS,
     DAY,
     EMBEDDED,
@@ -18,9 +21,6 @@ from contracts.transfer_stores import (
     transfer,
     with_state,
 )
-from internal_transfer.adapters.cassandra.transfer_store import history as cassandra_history
-from internal_transfer.adapters.postgresql import transfer_store as postgresql
-from internal_transfer.adapters.sqlite import transfer_store as sqlite
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY, snowflake
 from internal_transfer.domain.leg import Leg, LegState, Side

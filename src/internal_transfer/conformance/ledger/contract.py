@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from contracts.ledger_fixtures import (
+from contracts.ledger_hosts import SocketLedgerServer
+from internal_transfer.conformance.ledger.world import (
     LINKED,
     PENDING,
     POST,
@@ -19,7 +20,6 @@ from contracts.ledger_fixtures import (
     balances,
     replay,
 )
-from contracts.ledger_hosts import SocketLedgerServer
 from internal_transfer.ports.errors import Unavailable
 from internal_transfer.ports.ledger import (
     AMOUNT_MAX,

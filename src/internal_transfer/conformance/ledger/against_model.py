@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from contracts.ledger_fixtures import EmbeddedLedgerServer, LedgerServer, TigerBeetleServer, balances, replay
-from contracts.ledger_model import (
+from internal_transfer.conformance.ledger.model import (
     CREDITS_LIMITED,
     DEBITS_LIMITED,
     LINKED,
@@ -22,6 +21,13 @@ from contracts.ledger_model import (
     VOID,
     LedgerModel,
     fields_of,
+)
+from internal_transfer.conformance.ledger.world import (
+    EmbeddedLedgerServer,
+    LedgerServer,
+    TigerBeetleServer,
+    balances,
+    replay,
 )
 from internal_transfer.ports.errors import Unavailable
 from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer

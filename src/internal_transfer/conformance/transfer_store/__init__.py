@@ -1,0 +1,1 @@
+"""What every transfer store promises, as tests that run on any adapter."""
