@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from contracts.ledgers import EmbeddedLedgerHarness, TigerBeetleHarness
 from internal_transfer.conformance.ledger.world import (
+    CREDITS_LIMITED,
+    DEBITS_LIMITED,
     LINKED,
     PENDING,
     POST,
+    UNKNOWN,
     VOID,
-    EmbeddedLedgerServer,
-    TigerBeetleServer,
     World,
 )
 from internal_transfer.ports.ledger import (
@@ -35,12 +37,9 @@ from internal_transfer.ports.ledger import (
 from real_servers import need
 
 ACCOUNTS = range(1, 13)
-UNKNOWN = 99
 FENCE = 900
 FIRST_TRANSFER = 1_000
 CALLS = 300
-DEBITS_LIMITED = AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS
-CREDITS_LIMITED = AccountFlag.CREDITS_MUST_NOT_EXCEED_DEBITS
 
 
 class History:
@@ -105,7 +104,7 @@ class History:
         """Takes in which holds there are, and a few that there are not."""
         for transfer, result in zip(batch, results, strict=True):
             if transfer.flags & PENDING and (result == "created" or self.rarely(20)):
-                self.holds.append(transfer.id - self.world.server.id_base)
+                self.holds.append(transfer.id - self.world.harness.id_base)
 
     def transfer(self) -> LedgerTransfer:
         """A transfer: good, repeated, a fence, or wrong in a way or two."""
@@ -199,9 +198,11 @@ SEEDS = [int(os.environ["LEDGER_SEED"])] if "LEDGER_SEED" in os.environ else [1,
 async def test_both_ledgers_tell_the_same_story(tmp_path, seed):
     """G15: thousands of mixed events give the same results, order of timestamps, rows, balances and history on both."""
     place = need("tigerbeetle")
-    real = await TigerBeetleServer.open(place.address, place.cluster)
-    embedded = EmbeddedLedgerServer(tmp_path / "ledger.db", each_call=True)
+    real = TigerBeetleHarness(place.address, place.cluster)
+    await real.open()
+    embedded = EmbeddedLedgerHarness(tmp_path / "ledger.db", each_call=True)
     embedded.id_base = real.id_base
+    await embedded.open()
     worlds = World(real), World(embedded)
     history = History(seed, worlds[0])
     at = worlds[0].at

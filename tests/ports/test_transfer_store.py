@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from contracts.transfer_stores import transfer
+from internal_transfer.conformance.transfer_store.transfers import transfer
 from internal_transfer.domain.leg import Leg, LegState, Side
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.transfer_store import HistoryQuery, Proposal

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from internal_transfer.conformance.transfer_store.transfers import open_embedded, proposal, step, transfer
+from contracts.transfer_stores import open_embedded
+from internal_transfer.conformance.transfer_store.transfers import proposal, step, transfer
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
@@ -62,10 +63,10 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path):
-    store = open_embedded("embedded-shared", tmp_path)
+async def world(tmp_path):
+    store = await open_embedded("embedded-shared", tmp_path)
     yield World(store)
-    store.close()
+    await store.close()
 
 
 SUCCEEDED = [(1, Status.REQUESTING), (2, Status.PENDING), (3, Status.SUCCESS)]

@@ -8,11 +8,12 @@ from msgspec.structs import replace
 
 import real_servers
 from contracts.postgresql_schemas import PostgresqlSchema
+from contracts.transfer_stores import PostgresqlStore
 from internal_transfer.adapters.postgresql.migration import migrate
 from internal_transfer.adapters.postgresql.pool import Pool
 from internal_transfer.adapters.postgresql.schema import HEAD
 from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
-from internal_transfer.conformance.transfer_store.transfers import PostgresqlStore, proposal, transfer
+from internal_transfer.conformance.transfer_store.transfers import proposal, transfer
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
 from internal_transfer.ports.transfer_store import Accepted
 

@@ -15,11 +15,12 @@ from msgspec.structs import replace
 import real_servers
 from contracts.postgresql_schemas import PostgresqlSchema
 from contracts.silent_proxy import SilentProxy
+from contracts.transfer_stores import PostgresqlStore
 from internal_transfer.adapters.postgresql import pool
 from internal_transfer.adapters.postgresql.migration import migrate
 from internal_transfer.adapters.postgresql.transfer_rows import proposal_columns
 from internal_transfer.adapters.postgresql.transfer_statements import Statements
-from internal_transfer.conformance.transfer_store.transfers import DAY, NOON, PostgresqlStore, proposal, step, transfer
+from internal_transfer.conformance.transfer_store.transfers import DAY, NOON, proposal, step, transfer
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable

@@ -7,13 +7,15 @@ from contextlib import asynccontextmanager
 import pytest
 from tigerbeetle import bindings
 
+from contracts.ledgers import TigerBeetleHarness
 from internal_transfer.adapters.tigerbeetle.encoding import (
     check_layout,
     decode_account_outcomes,
     decode_transfer_outcomes,
 )
 from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleLedger, TigerBeetleSettings
-from internal_transfer.conformance.ledger.world import TigerBeetleServer, World, new_id_base
+from internal_transfer.conformance.ledger.harness import new_id_base
+from internal_transfer.conformance.ledger.world import World
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, StartRefusedError, Unavailable
 from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer, TransferResult
 from real_servers import need, own
@@ -38,12 +40,13 @@ def server():
 async def connected(server, **settings):
     """A world on the server, with a session of its own and two accounts."""
     place = server.address()
-    world = World(await TigerBeetleServer.open(place.address, place.cluster, **settings))
+    world = World(TigerBeetleHarness(place.address, place.cluster, **settings))
+    await world.harness.open()
     try:
         await world.open_accounts(BANK, ALICE)
         yield world
     finally:
-        await world.server.close()
+        await world.harness.close()
 
 
 @asynccontextmanager
@@ -174,7 +177,7 @@ async def test_closing_with_calls_under_way_tells_them_that_it_is_unknown(server
             with pytest.raises(Unavailable, match="closed"):
                 await world.create(world.plain(4, BANK, ALICE, 1))
             await world.ledger.close()
-        await world.server.reopen()
+        await world.harness.reopen()
         assert await world.balances(ALICE) in {(0, 0, 0, done) for done in range(4)}
         assert set(await world.create(*transfers)) <= {TransferResult.CREATED, TransferResult.EXISTS}
         assert await world.balances(ALICE) == (0, 0, 0, 3)
@@ -193,7 +196,7 @@ async def test_a_session_that_is_evicted_is_replaced(server):
     """A session that TigerBeetle has forgotten ends the call that meets it as unknown; the next one gets a new one."""
     async with connected(server) as world:
         for _ in range(SESSIONS_MAX // CLIENTS):
-            others = [TigerBeetleLedger(world.server.settings) for _ in range(CLIENTS)]
+            others = [TigerBeetleLedger(world.harness.settings) for _ in range(CLIENTS)]
             await asyncio.gather(*(other.start() for other in others))
             await asyncio.gather(*(other.close() for other in others))
         transfer = world.plain(1, BANK, ALICE, 1)
@@ -206,7 +209,7 @@ async def test_a_session_that_is_evicted_is_replaced(server):
 async def test_two_sessions_race_for_a_hold_and_its_fence(server):
     """Of a hold and its fence from different sessions exactly one wins, and both are told which."""
     async with connected(server) as world, connected(server) as other:
-        other.server.id_base = world.server.id_base
+        other.harness.id_base = world.harness.id_base
         await world.create(world.hold(FENCE, UNKNOWN, ALICE, 1))
         won = set()
         for number in range(100, 160):

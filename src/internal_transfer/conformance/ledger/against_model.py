@@ -1,16 +1,15 @@
-"""Ledgers against the plainest model of them, over random histories with restarts and turns that are taken back."""
+"""A ledger against the plainest model of one, over random histories with restarts."""
 
 import asyncio
-import tempfile
-from copy import deepcopy
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ClassVar, TypeVar
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
+from internal_transfer.conformance.ledger.harness import LedgerHarness
 from internal_transfer.conformance.ledger.model import (
     CREDITS_LIMITED,
     DEBITS_LIMITED,
@@ -22,16 +21,11 @@ from internal_transfer.conformance.ledger.model import (
     LedgerModel,
     fields_of,
 )
-from internal_transfer.conformance.ledger.world import (
-    EmbeddedLedgerServer,
-    LedgerServer,
-    TigerBeetleServer,
-    balances,
-    replay,
-)
-from internal_transfer.ports.errors import Unavailable
+from internal_transfer.conformance.ledger.world import balances, replay
+from internal_transfer.conformance.suites import ContractTests
 from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer
-from real_servers import need
+
+T = TypeVar("T")
 
 ACCOUNT_IDS = (1, 2, 3, 4)
 TRANSFER_IDS = (*range(1, 9), 2**64, 2**127, 2**128 - 2)
@@ -81,84 +75,109 @@ batches = st.lists(st.one_of(movements, resolutions), max_size=6)
 class LedgerMachine(RuleBasedStateMachine):
     """Every result, balance and row of the ledger is the model's, after every turn.
 
-    What is drawn are small ids; the ledger and the model get them from the server's base on.
+    What is drawn are small ids; the ledger and the model get them from the harness's base on.
     """
 
-    server: LedgerServer
+    new_harness: ClassVar[Callable[[], LedgerHarness]]
+    harness: LedgerHarness
 
     def __init__(self) -> None:
         super().__init__()
         self.model = LedgerModel()
         self.runner = asyncio.Runner()
 
-    def teardown(self):
+    @initialize(usual=st.booleans())
+    def start(self, *, usual: bool) -> None:
+        """Opens a new ledger, with good accounts half of the time."""
+        self.open_ledger(type(self).new_harness(), usual=usual)
+
+    def open_ledger(self, harness: LedgerHarness, *, usual: bool) -> None:
+        """Opens a harness's ledger; with `usual` there are good accounts in it."""
+        self.run(harness.open())
+        self.harness = harness
+        if usual:
+            self.create_accounts([LedgerAccount(id=number, ledger=1, code=1) for number in ACCOUNT_IDS])
+
+    def teardown(self) -> None:
         """Closes the ledger."""
-        self.runner.run(self.server.close())
+        if self.is_open:
+            self.run(self.harness.close())
         self.runner.close()
 
-    def open_usual_accounts(self) -> None:
-        """Mostly there are good accounts."""
-        self.create_accounts([LedgerAccount(id=number, ledger=1, code=1) for number in ACCOUNT_IDS])
+    @property
+    def is_open(self) -> bool:
+        """Tells whether `start` has opened a ledger."""
+        return hasattr(self, "harness")
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Runs a call to its end."""
+        return self.runner.run(call)
 
     def at(self, number: int) -> int:
-        """The ledger's id for one that was drawn; 0 stays what it is."""
-        return (self.server.id_base + number) % 2**128 if number else 0
+        """Returns the ledger's id for one that was drawn; 0 stays what it is."""
+        return (self.harness.id_base + number) % 2**128 if number else 0
 
-    def moved(self, batch: list[LedgerTransfer]) -> list[LedgerTransfer]:
-        """The transfers with the ledger's ids."""
+    def moved(self, batch: Sequence[LedgerTransfer]) -> list[LedgerTransfer]:
+        """Returns the transfers with the ledger's ids."""
         names = ("id", "pending_id", "debit_account_id", "credit_account_id")
         return [replace(event, **{name: self.at(getattr(event, name)) for name in names}) for event in batch]
 
-    async def send(self, turn: list[list[LedgerTransfer]]) -> None:
+    async def send(self, turn: Sequence[Sequence[LedgerTransfer]]) -> None:
         """Gives batches to the ledger and to the model, and compares the results."""
         for batch in map(self.moved, turn):
-            outcomes = await self.server.ledger.create_transfers(batch)
+            outcomes = await self.harness.ledger.create_transfers(batch)
             assert [outcome.status for outcome in outcomes] == self.model.create_transfers(batch)
 
-    async def send_accounts(self, drawn: list[LedgerAccount]) -> None:
+    async def send_accounts(self, drawn: Sequence[LedgerAccount]) -> None:
         """Gives a batch of accounts to the ledger and to the model, and compares the results."""
         batch = [replace(account, id=self.at(account.id)) for account in drawn]
-        outcomes = await self.server.ledger.create_accounts(batch)
+        outcomes = await self.harness.ledger.create_accounts(batch)
         assert [outcome.status for outcome in outcomes] == self.model.create_accounts(batch)
 
     @rule(batch=st.lists(accounts, max_size=5))
-    def create_accounts(self, batch):
-        """A turn with one batch of accounts."""
+    def create_accounts(self, batch: list[LedgerAccount]) -> None:
+        """One batch of accounts is a turn."""
 
-        async def create():
+        async def create() -> None:
             await self.send_accounts(batch)
-            await self.server.settle()
+            await self.harness.durable()
 
-        self.runner.run(create())
+        self.run(create())
 
     @rule(turn=st.lists(batches, min_size=1, max_size=3))
-    def create_transfers(self, turn):
-        """A turn with some batches of transfers."""
+    def create_transfers(self, turn: list[list[LedgerTransfer]]) -> None:
+        """Up to three batches of transfers are a turn."""
 
-        async def create():
+        async def create() -> None:
             await self.send(turn)
-            await self.server.settle()
+            await self.harness.durable()
 
-        self.runner.run(create())
+        self.run(create())
+
+    @rule()
+    def restart(self) -> None:
+        """The ledger is closed and opened again."""
+        self.run(self.harness.reopen())
 
     @invariant()
-    def agrees_with_the_model(self):
+    def agrees_with_the_model(self) -> None:
         """Look-ups and history are the model's, and the history replayed gives the balances."""
-        if not hasattr(self, "server"):
+        if not self.is_open:
             return
+        account_ids = [self.at(number) for number in ACCOUNT_IDS]
         transfer_ids = [self.at(number) for number in TRANSFER_IDS]
 
-        async def look():
-            ledger = self.server.ledger
-            found = await ledger.lookup_accounts([self.at(number) for number in ACCOUNT_IDS])
+        async def look() -> tuple[list[LedgerAccount], list[list[LedgerTransfer]]]:
+            ledger = self.harness.ledger
+            found = await ledger.lookup_accounts(account_ids)
             transfers = await ledger.lookup_transfers(transfer_ids)
-            history = await ledger.transfers_after(self.server.history_start, BATCH_MAX)
+            history = await ledger.transfers_after(self.harness.history_start, BATCH_MAX)
             newest = await ledger.newest_transfers(100)
-            await self.server.settle()
-            return found, transfers, history, newest
+            await self.harness.durable()
+            return found, [transfers, history, newest]
 
-        found, transfers, history, newest = self.runner.run(look())
-        # Others may use the same server.
+        found, (transfers, history, newest) = self.run(look())
+        # Others may use the same ledger.
         history = [transfer for transfer in history if transfer.id in transfer_ids]
         newest = [transfer for transfer in newest if transfer.id in transfer_ids]
         assert {account.id: fields_of(account) for account in found} == self.model.accounts
@@ -172,92 +191,22 @@ class LedgerMachine(RuleBasedStateMachine):
         assert nothing | replayed == {account.id: balances(account) for account in found}
 
 
-class EmbeddedLedgerMachine(LedgerMachine):
-    """The embedded ledger, which also forgets turns that are taken back."""
+class LedgerAgainstModel(ContractTests):
+    """The contract as a whole, in histories that nobody thought of."""
 
-    server: EmbeddedLedgerServer
+    machine: ClassVar[type[LedgerMachine]] = LedgerMachine
+    examples: ClassVar[int] = 50
+    """How many histories are tried."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.directory = tempfile.TemporaryDirectory()
-
-    @initialize(each_call=st.booleans(), remembered=st.sampled_from((None, 0, 2)), usual=st.booleans())
-    def start(self, each_call, remembered, usual):
-        """Opens a ledger of one kind or another."""
-
-        async def open_server():
-            path = Path(self.directory.name) / "ledger.db"
-            self.server = EmbeddedLedgerServer(path, each_call=each_call, remembered=remembered)
-
-        self.each_call = each_call
-        self.runner.run(open_server())
-        if usual:
-            self.open_usual_accounts()
-
-    def teardown(self):
-        """Closes the ledger and removes its file."""
-        super().teardown()
-        self.directory.cleanup()
-
-    @rule()
-    def restart(self):
-        """The ledger is closed and opened again."""
-        self.runner.run(self.server.reopen())
-
-    @rule(turn=st.lists(batches, max_size=2), new_accounts=st.lists(accounts, max_size=2))
-    def take_a_turn_back(self, turn, new_accounts):
-        """Where each call commits, only the call that fails is taken back, and it did nothing."""
-
-        async def fail():
-            before = deepcopy(self.model)
-            await self.send_accounts(new_accounts)
-            await self.send(turn)
-            with pytest.raises(ZeroDivisionError), self.server.database.call():
-                _ = 1 // 0
-            if self.each_call:
-                return
-            self.model = before
-            with pytest.raises(Unavailable, match="took a turn back"):
-                await self.server.settle()
-
-        self.runner.run(fail())
-
-
-class TigerBeetleLedgerMachine(LedgerMachine):
-    """TigerBeetle, in a session for each history."""
-
-    @initialize(usual=st.booleans())
-    def start(self, usual):
-        """Connects."""
-        place = need("tigerbeetle")
-        self.server = self.runner.run(TigerBeetleServer.open(place.address, place.cluster))
-        if usual:
-            self.open_usual_accounts()
-
-
-class TestLedgerAgainstModel(EmbeddedLedgerMachine.TestCase):
-    """G15: whatever is sent in whatever order, the embedded ledger and the model do not differ."""
-
-    settings = settings(
-        max_examples=120,
-        stateful_step_count=14,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-
-
-class TestTigerBeetleAgainstModel(TigerBeetleLedgerMachine.TestCase):
-    """G15: whatever is sent in whatever order, TigerBeetle and the model do not differ."""
-
-    settings = settings(
-        max_examples=25,
-        stateful_step_count=14,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-
-    @classmethod
-    def setUpClass(cls):
-        """Skips before anything is drawn where there is no server."""
-        super().setUpClass()
-        need("tigerbeetle")
+    def test_any_history_gives_what_the_model_gives(self, new_harness: Callable[..., LedgerHarness]) -> None:
+        """G15: whatever is sent in whatever order, the ledger and the model do not differ."""
+        machine = type(self.machine.__name__, (self.machine,), {"new_harness": staticmethod(new_harness)})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=self.examples,
+                stateful_step_count=14,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+            ),
+        )

@@ -1,6 +1,6 @@
 """The plainest ledger that could be right: dicts, and the tables of checks written out. Only for comparison."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -18,13 +18,19 @@ TRANSIENT = (
 )
 INHERITED = ("user_data_128", "user_data_64", "user_data_32")
 COMPARED_ACCOUNT = ("flags", *INHERITED, "ledger", "code")
-COMPARED_TRANSFER = ("flags", "pending_id", "debit_account_id", "credit_account_id", "amount", *INHERITED)
-COMPARED_TRANSFER += ("ledger", "code")
+COMPARED_TRANSFER = (
+    *("flags", "pending_id", "debit_account_id", "credit_account_id", "amount"),
+    *(*INHERITED, "ledger", "code"),
+)
 
 Fields = dict[str, Any]
+Faults = Callable[[Fields], Iterator[str]]
+"""Yields what is wrong with an account or a transfer, in TigerBeetle's order; only the first counts."""
+Add = Callable[[Fields], None]
 
 
 def fields_of(thing: LedgerAccount | LedgerTransfer) -> Fields:
+    """Returns all fields but the timestamp."""
     return {name: getattr(thing, name) for name in thing.__struct_fields__ if name != "timestamp"}
 
 
@@ -45,7 +51,7 @@ class LedgerModel:
         """The results of a batch of transfers."""
         return self._batch([fields_of(transfer) for transfer in batch], self._transfer_faults, self._add_transfer)
 
-    def _batch(self, batch, faults, add) -> list[str]:
+    def _batch(self, batch: list[Fields], faults: Faults, add: Add) -> list[str]:
         """Cuts the batch into chains (of one, mostly), and does each all or nothing."""
         results: list[str] = []
         while batch:
@@ -56,7 +62,7 @@ class LedgerModel:
             results += self._chain(chain, faults, add)
         return results
 
-    def _chain(self, chain, faults, add) -> list[str]:
+    def _chain(self, chain: list[Fields], faults: Faults, add: Add) -> list[str]:
         before = deepcopy((self.accounts, self.transfers, self.resolutions))
         is_open = bool(chain[-1]["flags"] & LINKED)
         for index, event in enumerate(chain):
@@ -147,6 +153,7 @@ class LedgerModel:
         hold = self.transfers.get(t["pending_id"])
         if hold is None:
             yield "pending_transfer_not_found"
+            return
         if not hold["flags"] & PENDING:
             yield "pending_transfer_not_pending"
         for name in ("debit_account_id", "credit_account_id", "ledger", "code"):

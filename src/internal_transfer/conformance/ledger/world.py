@@ -1,15 +1,15 @@
-"""Ledgers to test, and short ways to say what is sent to them."""
+"""A ledger as a test of the contract sees it, and short ways to say what is sent to it."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from secrets import randbits
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
-from internal_transfer.adapters.sqlite.database import Database
-from internal_transfer.adapters.sqlite.ledger import SqliteLedger
-from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleLedger, TigerBeetleSettings
+import pytest_asyncio
+
+from internal_transfer.conformance.ledger.harness import OWN_IDS, LedgerHarness
+from internal_transfer.conformance.suites import ContractTests
 from internal_transfer.ports.ledger import (
     U128_MAX,
+    AccountFlag,
     AccountResult,
     Ledger,
     LedgerAccount,
@@ -22,129 +22,30 @@ PENDING = TransferFlag.PENDING
 POST = TransferFlag.POST_PENDING_TRANSFER
 VOID = TransferFlag.VOID_PENDING_TRANSFER
 LINKED = TransferFlag.LINKED
-
-
-class SettableClock:
-    """Wall time that stands where it is put."""
-
-    def __init__(self, now_ms: int = 1_800_000_000_000) -> None:
-        self.ms = now_ms
-
-    def now_ms(self) -> int:
-        """Wall time in milliseconds."""
-        return self.ms
-
-
-class LedgerServer(Protocol):
-    """A ledger that can be stopped and started again with what it recorded."""
-
-    ledger: Ledger
-    id_base: int
-    """Added to the ids of a test, so that tests can share a server that never forgets."""
-    history_start: int
-    """The timestamp after which the test's transfers come."""
-
-    async def settle(self) -> None:
-        """Waits until what was answered is on record."""
-
-    async def reopen(self) -> None:
-        """Stops the ledger and starts it again."""
-
-    async def close(self) -> None:
-        """Stops the ledger."""
-
-
-class EmbeddedLedgerServer:
-    """The embedded ledger on a file; the bounds keep next to nothing in memory, or the usual amount."""
-
-    id_base = 0
-    history_start = 0
-
-    def __init__(self, path: Path, *, each_call: bool, remembered: int | None = None) -> None:
-        self._path = path
-        self._each_call = each_call
-        self._bounds = (
-            {}
-            if remembered is None
-            else {"accounts_max": remembered, "holds_max": remembered, "recent_ids_max": remembered}
-        )
-        self.clock = SettableClock()
-        self._open()
-
-    def _open(self) -> None:
-        self.database = Database(self._path, each_call=self._each_call)
-        self.ledger = SqliteLedger(self.database, self.clock, **self._bounds)
-
-    async def settle(self) -> None:
-        """Waits until what was answered is on record."""
-        await self.database.durable()
-
-    async def reopen(self) -> None:
-        """Stops the ledger and starts it again on the same file."""
-        await self.close()
-        self._open()
-
-    async def close(self) -> None:
-        """Stops the ledger."""
-        await self.settle()
-        self.database.close()
-
-
-class TigerBeetleServer:
-    """A session of one's own with a cluster that others use too; `open` makes it."""
-
-    def __init__(self, settings: TigerBeetleSettings) -> None:
-        self.settings = settings
-        self.ledger = TigerBeetleLedger(settings)
-        self.id_base = new_id_base()
-        self.history_start = 0
-
-    @classmethod
-    async def open(cls, address: str, cluster_id: int, **settings: Any) -> "TigerBeetleServer":
-        """Connects."""
-        server = cls(TigerBeetleSettings(cluster_id=cluster_id, addresses=(address,), **settings))
-        await server.ledger.start()
-        newest = await server.ledger.newest_transfers(1)
-        server.history_start = newest[0].timestamp if newest else 0
-        return server
-
-    async def settle(self) -> None:
-        """Nothing to wait for: what TigerBeetle answers is on record."""
-
-    async def reopen(self) -> None:
-        """Ends the session, and starts another."""
-        await self.close()
-        self.ledger = TigerBeetleLedger(self.settings)
-        await self.ledger.start()
-
-    async def close(self) -> None:
-        """Ends the session."""
-        await self.ledger.close()
-
-
-OWN_IDS = 1 << 32
-"""Ids from a base on, and as many from 2^127 more, that are a test's own."""
-
-
-def new_id_base() -> int:
-    """A base for ids that no test had before, below 2^125."""
-    return randbits(93) * OWN_IDS
+DEBITS_LIMITED = AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS
+CREDITS_LIMITED = AccountFlag.CREDITS_MUST_NOT_EXCEED_DEBITS
+BANK, ALICE, BOB, UNKNOWN = 1, 2, 3, 99
+U64_MAX, U32_MAX, U16_MAX = 2**64 - 1, 2**32 - 1, 2**16 - 1
 
 
 class World:
-    """A test's view of a ledger: its own small ids, and results alone where timestamps do not matter."""
+    """A test's view of a ledger: small ids of its own, and results alone where timestamps do not matter."""
 
-    def __init__(self, server: LedgerServer) -> None:
-        self.server = server
+    def __init__(self, harness: LedgerHarness) -> None:
+        self.harness = harness
 
     @property
     def ledger(self) -> Ledger:
         """The ledger as it is open now."""
-        return self.server.ledger
+        return self.harness.ledger
+
+    async def reopen(self) -> None:
+        """Closes the ledger and opens it again."""
+        await self.harness.reopen()
 
     def at(self, number: int) -> int:
         """The ledger's id for a test's number; 0 and 2^128-1 stay what they are."""
-        return number if number in (0, U128_MAX) else self.server.id_base + number
+        return number if number in (0, U128_MAX) else self.harness.id_base + number
 
     def account(self, number: int, **fields: Any) -> LedgerAccount:
         """An account, good but for what the fields say."""
@@ -160,7 +61,9 @@ class World:
             amount=amount,
         )
 
-    def hold(self, number: int, debit: int, credit: int, amount: int, *, flags: int = 0, **fields: Any):
+    def hold(
+        self, number: int, debit: int, credit: int, amount: int, *, flags: int = 0, **fields: Any
+    ) -> LedgerTransfer:
         """A pending transfer."""
         return self.plain(number, debit, credit, amount, flags=PENDING | flags, **fields)
 
@@ -176,6 +79,12 @@ class World:
         """Creates accounts."""
         outcomes = await self.ledger.create_accounts([self.account(number, **fields) for number in numbers])
         assert {outcome.status for outcome in outcomes} == {AccountResult.CREATED}
+
+    async def fund(self, number: int, amount: int) -> None:
+        """Opens an account that may not be overdrawn, and puts this much into it from BANK."""
+        await self.open_accounts(BANK)
+        await self.open_accounts(number, flags=DEBITS_LIMITED)
+        await self.succeed(self.plain(9_000 + number, BANK, number, amount))
 
     async def create(self, *transfers: LedgerTransfer) -> list[TransferResult]:
         """What becomes of the transfers of one batch."""
@@ -198,11 +107,11 @@ class World:
     async def history(self, after: int | None = None) -> Sequence[LedgerTransfer]:
         """All transfers of this test after a timestamp, page by page."""
         transfers: list[LedgerTransfer] = []
-        last = self.server.history_start if after is None else after
+        last = self.harness.history_start if after is None else after
         while page := await self.ledger.transfers_after(last, 3):
             transfers.extend(page)
             last = page[-1].timestamp
-        return [transfer for transfer in transfers if (transfer.id - self.server.id_base) % (1 << 127) < OWN_IDS]
+        return [transfer for transfer in transfers if (transfer.id - self.harness.id_base) % (1 << 127) < OWN_IDS]
 
 
 def balances(account: LedgerAccount) -> tuple[int, int, int, int]:
@@ -228,3 +137,15 @@ def replay(transfers: Sequence[LedgerTransfer]) -> dict[int, list[int]]:
             debit[1] += transfer.amount
             credit[3] += transfer.amount
     return sums
+
+
+class LedgerTests(ContractTests):
+    """A part of the contract."""
+
+    @pytest_asyncio.fixture(loop_scope="function")
+    async def world(self, new_harness: Callable[[], LedgerHarness]) -> AsyncIterator[World]:
+        """The ledger of a new harness, open for one test."""
+        harness = new_harness()
+        await harness.open()
+        yield World(harness)
+        await harness.close()

@@ -1,30 +1,52 @@
-"""The transfer stores that the contract runs on, and the transfers it is told with."""
+"""The transfers that stores are told of, and short ways to tell them."""
 
-import apsw
-import asyncpg
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
 from msgspec.structs import replace
 
-from contracts.cassandra_stores import CassandraStore
-from contracts.postgresql_schemas import PostgresqlSchema
-from internal_transfer.adapters.postgresql.pool import Pool
-from internal_transfer.adapters.postgresql.transfer_store import PostgresqlTransferStore
-from internal_transfer.adapters.sqlite.database import Database
-from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
-from internal_transfer.domain.account import Account
+from internal_transfer.conformance.suites import ContractTests
+from internal_transfer.conformance.transfer_store.harness import StoreHarness
+from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import EPOCH_MS, MILLISECONDS_PER_DAY, snowflake
 from internal_transfer.domain.leg import Leg, LegState, Side
-from internal_transfer.domain.transfer import Transfer, advance, with_leg
-from internal_transfer.ports.errors import OutcomeUnknown
-from internal_transfer.ports.transfer_store import Change, Proposal
+from internal_transfer.domain.refusal import Code
+from internal_transfer.domain.transfer import Status, Transfer, advance, with_leg
+from internal_transfer.ports.transfer_store import Accepted, Change, Proposal, TransferStore
 
 NO_LIMIT = 2**120
 DAY = EPOCH_MS // MILLISECONDS_PER_DAY + 500
 NOON = DAY * MILLISECONDS_PER_DAY + MILLISECONDS_PER_DAY // 2
 
+ADA, BOB = Owner("ada"), Owner("bob")
 
-def transfer(number=0, *, owner="ada", key=None, at=NOON, route=("funding", "spot"), asset="USDT", amount=100, **more):
-    """A transfer whose id has this number within its millisecond; its key is its own unless given."""
-    values = {
+REQUESTING, PENDING, SUCCESS, FAILED = Status.REQUESTING, Status.PENDING, Status.SUCCESS, Status.FAILED
+LEGAL = {(REQUESTING, PENDING), (REQUESTING, FAILED), (PENDING, SUCCESS), (PENDING, FAILED)}
+"""The changes of status that there are."""
+WAYS: dict[Status, tuple[Status, ...]] = {
+    REQUESTING: (),
+    PENDING: (PENDING,),
+    SUCCESS: (PENDING, SUCCESS),
+    FAILED: (FAILED,),
+}
+"""How an accepted transfer comes to each status."""
+
+
+def transfer(
+    number: int = 0,
+    *,
+    owner: Owner = ADA,
+    key: str | None = None,
+    at: int = NOON,
+    route: tuple[str, str] = ("funding", "spot"),
+    asset: str = "USDT",
+    amount: int = 100,
+    **more: Any,
+) -> Transfer:
+    """Returns a transfer whose id has this number within its millisecond; its key is its own unless given."""
+    values: dict[str, Any] = {
         "id": snowflake(at_ms=at, worker=1, counter=number),
         "owner": owner,
         "key": key or f"key-{at}-{number}",
@@ -40,170 +62,66 @@ def transfer(number=0, *, owner="ada", key=None, at=NOON, route=("funding", "spo
     return Transfer(**(values | more))
 
 
-def proposal(of, *, fingerprint=b"content", daily_units=NO_LIMIT):
-    """The proposal to accept a transfer."""
+def proposal(of: Transfer, *, fingerprint: bytes = b"content", daily_units: int = NO_LIMIT) -> Proposal:
+    """Returns the proposal to accept a transfer."""
     return Proposal(of, fingerprint, daily_units)
 
 
-def step(before, status, *, failure=None, **more):
-    """The change that takes a transfer to its next status, a second after its last one."""
+def step(before: Transfer, status: Status, *, failure: Code | None = None, **more: Any) -> Change:
+    """Returns the change that takes a transfer to its next status, a second after its last one."""
     after = advance(before, status, failure=failure)
     return Change(before.revision, replace(after, updated_at=before.updated_at + 1_000, **more))
 
 
-def with_state(before, state):
-    """The transfer's legs with its first one in another state."""
+def with_state(before: Transfer, state: LegState) -> tuple[Leg, ...]:
+    """Returns the transfer's legs with its first one in another state."""
     return with_leg(before, replace(before.legs[0], state=state)).legs
 
 
-def asked(before):
-    """The transfer's legs with its first one asked."""
+def asked(before: Transfer) -> tuple[Leg, ...]:
+    """Returns the transfer's legs with its first one asked."""
     return with_state(before, LegState.ASKED)
 
 
-class EmbeddedStore:
-    """The embedded store on a file of its own.
-
-    `turns`: "shared" lets a whole test run in one turn until it asks for more, "each" commits after every call from
-    outside, "calls" lets the database itself commit every call, as it does beside foreign systems.
-    """
-
-    refusal = apsw.ConstraintError
-
-    def __init__(self, path, turns):
-        self._path = path
-        self._turns = turns
-        self._open()
-
-    def _open(self):
-        self.database = Database(self._path, each_call=self._turns == "calls")
-        store = SqliteTransferStore(self.database)
-        self.store = _Settled(store, self.database) if self._turns == "each" else store
-
-    async def durable(self):
-        """Waits until everything so far is on disk."""
-        await self.database.durable()
-
-    async def reopen(self):
-        """Stops and starts again."""
-        await self.database.durable()
-        self.database.close()
-        self._open()
-
-    async def lose(self, *calls):
-        """Makes some calls in a turn whose commit fails; each call is a method's name and its arguments."""
-        self.database.connection.set_commit_hook(lambda: True)
-        lost = False
-        for name, arguments in calls:
-            try:
-                await getattr(self.store, name)(*arguments)
-            except OutcomeUnknown:
-                lost = True
-        try:
-            await self.database.durable()
-        except OutcomeUnknown:
-            lost = True
-        self.database.connection.set_commit_hook(None)
-        assert lost, "the commit was to fail"
-
-    def break_turn(self):
-        """Lets another adapter's call fail in the open turn, which takes the turn back before its end."""
-        with self.database.call() as connection:
-            connection.execute("SELECT * FROM no_such_table")
-
-    async def write(self, statement):
-        """Runs a statement past the store, as a hand in the database would; raises the stack's `refusal`."""
-        connection = apsw.Connection(str(self._path))
-        try:
-            connection.execute(statement)
-        finally:
-            connection.close()
-
-    def close(self):
-        """Ends the last turn and closes the files."""
-        self.database.close()
+async def accepted(store: TransferStore, *transfers: Transfer) -> list[Transfer]:
+    """Accepts transfers, all of which must be new, and returns them."""
+    assert await store.accept([proposal(each) for each in transfers]) == [Accepted()] * len(transfers)
+    return list(transfers)
 
 
-class _Settled:
-    """A store whose every call has its own turn."""
-
-    def __init__(self, store, database):
-        self._store = store
-        self._database = database
-
-    def __getattr__(self, name):
-        method = getattr(self._store, name)
-
-        async def call(*arguments, **keywords):
-            try:
-                return await method(*arguments, **keywords)
-            finally:
-                await self._database.durable()
-
-        return call
+async def changed(store: TransferStore, *changes: Change) -> list[Transfer]:
+    """Records changes, all of which must be of the latest revision, and returns the transfers as recorded."""
+    results = [each for each in await store.record(changes) if each is not None]
+    assert len(results) == len(changes)
+    return results
 
 
-class PostgresqlStore:
-    """The PostgreSQL store on an emptied schema; stopping and starting again takes new connections."""
-
-    refusal = asyncpg.IntegrityConstraintViolationError
-
-    def __init__(self, schema):
-        self.schema = schema
-        self.settings = schema.settings
-        self._open()
-
-    def _open(self):
-        self.pool = Pool(self.settings)
-        self.store = PostgresqlTransferStore(self.pool)
-
-    async def start(self):
-        """Starts as a process does, with the checks of a start."""
-        await self.pool.start()
-        await self.store.start()
-        return self
-
-    async def durable(self):
-        """Nothing to wait for: what the store answered is on disk."""
-
-    async def reopen(self):
-        """Stops and starts again."""
-        await self.pool.close()
-        self._open()
-        await self.start()
-
-    async def write(self, statement):
-        """Runs a statement past the store, as a hand in the database would; raises the stack's `refusal`."""
-        await self.schema.execute(statement)
-
-    async def close(self):
-        """Ends the connections."""
-        await self.pool.close()
+async def as_recorded(store: TransferStore, *transfers: Transfer) -> list[Transfer]:
+    """Returns transfers, all of which must be on record, as they are there now."""
+    found = [each for each in await store.get([each.id for each in transfers]) if each is not None]
+    assert len(found) == len(transfers)
+    return found
 
 
-EMBEDDED = {f"embedded-{turns}": turns for turns in ("shared", "each", "calls")}
-ADAPTERS = (*EMBEDDED, "postgresql", "cassandra")
-GUARDED = (*EMBEDDED, "postgresql")
-"""Those whose database itself can refuse a statement that rewrites history; CQL has no such constraints."""
+async def taken(store: TransferStore, before: Transfer, *statuses: Status, failure: Code | None = None) -> Transfer:
+    """Takes a transfer through some statuses and returns it as last recorded."""
+    for status in statuses:
+        [before] = await changed(store, step(before, status, failure=failure if status is FAILED else None))
+    return before
 
 
-def open_embedded(adapter, directory):
-    """Opens an embedded store, empty, with its files in the directory."""
-    return EmbeddedStore(directory / "store.db", EMBEDDED[adapter])
+class StoreTests(ContractTests):
+    """A part of the contract."""
 
+    @pytest_asyncio.fixture(loop_scope="function")
+    async def harness(self, new_harness: Callable[[], StoreHarness]) -> AsyncIterator[StoreHarness]:
+        """A new harness with its store open, for one test."""
+        harness = new_harness()
+        await harness.open()
+        yield harness
+        await harness.close()
 
-async def open_store(adapter, directory):
-    """Opens an adapter's store, empty; skips where its server is missing."""
-    if adapter == "postgresql":
-        return await PostgresqlStore(await PostgresqlSchema.emptied()).start()
-    if adapter == "cassandra":
-        return await CassandraStore.opened()
-    return open_embedded(adapter, directory)
-
-
-async def close_store(stack):
-    """Ends what `open_store` opened."""
-    await stack.durable()
-    closing = stack.close()
-    if closing is not None:
-        await closing
+    @pytest.fixture
+    def store(self, harness: StoreHarness) -> TransferStore:
+        """The port alone, for tests that never reopen."""
+        return harness.store
