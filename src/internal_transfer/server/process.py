@@ -19,7 +19,7 @@ from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.server.demo_users import first_call, give_demo_balances
 from internal_transfer.server.doors import admin_app, operators_doors, public_app
 from internal_transfer.server.http import Bounds, HttpServer, calm_collector
-from internal_transfer.server.http_workers.pool import Workers
+from internal_transfer.server.http_workers.pool import HttpWorkers
 from internal_transfer.server.sockets import listen_when_free
 from internal_transfer.server.supervisor import reason_of, told_to_stop
 from internal_transfer.settings.data_directory import DataDirectory
@@ -106,26 +106,26 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
         )
 
     app = public_app(service, settings, issuers, demo=options.demo, state=state)
-    workers = Workers(listener, service, app, issuers)
     doors = operators_doors(service, health_listener, unready, state, demo=options.demo, bounds=bounds)
-    own_door = None
-    if listener is not None and not workers.count:
-        own_door = HttpServer(app, listener, clock=service.clock, bounds=bounds)
     stop = told_to_stop()
     calm_collector()
     async with asyncio.TaskGroup() as tasks:
+        workers = HttpWorkers(listener, service, app, issuers, tasks)
         drained = asyncio.Event()
         tasks.create_task(service.run(drained))
         for_operators = [tasks.create_task(door.run_until_stopped()) for door in doors]
-        for_users = workers.start(tasks)
-        if own_door is not None:
+        for_users = workers.start()
+        own_door = None
+        if listener is not None and not workers.count:
+            own_door = HttpServer(app, listener, clock=service.clock, bounds=bounds)
             for_users.append(tasks.create_task(own_door.run_until_stopped()))
-        starting = tasks.create_task(workers.ready())
-        stopping = tasks.create_task(stop.wait())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not stop.is_set():
+
+        async def announce() -> None:
+            await workers.ready()
             _announce(options, service, port, admin_port=admin_port, workers=workers.count)
-        await stopping
+
+        starting = tasks.create_task(announce())
+        await stop.wait()
         starting.cancel()
         _log.info("stopping")
         workers.stop()
@@ -133,7 +133,7 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
             own_door.stop()
         if for_users:
             await asyncio.wait(for_users)
-        # Health and metrics show the way to the end; so the operators' doors close after the users'.
+        # Health and metrics are served to the end, so the operators' doors close after the users'.
         for door in doors:
             door.stop()
         await asyncio.wait(for_operators)

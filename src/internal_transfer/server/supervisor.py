@@ -1,22 +1,28 @@
-"""How a process of the service ends: because it is told to, or because a part of it failed."""
+"""How a process of the service ends, and how it keeps the processes that it starts running."""
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import structlog
 
 from internal_transfer.ports.errors import StartRefusedError
 
+AGAIN_SECONDS = 1.0
+END_SECONDS = 2.0
+"""How long a child may take to end after it has closed its connection to this process."""
+
 _log = structlog.get_logger(__name__)
 
 
 class ServiceFailedError(Exception):
-    """A part of the running service failed for good, and all of it has ended; the log has the whole story."""
+    """A part of the running service failed for good, and all of it has ended; the log has the details."""
 
 
 def told_to_stop() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set from now on, instead of what else they would do."""
+    """Returns an event that SIGTERM and SIGINT set from now on, instead of their usual effect."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -25,7 +31,7 @@ def told_to_stop() -> asyncio.Event:
 
 
 def reason_of(failed: ExceptionGroup) -> Exception:
-    """What ended the service: why it must not start, or else what the log is told about every part that failed."""
+    """Returns why the service ended: the refused start, if there is one; else every failure is logged."""
     refused, others = failed.split(StartRefusedError)
     if refused is not None:
         return next(_leaves(refused))
@@ -42,3 +48,131 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
             yield from _leaves(error)
         else:
             yield error
+
+
+class Child(Protocol):
+    """One run of a process that is kept running."""
+
+    async def start(self) -> asyncio.subprocess.Process:
+        """Starts the process; raises `OSError`."""
+        ...
+
+    async def attend(self, process: asyncio.subprocess.Process) -> None:
+        """Talks with the process until it has closed its end of the connection."""
+        ...
+
+    def ask_to_stop(self, process: asyncio.subprocess.Process) -> None:
+        """Asks the process to finish what it accepted and end."""
+        ...
+
+
+class Supervisor:
+    """Keeps `count` children running until `stop`.
+
+    `launch` gets a child's number, from 0, and what the child calls when it is ready. A child that ends before its
+    number was ever ready refuses the start, unless somebody sent it SIGTERM. Later, a child that was ready is replaced
+    at once, any other after `AGAIN_SECONDS`. A child that does not stop within `stop_seconds` is killed.
+
+    `name` is for messages, and in lower case for events in the log; `advice` ends a refusal.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        launch: Callable[[int, Callable[[], None]], Child],
+        *,
+        count: int,
+        start_seconds: float,
+        stop_seconds: float,
+        advice: str = "see the log",
+    ) -> None:
+        self._name = name
+        self._event = name.lower().replace(" ", "_")
+        self._launch = launch
+        self._start_seconds = start_seconds
+        self._stop_seconds = stop_seconds
+        self._advice = advice
+        self._stopping = asyncio.Event()
+        self._started = [asyncio.Event() for _ in range(count)]
+        self._ready: set[int] = set()
+
+    @property
+    def is_any_ready(self) -> bool:
+        """Tells whether at least one child is ready now."""
+        return bool(self._ready)
+
+    def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Starts the children; each task ends when its child has ended after `stop`, or raises `StartRefusedError`."""
+        return [tasks.create_task(self._keep(number)) for number in range(len(self._started))]
+
+    async def ready(self) -> None:
+        """Waits until every child has been ready; raises `StartRefusedError` after `start_seconds`."""
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                for started in self._started:
+                    await started.wait()
+        except TimeoutError as error:
+            number = next(number for number, started in enumerate(self._started) if not started.is_set())
+            raise self._refused(number, f"was not ready in {self._start_seconds:g} s") from error
+
+    def stop(self) -> None:
+        """Asks all children to stop."""
+        self._stopping.set()
+
+    async def _keep(self, number: int) -> None:
+        while not self._stopping.is_set():
+            code, was_ready = await self._run(number)
+            if self._stopping.is_set():
+                return
+            if not self._started[number].is_set() and code != -signal.SIGTERM:
+                raise self._refused(number, f"ended with {code} before it was ready")
+            (_log.error if code else _log.info)(f"{self._event}_ended", process=number + 1, code=code)
+            if not was_ready:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(AGAIN_SECONDS):
+                        await self._stopping.wait()
+
+    async def _run(self, number: int) -> tuple[int, bool]:
+        """Runs a child until it has ended; returns its exit code, and whether it was ready."""
+        was_ready = False
+
+        def ready() -> None:
+            nonlocal was_ready
+            was_ready = True
+            self._ready.add(number)
+            self._started[number].set()
+
+        child = self._launch(number, ready)
+        try:
+            process = await child.start()
+        except OSError as error:
+            _log.error(f"{self._event}_not_started", process=number + 1, error=str(error))
+            return error.errno or 1, False
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                attending = tasks.create_task(child.attend(process))
+                ended = tasks.create_task(process.wait())
+                stopping = tasks.create_task(self._stopping.wait())
+                await asyncio.wait((attending, ended, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done():
+                    child.ask_to_stop(process)
+                    await asyncio.wait(
+                        (attending, ended), timeout=self._stop_seconds, return_when=asyncio.FIRST_COMPLETED
+                    )
+                self._ready.discard(number)
+                if attending.done():
+                    await asyncio.wait((ended,), timeout=END_SECONDS)
+                if not ended.done():
+                    _log.warning(f"{self._event}_killed", process=number + 1, pid=process.pid)
+                    process.kill()
+                code = await ended
+                stopping.cancel()
+        finally:
+            self._ready.discard(number)
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return code, was_ready
+
+    def _refused(self, number: int, what: str) -> StartRefusedError:
+        return StartRefusedError(f"{self._name} {number + 1} {what}; {self._advice}")

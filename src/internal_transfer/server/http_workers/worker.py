@@ -89,12 +89,12 @@ async def _work(inheritance: Inheritance, listener: socket.socket, pair: socket.
         counting = tasks.create_task(_tell_counts(end, telemetry, clock, told))
         lost = tasks.create_task(end.until_lost())
         door = tasks.create_task(server.run_until_stopped())
-        end.say_ready()
+        end.tell_ready()
         await asyncio.wait((door, lost), return_when=asyncio.FIRST_COMPLETED)
         server.stop()
         await door
         counting.cancel()
-        _say_new_counts(end, telemetry, told)
+        _tell_new_counts(end, telemetry, told)
         end.close()
 
 
@@ -103,14 +103,14 @@ async def _tell_counts(
 ) -> None:
     while True:
         await clock.sleep(COUNTS_SECONDS)
-        _say_new_counts(end, telemetry, told)
+        _tell_new_counts(end, telemetry, told)
 
 
-def _say_new_counts(end: WorkerEnd, telemetry: Telemetry, told: dict[tuple[str, str, str], float]) -> None:
+def _tell_new_counts(end: WorkerEnd, telemetry: Telemetry, told: dict[tuple[str, str, str], float]) -> None:
     counts = []
     for labels, total in telemetry.request_counts().items():
         if total > told.get(labels, 0.0):
             counts.append((*labels, total - told.get(labels, 0.0)))
             told[labels] = total
     if counts:
-        end.say_counts(counts)
+        end.tell_counts(counts)
