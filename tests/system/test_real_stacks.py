@@ -47,7 +47,7 @@ async def test_a_scenario_ends_as_on_the_embedded_stack(place, environment, kind
 async def test_two_of_everything_under_load_lose_one(place, environment, kind):
     """Two gateways, settlers and scanners at once; one is killed under load and replaced (G5 to G11)."""
     environment(kind)
-    async with new_server(place, STANDARD, kind, options=("--workers", "2")) as server:
+    async with new_server(place, STANDARD, kind, options=("--processes", "2")) as server:
         await server.start()
 
         async def kill_one():

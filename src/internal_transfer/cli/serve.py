@@ -10,6 +10,7 @@ import typer
 
 from internal_transfer.cli.exits import FAILED, failures_end
 from internal_transfer.ports.durability import Durability
+from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.server.lifeline import tie
 from internal_transfer.settings.load import load
 from internal_transfer.simulation.failpoints import Failpoint, Failpoints
@@ -50,7 +51,12 @@ def serve(
         ),
     ] = "",
     workers: Annotated[
-        int | None, typer.Option(help="So many processes of this kind on one port, kept running.", min=1, max=64)
+        int | None,
+        typer.Option(help="How many processes speak HTTP for this one, over server.http_workers.", min=0, max=64),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Runs this many equal processes on one port, on a store that they share.", min=1, max=64),
     ] = None,
     inherit: Annotated[str | None, typer.Option(hidden=True)] = None,
     failpoint: Annotated[
@@ -71,14 +77,22 @@ def serve(
     configure_logging(level=log_level)
     with failures_end():
         if roles == LEDGER:
+            if processes is not None:
+                raise typer.BadParameter("the ledger is one process", param_hint="--processes")
             run_on_uvloop(run_ledger(data, admin_port=admin_port))
             return
         chosen = _roles(roles)
-        if workers is not None and not load(config).systems.is_alone:
+        if processes is not None:
+            if load(config).systems.is_alone:
+                raise StartRefusedError(
+                    'systems.store: is "embedded", which one process has for itself; --processes needs a store that '
+                    "processes share (--workers sets how many processes speak HTTP for the one)"
+                )
             passed_on = ["--log-level", log_level, "--roles", ",".join(sorted(chosen))]
             passed_on += ["--config", str(config)] if config is not None else []
+            passed_on += ["--workers", str(workers)] if workers is not None else []
             passed_on += ["--demo"] if demo else []
-            fleet = FleetOptions(workers, data, host, port, admin_port, demo, passed_on)
+            fleet = FleetOptions(processes, data, host, port, admin_port, demo, passed_on)
             run_on_uvloop(serve_fleet(fleet))
             return
         options = ServeOptions(
