@@ -1,28 +1,29 @@
-"""Accounts and transfers as SQLite keeps them, and what is too wide or too much to be taken at all."""
+"""A batch for a ledger with its numbers of 128 bits as blobs, and the batches that no ledger takes.
+
+It stands with the port because a ledger in another process is asked with the same blobs, and has to raise the same
+errors before anything is sent, as one in this process does before anything is done.
+"""
 
 from collections.abc import Sequence
-from typing import Any
 
 from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag
-from internal_transfer.ports.ledger_checks import (
-    check_accounts_supported,
-    check_size,
-    check_transfers_supported,
-)
+from internal_transfer.ports.ledger_checks import check_accounts_supported, check_size, check_transfers_supported
 
-I64_MAX = 2**63 - 1
-ZERO = bytes(16)
+_ZERO = bytes(16)
 _LINKED = TransferFlag.LINKED
 
-Row = tuple[Any, ...]
-"""A row of `ledger_transfer`, in the order of its columns; a burnt id has the timestamp 0."""
+AccountRequest = tuple[LedgerAccount, bytes, bytes]
+"""An account with its id and user data as blobs."""
 
 Request = tuple[LedgerTransfer, bytes, bytes, bytes, bytes, bytes, bytes]
 """A transfer with its id, debit account, credit account, amount, pending id and user data as blobs."""
 
 
-def encode_accounts(accounts: Sequence[LedgerAccount]) -> list[tuple[LedgerAccount, bytes, bytes]]:
-    """Refuses a batch that cannot be taken at all, and gives the blobs of the others."""
+def encode_accounts(accounts: Sequence[LedgerAccount]) -> list[AccountRequest]:
+    """The accounts of a batch with their blobs.
+
+    Raises `ValueError` for a batch that is too long or a number that is too wide, and `UnsupportedError`.
+    """
     check_size(accounts)
     flags = user_data_64 = user_data_32 = code = ledger = 0
     for account in accounts:
@@ -36,13 +37,13 @@ def encode_accounts(accounts: Sequence[LedgerAccount]) -> list[tuple[LedgerAccou
     try:
         return [(account, account.id.to_bytes(16), account.user_data_128.to_bytes(16)) for account in accounts]
     except OverflowError as error:
-        raise ValueError("a number of an account is not of 128 bits") from error
+        raise ValueError("a number of an account is wider than 128 bits, or negative") from error
 
 
 def encode_transfers(transfers: Sequence[LedgerTransfer]) -> tuple[list[Request], bool]:
-    """Refuses a batch that cannot be taken at all, gives the blobs of the others, and tells whether there are chains.
+    """The transfers of a batch with their blobs, and whether any of them is linked; raises as `encode_accounts` does.
 
-    The fields of all transfers are checked as one, since a bit that is wrong in any is wrong in their union.
+    The fields of all transfers are checked at once, in their union, since a bit that is wrong in one is wrong there.
     """
     check_size(transfers)
     flags = timeout = user_data_64 = user_data_32 = ledger = code = 0
@@ -63,55 +64,26 @@ def encode_transfers(transfers: Sequence[LedgerTransfer]) -> tuple[list[Request]
                     transfer.debit_account_id.to_bytes(16),
                     transfer.credit_account_id.to_bytes(16),
                     transfer.amount.to_bytes(16),
-                    pending_id.to_bytes(16) if pending_id else ZERO,
-                    user_data_128.to_bytes(16) if user_data_128 else ZERO,
+                    pending_id.to_bytes(16) if pending_id else _ZERO,
+                    user_data_128.to_bytes(16) if user_data_128 else _ZERO,
                 )
             )
     except OverflowError as error:
-        raise ValueError("a number of a transfer is not of 128 bits") from error
+        raise ValueError("a number of a transfer is wider than 128 bits, or negative") from error
     _check_widths(user_data_64=user_data_64, user_data_32=user_data_32, ledger=ledger, code=code, flags=flags)
     check_transfers_supported(flags=flags, timeout=timeout)
     return requests, bool(flags & _LINKED)
 
 
 def encode_ids(ids: Sequence[int]) -> list[bytes]:
-    """The blobs of ids; raises `ValueError` for too many, and for what is not of 128 bits."""
+    """The blobs of ids; raises `ValueError` for too many, and for one that is not a number of 128 bits."""
     check_size(ids)
     try:
         return [number.to_bytes(16) for number in ids]
     except OverflowError as error:
-        raise ValueError("an id is not a number of 128 bits") from error
+        raise ValueError("an id is wider than 128 bits, or negative") from error
 
 
 def _check_widths(*, user_data_64: int, user_data_32: int, ledger: int, code: int, flags: int) -> None:
     if user_data_64 >> 64 or user_data_32 >> 32 or ledger >> 32 or code >> 16 or flags >> 16:
         raise ValueError("user_data_64, user_data_32, ledger, code or flags is wider than its field")
-
-
-def signed(number: int) -> int:
-    """A 64-bit number as SQLite keeps it, in two's complement."""
-    return number - 2**64 if number > I64_MAX else number
-
-
-def unsigned(number: int) -> int:
-    """A 64-bit number from how SQLite keeps it."""
-    return number + 2**64 if number < 0 else number
-
-
-def transfer_of_row(row: Row) -> LedgerTransfer:
-    """The transfer that a row holds."""
-    timestamp, key, debit, credit, amount, pending, user_data_128, user_data_64, user_data_32, ledger, code, flags = row
-    return LedgerTransfer(
-        id=int.from_bytes(key),
-        debit_account_id=int.from_bytes(debit),
-        credit_account_id=int.from_bytes(credit),
-        amount=int.from_bytes(amount),
-        pending_id=0 if pending is None else int.from_bytes(pending),
-        user_data_128=int.from_bytes(user_data_128),
-        user_data_64=unsigned(user_data_64),
-        user_data_32=user_data_32,
-        ledger=ledger,
-        code=code,
-        flags=flags,
-        timestamp=timestamp,
-    )
