@@ -8,7 +8,7 @@ from valkey.asyncio import Valkey
 
 from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
 from internal_transfer.adapters.valkey.rate_limiter import ValkeyRateLimiter
-from internal_transfer.adapters.valkey.servers import ValkeySettings
+from internal_transfer.adapters.valkey.settings import ValkeySettings
 from internal_transfer.simulation.clock import SimulatedClock
 
 BURST = 3

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from internal_transfer.adapters.kafka.connection import KafkaConnection
     from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
     from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleSettings
-    from internal_transfer.adapters.valkey.servers import ValkeySettings
+    from internal_transfer.adapters.valkey.settings import ValkeySettings
 
 
 def kafka_connection(settings: Settings) -> "KafkaConnection":
@@ -74,7 +74,7 @@ def tigerbeetle_settings(settings: Settings) -> "TigerBeetleSettings":
 def valkey_settings(settings: Settings) -> "ValkeySettings":
     """How the settings say that Valkey is reached."""
     with extra("valkey"):
-        from internal_transfer.adapters.valkey.servers import ValkeySettings  # noqa: PLC0415
+        from internal_transfer.adapters.valkey.settings import ValkeySettings  # noqa: PLC0415
     url = _secret(settings.secrets.redis_url, "INTERNAL_TRANSFER_REDIS_URL", "systems.rate_limiter")
     return ValkeySettings.of_url(url, files=settings.valkey.files, is_encrypted=settings.valkey.tls)
 

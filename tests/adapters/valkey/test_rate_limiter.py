@@ -17,7 +17,7 @@ from valkey.asyncio import Valkey
 
 from contracts.rate_limiters import BURST, PER_MINUTE, SECONDS_PER_TOKEN, ValkeyLimits
 from internal_transfer.adapters.valkey.rate_limiter import ValkeyRateLimiter
-from internal_transfer.adapters.valkey.servers import ValkeySettings
+from internal_transfer.adapters.valkey.settings import ValkeySettings
 from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable
 from internal_transfer.settings.tls import TlsFiles
 from real_servers import need, own

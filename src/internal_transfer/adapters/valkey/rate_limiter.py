@@ -27,7 +27,7 @@ from valkey.exceptions import (
     ValkeyError,
 )
 
-from internal_transfer.adapters.valkey.servers import (
+from internal_transfer.adapters.valkey.settings import (
     Cluster,
     Evaluation,
     Progress,
