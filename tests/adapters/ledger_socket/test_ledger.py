@@ -4,6 +4,7 @@ import asyncio
 import signal
 from itertools import count
 
+import msgspec
 import pytest
 
 from contracts.ledger_hosts import HostProcess, SocketLedgerServer
@@ -25,8 +26,17 @@ from internal_transfer.ports.ledger import (
     TransferResult,
 )
 from internal_transfer.settings.data_directory import DataDirectory
+from internal_transfer.wire.connection import UNWRITTEN_BYTES_MAX
 from internal_transfer.wire.frames import FRAME_BYTES_MAX
-from internal_transfer.wire.ledger_messages import LookupAccounts, encode
+from internal_transfer.wire.ledger_messages import (
+    CLIENT_DECODER,
+    PROTOCOL,
+    Hello,
+    LookupAccounts,
+    TransfersAfter,
+    Welcome,
+    encode,
+)
 
 BANK, USER = 1, 2
 CREATED, EXISTS = TransferResult.CREATED, TransferResult.EXISTS
@@ -385,18 +395,27 @@ async def test_what_is_not_the_protocol_ends_its_connection_only(served, garbage
     assert (await served.ledger.create_transfers([plain(10)]))[0].status is CREATED
 
 
+def frame(message):
+    contents = encode(message)
+    return len(contents).to_bytes(4) + contents
+
+
 async def test_a_client_that_does_not_read(served):
-    """A client that asks for much and reads nothing is not read any more, and others are answered."""
+    """A client that asks for much and does not read delays nobody else, and its answers wait for it."""
     await served.ledger.create_transfers([plain(number) for number in range(100, 8_000)])
-    greedy = SocketLedger(SocketLedgerSettings(path=served.directory.ledger_socket, deadline_seconds=60.0))
-    await greedy.start()
-    greedy._line.frames.pause(is_paused=True)
-    calls = [asyncio.ensure_future(greedy.transfers_after(0, 8_000)) for _ in range(18)]
+    reader, writer = await asyncio.open_unix_connection(str(served.directory.ledger_socket))
+    greedy = [TransfersAfter(number, 0, 8_000) for number in range(18)]  # More than UNWRITTEN_BYTES_MAX.
+    writer.writelines(frame(message) for message in [Hello(PROTOCOL), *greedy])
     outcome: TransferOutcome
     for number in range(10, 90):
         [outcome] = await served.ledger.create_transfers([plain(number)])
         assert outcome.status is CREATED
-    assert not any(call.done() for call in calls)
-    greedy._line.frames.pause(is_paused=False)
-    assert [len(found) >= 7_900 for found in await asyncio.gather(*calls)] == [True] * 18
-    await greedy.close()
+    answers = []
+    for _ in range(19):
+        length = int.from_bytes(await reader.readexactly(4))
+        answers.append(CLIENT_DECODER.decode(await reader.readexactly(length)))
+    writer.close()
+    assert answers.pop(0) == Welcome(PROTOCOL)
+    assert [answer.number for answer in answers] == list(range(18))
+    assert sum(len(answer.answer) for answer in answers) > UNWRITTEN_BYTES_MAX
+    assert all(len(msgspec.msgpack.decode(answer.answer)) >= 7_900 for answer in answers)
