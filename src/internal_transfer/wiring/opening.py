@@ -12,10 +12,10 @@ from internal_transfer.adapters.in_process.event_bus import MemoryEventBus
 from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
-from internal_transfer.adapters.sqlite.log import keep_log_short
 from internal_transfer.adapters.sqlite.operations import SqliteOperations
 from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
+from internal_transfer.adapters.sqlite.write_ahead_log import keep_log_short
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.identifier import NODES_MAX
 from internal_transfer.ports.clock import Clock

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from internal_transfer.adapters.sqlite import transfer_statements as sql
 from internal_transfer.adapters.sqlite.database import Database
+from internal_transfer.adapters.sqlite.transfer_memory import Turn, Use
 from internal_transfer.adapters.sqlite.transfer_rows import Row, transfer_of
-from internal_transfer.adapters.sqlite.transfer_turn import Turn, Use
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import NODES_MAX, TransferId, day_of
 from internal_transfer.domain.transfer import IllegalTransition, Status, Transfer, check_change

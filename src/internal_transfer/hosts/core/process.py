@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from internal_transfer.adapters.sqlite.database import Database
-from internal_transfer.adapters.sqlite.log import keep_log_short
+from internal_transfer.adapters.sqlite.write_ahead_log import keep_log_short
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.hosts.core.host import CoreHost, HostState
 from internal_transfer.hosts.core.steering import steering_app

@@ -7,7 +7,7 @@ import structlog
 
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
-from internal_transfer.adapters.sqlite.log import keep_log_short
+from internal_transfer.adapters.sqlite.write_ahead_log import keep_log_short
 from internal_transfer.hosts.ledger.dispatcher import Dispatcher
 from internal_transfer.ports.clock import Clock
 from internal_transfer.server.sockets import listen_owner_only
