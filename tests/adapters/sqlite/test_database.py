@@ -31,7 +31,7 @@ def opened(path, **options):
 
 @pytest.fixture
 def failures():
-    """What the database told its `on_failure`."""
+    """The failures that the database reported to `on_failure`."""
     return []
 
 
@@ -64,7 +64,7 @@ def insert_and_fail(database, number):
 
 
 def break_commit(database):
-    """Writes what only the commit refuses: a child without its item."""
+    """Writes a row that only the commit refuses: a child without its item."""
     with database.call() as connection:
         connection.execute("INSERT INTO child VALUES (NULL, 999999)")
 
@@ -73,16 +73,15 @@ def seen(connection):
     return [row[0] for row in connection.execute("SELECT id FROM item ORDER BY id")]
 
 
-async def turn_is_over(database):
-    """Lets the loop go round until the turn has ended."""
+async def turn_is_over():
+    """Lets the loop go round until the turn has ended; the steps that follow fail inside the same turn."""
     for _ in range(10):
         await asyncio.sleep(0)
-    assert database._turn is None
 
 
 class TestTurn:
     async def test_a_turn_sees_itself_and_readers_see_it_after_its_commit(self, database):
-        """Inside the turn a result is there at once; the reader has nothing of it before `durable()`, all after."""
+        """Calls of the turn see a row at once; the reader sees it only after `durable()`."""
         insert(database, 1)
         with database.call() as connection:
             assert seen(connection) == [1]
@@ -91,7 +90,7 @@ class TestTurn:
         assert seen(database.reader) == [1]
 
     async def test_the_tasks_of_one_turn_share_one_commit(self, database):
-        """Fifty tasks that are ready together cost one commit."""
+        """Fifty tasks that run in one turn of the loop cost one commit."""
 
         async def work(number):
             insert(database, number)
@@ -104,19 +103,19 @@ class TestTurn:
                 group.create_task(work(number))
         assert database.commits == before + 1
 
-    async def test_who_saw_nothing_waits_for_nothing(self, database):
-        """`durable()` of a task that made no call returns at once, also while a turn is open."""
+    async def test_a_task_that_made_no_call_waits_for_nothing(self, database):
+        """`durable()` returns at once for a task that made no call, even while a turn is open."""
 
         async def stranger():
             await database.durable()
-            assert database._turn is not None
+            assert database.connection.in_transaction
 
         waiting = asyncio.get_running_loop().create_task(stranger())  # Made before the turn, so it inherits nothing.
         insert(database, 1)
         await waiting
 
     async def test_a_failed_statement_takes_the_whole_turn_back(self, database, failures):
-        """Whoever touched the turn gets `Unavailable`, nothing of it is kept, and the next turn works."""
+        """Every task in the turn gets `Unavailable`, nothing of the turn is kept, and the next one works."""
 
         async def innocent():
             insert(database, 1)
@@ -148,7 +147,7 @@ class TestTurn:
         assert seen(database.reader) == [3]
 
     async def test_a_bug_in_a_call_takes_the_turn_back_and_goes_on_as_it_is(self, database):
-        """An exception that is not the driver's reaches the caller unchanged; nobody keeps half of the turn."""
+        """An exception that is not the driver's reaches the caller unchanged, and the whole turn is taken back."""
         insert(database, 1)
         with pytest.raises(ZeroDivisionError):
             insert_and_fail(database, 2)
@@ -157,7 +156,7 @@ class TestTurn:
         assert seen(database.reader) == []
 
     async def test_a_failed_commit_is_unknown_to_all(self, database, failures):
-        """Everyone in the turn gets `OutcomeUnknown`, each task an exception of its own, chained from the driver's."""
+        """Each task in the turn gets an `OutcomeUnknown` of its own, chained from the driver's error."""
         caught = []
 
         async def work(number):
@@ -180,27 +179,27 @@ class TestTurn:
         assert seen(database.reader) == []
 
     async def test_a_task_that_waited_for_something_else_still_learns_of_the_failure(self, database):
-        """Between its call and `durable()` the turn fails and another one commits; the task is told once."""
+        """Its turn fails, and another commits, before the task calls `durable()`; the task is told once."""
         insert(database, 1)
         break_commit(database)
-        await turn_is_over(database)
+        await turn_is_over()
         insert(database, 2)
-        await turn_is_over(database)
+        await turn_is_over()
         with pytest.raises(OutcomeUnknown, match="the commit failed"):
             await database.durable()
         await database.durable()
         assert seen(database.reader) == [2]
 
     async def test_a_task_that_waited_for_something_else_finds_its_commit_made(self, database):
-        """When the turn has committed meanwhile, `durable()` returns at once."""
+        """If the turn was committed in the meantime, `durable()` returns at once."""
         insert(database, 1)
-        await turn_is_over(database)
+        await turn_is_over()
         commits = database.commits
         await database.durable()
         assert database.commits == commits
 
     async def test_a_cancelled_waiter_does_not_disturb_the_others(self, database):
-        """One task gives up waiting; the turn commits and the other task is answered."""
+        """When one task stops waiting, the turn still commits and the other task goes on."""
 
         async def wait():
             insert(database, 1)
@@ -209,7 +208,7 @@ class TestTurn:
         async def give_up(waiting):
             insert(database, 2)
             waiting.cancel()
-            assert database._turn is not None
+            assert database.connection.in_transaction
             await database.durable()
 
         async with asyncio.TaskGroup() as group:
@@ -218,8 +217,8 @@ class TestTurn:
         assert waiting.cancelled()
         assert seen(database.reader) == [1, 2]
 
-    async def test_two_databases_do_not_answer_for_each_other(self, database, tmp_path):
-        """A task that used two databases learns of the failure of each from that one."""
+    async def test_each_database_reports_its_own_failures(self, database, tmp_path):
+        """A task that used two databases learns from each of them how its own turn ended."""
         other = opened(tmp_path / "other.db")
         insert(database, 1)
         break_commit(database)
@@ -238,7 +237,7 @@ class TestTurn:
         with pytest.raises(Unavailable, match="BusyError"):
             insert(database, 1)
         foreign.execute("ROLLBACK")
-        await turn_is_over(database)
+        await turn_is_over()
         insert(database, 2)
         await database.durable()
         assert seen(database.reader) == [2]
@@ -246,20 +245,20 @@ class TestTurn:
         database.close()
 
     async def test_a_connection_that_cannot_even_undo_is_opened_again(self, database):
-        """When the connection is lost, its turn is taken back, and the next turn begins on a new connection."""
+        """When the connection is lost, its turn is taken back, and the next turn opens a new connection."""
         insert(database, 1)
         database.connection.close(force=True)
         with pytest.raises(Unavailable, match="ConnectionClosedError"):
             insert(database, 2)
         with pytest.raises(Unavailable):
             await database.durable()
-        await turn_is_over(database)
+        await turn_is_over()
         insert(database, 3)
         await database.durable()
         assert seen(database.reader) == [3]
 
-    async def test_a_full_disk_takes_back_what_does_not_fit_and_nothing_else(self, database):
-        """SQLite's "full" is `Unavailable`; what was committed stays, and with room again the next turn works."""
+    async def test_a_full_disk_takes_back_only_the_turn_that_does_not_fit(self, database):
+        """A full disk is `Unavailable`; committed rows stay, and once there is room the next turn works."""
         insert(database, 1)
         await database.durable()
         [(pages,)] = database.connection.execute("PRAGMA page_count").fetchall()
@@ -268,14 +267,14 @@ class TestTurn:
             insert(database, 2, bytes(100_000))
         with pytest.raises(Unavailable):
             await database.durable()
-        await turn_is_over(database)
+        await turn_is_over()
         database.connection.execute("PRAGMA max_page_count=100000")
         insert(database, 3, bytes(100_000))
         await database.durable()
         assert seen(database.reader) == [1, 3]
 
     async def test_closing_commits_the_open_turn(self, tmp_path):
-        """An orderly end loses nothing."""
+        """An orderly stop loses nothing."""
         database = opened(tmp_path / "x.db")
         insert(database, 1)
         database.close()
@@ -286,7 +285,7 @@ class TestTurn:
 
 class TestEachCall:
     async def test_a_call_is_committed_when_it_returns(self, each_call):
-        """A foreign system never sees what may yet be lost: readers see a call's rows right after it."""
+        """A foreign system never sees a row that may yet be lost: readers see a call's rows as soon as it returns."""
         insert(each_call, 1)
         assert seen(each_call.reader) == [1]
         insert(each_call, 2)
@@ -294,7 +293,7 @@ class TestEachCall:
         await each_call.durable()
 
     async def test_a_failed_call_takes_back_only_itself(self, each_call, failures):
-        """The caller is told by its call; `durable()` has nothing to add, and other calls are not touched."""
+        """The call itself raises; `durable()` adds nothing, and other calls are not affected."""
         insert(each_call, 1)
         with pytest.raises(Unavailable, match="UNIQUE"):
             insert(each_call, 1)
@@ -311,15 +310,15 @@ class TestEachCall:
         insert(each_call, 1)
         assert seen(each_call.reader) == [1]
 
-    async def test_a_bug_in_a_call_goes_on_as_it_is(self, each_call):
-        """An exception that is not the driver's takes the call back and is not renamed."""
+    async def test_a_bug_in_a_call_reaches_its_caller_unchanged(self, each_call):
+        """An exception that is not the driver's takes the call back and is raised as it is."""
         with pytest.raises(ZeroDivisionError):
             insert_and_fail(each_call, 1)
         insert(each_call, 2)
         assert seen(each_call.reader) == [2]
 
     async def test_a_call_that_cannot_begin_is_unavailable(self, tmp_path, monkeypatch):
-        """Each call tries anew: it fails while the lock is held and works right after."""
+        """Each call tries again: it fails while the lock is held, and works once it is released."""
         monkeypatch.setattr(module, "BUSY_TIMEOUT_MS", 0)
         database = opened(tmp_path / "x.db", each_call=True)
         foreign = apsw.Connection(str(tmp_path / "x.db"))
@@ -332,14 +331,14 @@ class TestEachCall:
         database.close()
 
     def test_no_event_loop_is_needed(self, each_call):
-        """Programs without a loop can use this mode."""
+        """A program without an event loop can use this mode."""
         insert(each_call, 1)
         assert seen(each_call.reader) == [1]
 
 
 class TestHooks:
-    async def test_what_was_put_off_is_in_the_commit(self, database, each_call):
-        """Hooks run once at the end of a turn, and once per call where each call commits; what they write counts."""
+    async def test_what_a_hook_writes_is_in_the_commit(self, database, each_call):
+        """Hooks run once at the end of a turn, or of each call where calls commit; their rows are committed."""
         for number, (which, runs) in enumerate(((database, 1), (each_call, 2))):
             ran = []
 
@@ -355,7 +354,7 @@ class TestHooks:
             assert 100 + number in seen(which.reader)
 
     async def test_a_hook_whose_write_fails_takes_the_turn_back(self, database):
-        """Nothing was committed, so the tasks get `Unavailable`."""
+        """Nothing was committed, so the tasks of the turn get `Unavailable`."""
         database.before_commit(lambda: database.connection.execute("INSERT INTO item VALUES (1, NULL)"))
         insert(database, 1)
         with pytest.raises(Unavailable, match="UNIQUE"):
@@ -363,7 +362,7 @@ class TestHooks:
         assert seen(database.reader) == []
 
     async def test_a_bug_in_a_hook_is_reported_and_leaves_nobody_waiting(self, database):
-        """The bug reaches the loop's handler, the turn is taken back, and its tasks get `Unavailable`."""
+        """The loop's exception handler gets the bug, the turn is taken back, and its tasks get `Unavailable`."""
         reported = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
         divisor = 0
@@ -378,7 +377,7 @@ class TestHooks:
         assert seen(database.reader) == [2]
 
     async def test_memories_are_dropped_with_the_rows(self, database):
-        """The hook runs after each turn that was taken back, once, and after no other."""
+        """The hook runs once after each turn that was taken back, and after no other."""
         dropped = []
         database.after_rollback(lambda: dropped.append(seen(database.connection)))
         insert(database, 1)
@@ -388,16 +387,16 @@ class TestHooks:
         with pytest.raises(Unavailable):
             insert(database, 2)
         assert dropped == [[1]]
-        await turn_is_over(database)
+        await turn_is_over()
         insert(database, 3)
         break_commit(database)
-        await turn_is_over(database)
+        await turn_is_over()
         assert dropped == [[1], [1]]
 
 
 class TestMigrations:
     def test_steps_lead_forward_and_run_once(self, tmp_path):
-        """A later release runs only the steps that are missing; components do not mix."""
+        """A later release runs only the steps that are missing; each component has its own version."""
         first = "CREATE TABLE a(x)"
         for steps in ([first], [first], [first, "ALTER TABLE a ADD COLUMN y; INSERT INTO a VALUES (1, 2)"]):
             database = Database(tmp_path / "x.db")
@@ -413,13 +412,13 @@ class TestMigrations:
         database.close()
 
     def test_a_newer_database_is_refused(self, database):
-        """An older release does not touch tables that it does not know, and says what to do."""
+        """An older release leaves newer tables alone, and says what to do."""
         with pytest.raises(StartRefusedError, match=r"version 1, written by a newer release; this one knows 0: start"):
             database.migrate("test", [])
         assert database.reader.execute("SELECT version FROM schema_component").fetchall() == [(1,)]
 
     def test_a_failed_step_leaves_nothing_of_all_steps(self, database):
-        """Either all missing steps are done or none; the start is refused with the database's message."""
+        """All missing steps are applied or none; the start is refused with the database's message."""
         with pytest.raises(StartRefusedError, match="no such table: nowhere"):
             database.migrate("new", ["CREATE TABLE half(x)", "INSERT INTO nowhere VALUES (1)"])
         names = database.connection.execute("SELECT name FROM sqlite_schema WHERE name = 'half'").fetchall()
@@ -427,15 +426,15 @@ class TestMigrations:
         assert database.connection.execute("SELECT * FROM schema_component WHERE name = 'new'").fetchall() == []
 
     async def test_migrations_do_not_mix_with_turns(self, database):
-        """A migration inside a turn is a bug, since it would commit or fall with it."""
+        """A migration inside a turn is a bug, since it would be committed or taken back with it."""
         insert(database, 1)
         with pytest.raises(AssertionError, match="inside a turn"):
             database.migrate("other", [])
 
 
 class TestLog:
-    async def test_a_checkpoint_lets_the_log_begin_anew(self, database):
-        """After a checkpoint the log is reused from its start instead of growing."""
+    async def test_after_a_checkpoint_the_log_starts_over(self, database):
+        """After a checkpoint the log is written from its start again instead of growing."""
         assert Database.log_bytes.fget(database) > 0
         for number in range(5):
             insert(database, number, bytes(200_000))
@@ -450,8 +449,8 @@ class TestLog:
         assert database.log_bytes == grown
         assert len(seen(database.reader)) == 20
 
-    async def test_the_log_shrinks_when_it_begins_anew(self, tmp_path, monkeypatch):
-        """What a burst left behind is given back to the disk, down to what is kept."""
+    async def test_the_log_shrinks_when_it_starts_over(self, tmp_path, monkeypatch):
+        """After a burst the log file shrinks to `LOG_KEPT_BYTES`."""
         monkeypatch.setattr(module, "LOG_KEPT_BYTES", 100_000)
         database = opened(tmp_path / "x.db")
         insert(database, 1, bytes(2_000_000))
@@ -465,7 +464,7 @@ class TestLog:
         database.close()
 
     async def test_a_long_reader_is_not_waited_for(self, database):
-        """A report that still reads the log only puts its restart off; it keeps its view, and turns go on."""
+        """A report that still reads the log only delays its restart; the report keeps its snapshot, and turns go on."""
         insert(database, 1)
         await database.durable()
         report = database.open_reader()
@@ -481,8 +480,8 @@ class TestLog:
         await database.durable()
         assert seen(database.reader) == [1, 2, 3]
 
-    async def test_the_log_begins_anew_when_the_open_turn_has_ended(self, database):
-        """Under load a turn is always open, and the log must not grow for ever because of that."""
+    async def test_the_log_starts_over_when_the_open_turn_has_ended(self, database):
+        """Under load a turn is always open, and the log must not grow for ever because of it."""
         insert(database, 1, bytes(2_000_000))
         await database.durable()
         grown = database.log_bytes
@@ -494,8 +493,8 @@ class TestLog:
         assert database.log_bytes <= 2 * grown
         assert seen(database.reader) == [1, 2, 3, 4, 5]
 
-    async def test_a_disk_that_fails_when_the_log_begins_anew_after_a_turn_is_told_as_a_failure(self, tmp_path):
-        """Nobody waits for it, so it is counted; the turn itself is durable."""
+    async def test_a_disk_that_fails_when_the_log_starts_over_after_a_turn_is_reported(self, tmp_path):
+        """No task waits for the restart, so its failure goes to `on_failure`; the turn itself is durable."""
         disk = PowerVfs(f"log-{next(NUMBERS)}")
         failures = []
         database = opened(tmp_path / "x.db", vfs=disk.name, on_failure=failures.append)
@@ -511,7 +510,7 @@ class TestLog:
         disk.unregister()
 
     async def test_a_disk_that_fails_while_the_log_is_kept_short_loses_nothing(self, tmp_path):
-        """Checkpoint and restart raise `Unavailable`; what is committed stays readable, and later both work."""
+        """Checkpoint and restart raise `Unavailable`; committed rows stay readable, and later both work."""
         disk = PowerVfs(f"log-{next(NUMBERS)}")
         database = opened(tmp_path / "x.db", vfs=disk.name)
         insert(database, 1)
@@ -529,21 +528,21 @@ class TestLog:
         disk.unregister()
 
     async def test_a_reader_cannot_write(self, database):
-        """Read-only connections are that."""
+        """A reader's connection refuses to write."""
         reader = database.open_reader()
         with pytest.raises(apsw.ReadOnlyError):
             reader.execute("INSERT INTO item VALUES (1, NULL)")
         reader.close()
 
-    def test_a_database_without_a_log_file_has_an_empty_log(self, database):
+    def test_a_database_without_a_log_file_has_an_empty_log(self, database, tmp_path):
         """The size is 0 where the file is gone."""
-        Path(f"{database._path}-wal").unlink()
+        (tmp_path / "x.db-wal").unlink()
         assert database.log_bytes == 0
 
 
 class TestStart:
     def test_a_file_that_is_no_database_is_refused(self, tmp_path):
-        """The refusal names the file and what to do, and leaves the file as it is."""
+        """The refusal names the file, says what to do, and leaves the file as it is."""
         path = tmp_path / "x.db"
         path.write_bytes(b"something else" * 1000)
         with pytest.raises(StartRefusedError, match=r"NotADBError: .*the file is damaged; keep it") as refused:
@@ -577,7 +576,7 @@ class TestStart:
             Database(tmp_path / "nowhere" / "x.db")
 
     def test_a_file_system_without_a_log_is_refused(self):
-        """Where SQLite would silently do without the write-ahead log, the start is refused."""
+        """The start is refused where SQLite would silently go on without a write-ahead log."""
         with pytest.raises(StartRefusedError, match="cannot hold a write-ahead log"):
             Database(Path(":memory:"))
 
@@ -585,7 +584,7 @@ class TestStart:
         ("failure", "advice"), [(Failure.FULL, "the disk is full; make room"), (Failure.IO_ERROR, "see the message")]
     )
     def test_a_disk_that_fails_at_the_start_is_named(self, tmp_path, failure, advice):
-        """A full or broken disk refuses the start with the reason, and with a sound disk the next start works."""
+        """A full or broken disk refuses the start and gives the reason; once the disk works, so does the next start."""
         disk = PowerVfs(f"start-{next(NUMBERS)}")
         disk.fault = Fault(Operation.WRITE, 1, failure, times=1_000_000)
         with pytest.raises(StartRefusedError, match=advice):
@@ -601,7 +600,7 @@ class TestStart:
         disk.unregister()
 
     def test_the_connections_are_set_up_in_full(self, database):
-        """Every commit is synced, and neither checkpoints nor small caches get into the way of turns."""
+        """Every commit is synced, and neither checkpoints nor small caches get in the way of turns."""
 
         def value(connection, name):
             return connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -614,7 +613,7 @@ class TestStart:
         assert [value(database.reader, name) for name in ("cache_size", "query_only")] == [-module.READER_CACHE_KIB, 1]
 
     def test_a_start_without_room_for_its_reader_is_refused(self, tmp_path, monkeypatch):
-        """Whatever fails after the first connection is open is a refusal too, and that connection is closed."""
+        """A failure after the first connection is open is a refusal too, and that connection is closed."""
 
         def refuse(_):
             raise apsw.CantOpenError("too many open files")
@@ -625,8 +624,8 @@ class TestStart:
         assert not (tmp_path / "x.db-wal").exists()
 
     @pytest.mark.parametrize("file_mode", [0o400, 0o600], ids=["read-only file", "read-only directory"])
-    def test_what_may_not_be_written_is_refused(self, file_mode):
-        """A user who may only read the file, or not make files beside it, is refused and told to check the mode."""
+    def test_a_database_that_may_not_be_written_is_refused(self, file_mode):
+        """A user who may only read the file, or may not create files beside it, is told to check the mode."""
         code = """
             import os
             import sys

@@ -1,6 +1,6 @@
-"""What is left after a power cut, at every moment of a scripted workload, and what failing disks do.
+"""What a power cut leaves at every moment of a scripted workload, and what failing disks do.
 
-Each turn moves an amount between two accounts and notes that in a journal row by row, so that half a turn would show.
+Each turn moves an amount between two accounts and writes it into a journal row by row, so that half a turn would show.
 """
 
 import itertools
@@ -26,7 +26,7 @@ NUMBERS = itertools.count()
 
 @pytest.fixture(autouse=True, scope="module")
 def _reliable():
-    """A disk on which a start after a power cut is tried; it does not wait for real syncs either."""
+    """The disk for starts after a power cut; it too does not wait for real syncs."""
     disk = PowerVfs("reliable")
     yield
     disk.unregister()
@@ -51,7 +51,7 @@ def write_turn(database, turn):
 
 
 def turns_found(path):
-    """The turns that a fresh start finds; every one is whole, the money is all there, and the file is sound."""
+    """The turns that a new start finds; each is whole, no money is missing, and the file is sound."""
     database = Database(path, vfs="reliable")
     try:
         database.migrate("test", SCHEMA)
@@ -69,7 +69,7 @@ def turns_found(path):
 
 
 def start_after(left, directory):
-    """The turns found by a start from what a power cut left."""
+    """The turns that a start finds in the files that a power cut left."""
     directory.mkdir()
     for name, content in left.items():
         (directory / name).write_bytes(content)
@@ -87,8 +87,9 @@ async def run_workload(database, acknowledged):
 
 
 async def cut_everywhere(vfs, tmp_path, seeds, prepare=lambda _: None):
-    """Runs the workload; yields, for each operation of the disk and each seed, what was acknowledged and what a start
-    after a power cut at that moment finds.
+    """Runs the workload and cuts the power before each operation of the disk, once per seed.
+
+    Returns for each cut how many turns were acknowledged, the files that it left, and a directory to start from.
     """
     acknowledged, cuts = [], []
     (tmp_path / "running").mkdir()
@@ -127,7 +128,7 @@ async def test_what_was_acknowledged_survives_a_power_cut_at_any_moment(vfs, tmp
 
 
 async def test_without_syncs_a_power_cut_loses_what_was_acknowledged(vfs, tmp_path):
-    """The check can fail: with `synchronous=OFF` the same cuts lose acknowledged turns or the whole file."""
+    """The check above can fail: with `synchronous=OFF` the same cuts lose acknowledged turns or the whole file."""
 
     def never_sync(database):
         database.connection.execute("PRAGMA synchronous=OFF")
@@ -144,8 +145,8 @@ async def test_without_syncs_a_power_cut_loses_what_was_acknowledged(vfs, tmp_pa
 @pytest.mark.parametrize("failure", Failure)
 @pytest.mark.parametrize("operation", Operation)
 async def test_a_failing_disk_loses_nothing(tmp_path, operation, failure):
-    """Whichever write or sync fails, once or for a while: what was acknowledged is there after a power cut, what was
-    `Unavailable` is not, and the next turns work.
+    """When any write or sync fails, once or for a while, a power cut keeps every acknowledged turn and no turn that was
+    `Unavailable`, and the next turns work.
     """
     kinds = set()
     for at in range(1, 24) if operation is Operation.SYNC else range(1, 120, 5):
@@ -189,7 +190,7 @@ async def test_a_failing_disk_loses_nothing(tmp_path, operation, failure):
 
 
 async def test_a_commit_that_failed_may_be_found_by_a_restart(vfs, tmp_path):
-    """A failed sync is `OutcomeUnknown` and not a "no": some restarts find the turn, others do not."""
+    """A failed sync is `OutcomeUnknown`, since some restarts find the turn and others do not."""
     (tmp_path / "running").mkdir()
     database = Database(tmp_path / "running" / "x.db", vfs=vfs.name)
     database.migrate("test", SCHEMA)
@@ -202,15 +203,15 @@ async def test_a_commit_that_failed_may_be_found_by_a_restart(vfs, tmp_path):
     assert database.reader.execute("SELECT max(turn) FROM journal").fetchall() == [(1,)]
     running = {path.name: path.read_bytes() for path in (tmp_path / "running").iterdir() if path.suffix != ".db-shm"}
     database.close()
-    # The process died: the page cache still has the commit that the sync could not put on the disk.
+    # After a mere kill the page cache still has the commit that could not be synced to the disk.
     assert start_after({name: data for name, data in running.items() if "shm" not in name}, tmp_path / "cache") == [
         1,
         2,
     ]
 
 
-def test_a_cut_keeps_nothing_unsynced_for_sure_and_everything_synced(vfs, tmp_path):
-    """The disk itself: synced bytes always survive, unsynced ones do in some cuts, in others in part or not at all."""
+def test_a_cut_keeps_all_synced_bytes_and_any_part_of_the_others(vfs, tmp_path):
+    """The simulated disk itself: synced bytes always survive, unsynced ones wholly, in part or not at all."""
     path = str(tmp_path / "file")
     file = vfs.xOpen(path, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_READWRITE, 0])
     cuts = {vfs.after_power_cut(Random(seed)).get("file") for seed in range(30)}

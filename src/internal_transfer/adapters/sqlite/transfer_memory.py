@@ -1,8 +1,8 @@
-"""What the embedded transfer store has decided since the last commit, and has not written yet.
+"""What the embedded transfer store has decided in this turn of the database and has not written yet.
 
-Most transfers are accepted, held and finished within one turn of the database. Their rows are therefore written once,
-at the end of the turn and in their last state, instead of inserted and then updated. Until then they live here, and
-reads that go through SQL write them first.
+Most transfers are accepted, held and finished within one turn. So their rows are written once, at the end of the turn
+and in their last state, instead of being inserted and then updated. Until then they are kept here, and a read that
+needs SQL writes them first.
 """
 
 from collections.abc import Iterable
@@ -23,16 +23,17 @@ from internal_transfer.domain.identifier import TransferId, day_of
 from internal_transfer.domain.transfer import Status, Transfer
 
 Claim = tuple[TransferId, bytes]
-"""The transfer that a key stands for, and its fingerprint."""
+"""The transfer that a key stands for, and the fingerprint of its request."""
+
 Use = tuple[Owner, str, int]
-"""Whose use of which asset on which UTC day."""
+"""One owner's daily use of an asset: owner, asset and UTC day."""
 
 
-class Turn:
-    """The state of one turn; the same object serves all turns, one after another.
+class TransferMemory:
+    """What one turn has read and decided; one object serves all turns, one after another.
 
-    `known` are the transfers that were read or written, as they are now. `claims` are the keys that were looked up,
-    None where nobody has claimed them. `uses` are the daily sums that were read or changed.
+    `known` holds the transfers that were read or changed, as they are now; `claims` the keys that were looked up, with
+    None for one that is free; `uses` the daily sums that were read or changed.
     """
 
     __slots__ = (
@@ -63,7 +64,7 @@ class Turn:
         self.ledger_seen = 0
 
     def prepare(self, connection: apsw.Connection) -> None:
-        """Reads the counters from the database, at first and after a turn was taken back."""
+        """Reads the counters from the database where they are not known: at first, and after a turn was taken back."""
         if not self._has_counters:
             (counters,) = connection.execute(sql.SELECT_COUNTERS)
             self.last_sequence, self._highest_id, self.ledger_seen = counters
@@ -100,16 +101,16 @@ class Turn:
                 known[row[0]] = transfer_of(row)
 
     def is_taken(self, connection: apsw.Connection, transfer_id: TransferId) -> bool:
-        """Tells whether a transfer has this id; without a look at the database while ids rise."""
+        """Tells whether a transfer has this id; asks the database only for an id that is not above all others."""
         if transfer_id > self._highest_id:
             return False
         self.learn(connection, (transfer_id,))
         return transfer_id in self.known
 
     def accept(self, transfer: Transfer, fingerprint: bytes, use: Use) -> None:
-        """Notes a new transfer, its key's claim, its share of the daily limit and its first event."""
+        """Adds a new transfer, its key's claim, its share of the daily limit and its first event."""
         transfer_id = transfer.id
-        self._note_event(transfer, transfer.created_at)
+        self._add_event(transfer, transfer.created_at)
         self.known[transfer_id] = transfer
         self.claims[transfer.owner, transfer.key] = (transfer_id, fingerprint)
         self.uses[use] += transfer.amount
@@ -118,23 +119,23 @@ class Turn:
         self._highest_id = max(self._highest_id, transfer_id)
 
     def change(self, connection: apsw.Connection, before: Transfer, after: Transfer) -> None:
-        """Notes the next state of a transfer, with its event if the status changed."""
+        """Puts the next state of a transfer in place of the last one, with an event if the status changed."""
         transfer_id = after.id
         self.known[transfer_id] = after
         if transfer_id not in self._fresh:
             self._changed[transfer_id] = None
         if after.status is not before.status:
-            self._note_event(after, after.updated_at)
+            self._add_event(after, after.updated_at)
             if after.status is Status.FAILED:
                 self._give_back(connection, after)
         self.ledger_seen = max(self.ledger_seen, after.ledger_timestamp)
 
-    def _note_event(self, transfer: Transfer, at: int) -> None:
+    def _add_event(self, transfer: Transfer, at: int) -> None:
         self.last_sequence += 1
         self._events.append((self.last_sequence, transfer.id, transfer.version, transfer.status, at, transfer.failure))
 
     def _give_back(self, connection: apsw.Connection, transfer: Transfer) -> None:
-        """The share goes back to the day that it was taken from, which is the day of the id, not today."""
+        """Gives a failed transfer's share back to the day that it was taken from: that of the id, not today."""
         use = (transfer.owner, transfer.source.asset, day_of(transfer.id))
         self.learn_uses(connection, (use,))
         rest = self.uses[use] - transfer.amount
@@ -143,7 +144,7 @@ class Turn:
         self._used.add(use)
 
     def write(self, connection: apsw.Connection) -> None:
-        """Writes all that was noted, so that SQL sees it; what is known stays known."""
+        """Writes everything that is not written yet, so that SQL sees it; `known`, `claims` and `uses` stay."""
         if not self._events and not self._changed:
             return
         known = self.known
@@ -169,7 +170,7 @@ class Turn:
         connection.execute(sql.RAISE_LEDGER_SEEN, (self.ledger_seen,))
 
     def end(self, connection: apsw.Connection) -> None:
-        """Writes what was noted and forgets what was known: the turn is about to be committed."""
+        """Writes everything and forgets what was read: the turn is about to be committed."""
         self.write(connection)
         self.known.clear()
         self.claims.clear()

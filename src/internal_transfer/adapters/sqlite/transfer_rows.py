@@ -1,4 +1,4 @@
-"""How the embedded transfer store's rows are read and written: by position, in the order of the columns."""
+"""How the embedded transfer store's rows are written and read: by position, in the order of the columns."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from internal_transfer.domain.transfer import Transfer
 from internal_transfer.ports.transfer_fields import asked_core, legs_text, read_transfer
 
 Row = tuple[Any, ...]
-"""A row of the database or the values bound to a statement."""
+"""A row of the database, or the values bound to a statement."""
 
 
 def blob(units: int) -> bytes:
@@ -20,7 +20,7 @@ def units_of(stored: bytes) -> int:
 
 
 def changing_values(transfer: Transfer) -> Row:
-    """The values of a transfer that a change may write, and its id."""
+    """The values of a transfer that a change may write, and then its id."""
     return (
         legs_text(transfer.legs),
         transfer.updated_at,
@@ -42,7 +42,7 @@ def changing_values(transfer: Transfer) -> Row:
 
 
 def lasting_values(transfer: Transfer, accept_number: int) -> Row:
-    """The values of a transfer that are written once."""
+    """The values of a transfer that are written once and never change."""
     source, target = transfer.source, transfer.target
     return (
         accept_number,

@@ -1,6 +1,6 @@
 """Every statement of the embedded transfer store."""
 
-# ruff: noqa: S608 - they are put together of constants only.
+# ruff: noqa: S608 - they are put together from constants only.
 
 from internal_transfer.ports.transfer_fields import TRANSFER_COLUMNS
 
@@ -22,7 +22,7 @@ UPDATE_TRANSFER = """
         asked_since = CASE WHEN ?15 IS NULL THEN NULL WHEN asked_core = ?15 THEN asked_since ELSE ?2 END
     WHERE id = ?16
 """
-"""Takes `changing_values`. A core that was owing an answer before owes it since then."""
+"""Takes `changing_values`. A core that already owed an answer keeps the time since when it does."""
 
 SELECT_TRANSFER = f"SELECT {TRANSFER_COLUMNS} FROM transfer WHERE id = ?"
 SELECT_CLAIM = "SELECT ?1, transfer_id, fingerprint FROM transfer_key WHERE owner = ?2 AND key = ?3"
@@ -39,7 +39,7 @@ SELECT_COUNTERS = """
         (SELECT timestamp FROM ledger_seen)
 """
 
-# The partial indexes are named, so that a plan can never become a walk through all transfers unnoticed.
+# Partial indexes are named, so that a statement that cannot use its index fails instead of reading all transfers.
 IS_OPEN = "status IN ('REQUESTING', 'PENDING')"
 SELECT_EVENTS = (
     "SELECT transfer_id, version, status, at, code, ?1 FROM transfer_event WHERE transfer_id = ?2 ORDER BY version"
@@ -99,15 +99,15 @@ SELECT_REGISTERED = "SELECT ?1, number FROM registered_account WHERE owner = ?2 
 SELECT_OWNER_REGISTERED = "SELECT number, type, asset FROM registered_account WHERE owner = ? ORDER BY number"
 SELECT_NUMBER = "SELECT number, owner, type, asset FROM registered_account WHERE number = ?"
 REGISTER = "INSERT INTO registered_account (owner, type, asset) VALUES (?, ?, ?)"
-# Worker ids that nobody ever used come first, then those whose lease ended longest ago.
-SELECT_WORKER = """
+# The holder's own node, else one never used, else the one whose lease ended longest ago.
+SELECT_NODE = """
     SELECT coalesce(
         (SELECT worker FROM worker_lease WHERE holder = ?1),
         (SELECT count(*) FROM worker_lease HAVING count(*) < ?2),
         (SELECT worker FROM worker_lease WHERE until_ms <= ?3 ORDER BY until_ms, worker LIMIT 1)
     )
 """
-LEASE_WORKER = """
+LEASE_NODE = """
     INSERT INTO worker_lease (worker, holder, until_ms) VALUES (?, ?, ?)
     ON CONFLICT (worker) DO UPDATE SET holder = excluded.holder, until_ms = excluded.until_ms
 """

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from internal_transfer.adapters.sqlite import transfer_statements as sql
 from internal_transfer.adapters.sqlite.database import Database
-from internal_transfer.adapters.sqlite.transfer_memory import Turn, Use
+from internal_transfer.adapters.sqlite.transfer_memory import TransferMemory, Use
 from internal_transfer.adapters.sqlite.transfer_rows import Row, transfer_of
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import NODES_MAX, TransferId, day_of
@@ -35,50 +35,50 @@ MIGRATIONS = (files(__package__).joinpath("transfer_store.sql").read_text(encodi
 """Step n leads to version n of the tables; released steps never change."""
 
 HISTORY_SCAN_MAX = 5_000
-"""How many rows one filtered page looks at. The loop stands still meanwhile, so a page may come out short instead."""
+"""The most rows that one filtered page reads, since the loop stands still meanwhile; at this bound a page is short."""
 
 _ACCEPTED = Accepted()
 _ID_TAKEN = IdTaken()
 
 
 class SqliteTransferStore:
-    """Implements `TransferStore`; one per database, since it holds back what the turn has not written yet.
+    """Implements `TransferStore`; one per database, since it keeps rows in memory until the turn ends.
 
-    Nothing it answers may leave the process before `Database.durable()` has returned.
+    No result may leave the process before `Database.durable()` has returned.
     """
 
     def __init__(self, database: Database) -> None:
         database.migrate("transfer_store", MIGRATIONS)
         self._database = database
-        self._turn = Turn()
+        self._memory = TransferMemory()
         database.before_commit(self._before_commit)
-        database.after_rollback(self._turn.drop)
+        database.after_rollback(self._memory.drop)
 
     def _before_commit(self) -> None:
-        self._turn.end(self._database.connection)
+        self._memory.end(self._database.connection)
 
-    def _written(self, connection: apsw.Connection) -> Turn:
-        """The turn, with all that it holds back written, for a read through SQL."""
-        self._turn.prepare(connection)
-        self._turn.write(connection)
-        return self._turn
+    def _written(self, connection: apsw.Connection) -> TransferMemory:
+        """Writes what is still in memory, for a read through SQL; returns the memory."""
+        self._memory.prepare(connection)
+        self._memory.write(connection)
+        return self._memory
 
     async def by_keys(
         self,
         keys: Sequence[tuple[Owner, str]],
         *,
-        settled: bool = True,  # noqa: ARG002 - a commit is seen by everybody at once.
+        settled: bool = True,  # noqa: ARG002 - every accept is visible at once.
     ) -> list[KeyTaken | None]:
-        """Looks keys up, those of the turn in memory; see the port."""
+        """Looks keys up, in memory first; see the port."""
         with self._database.call() as connection:
-            turn = self._turn
-            turn.learn_claims(connection, keys)
-            claims = [turn.claims[key] for key in keys]
-            turn.learn(connection, [claim[0] for claim in claims if claim is not None])
-            return [None if claim is None else KeyTaken(turn.known[claim[0]], claim[1]) for claim in claims]
+            memory = self._memory
+            memory.learn_claims(connection, keys)
+            claims = [memory.claims[key] for key in keys]
+            memory.learn(connection, [claim[0] for claim in claims if claim is not None])
+            return [None if claim is None else KeyTaken(memory.known[claim[0]], claim[1]) for claim in claims]
 
     async def accept(self, proposals: Sequence[Proposal]) -> list[AcceptOutcome]:
-        """Notes what is accepted for the end of the turn; see the port."""
+        """Accepts transfers in memory, to be written at the end of the turn; see the port."""
         keys: list[tuple[Owner, str]] = []
         uses: list[Use] = []
         for proposal in proposals:
@@ -87,38 +87,38 @@ class SqliteTransferStore:
             uses.append((transfer.owner, transfer.source.asset, day_of(transfer.id)))
         outcomes: list[AcceptOutcome] = []
         with self._database.call() as connection:
-            turn = self._turn
-            turn.prepare(connection)
-            turn.learn_claims(connection, keys)
-            turn.learn_uses(connection, uses)
+            memory = self._memory
+            memory.prepare(connection)
+            memory.learn_claims(connection, keys)
+            memory.learn_uses(connection, uses)
             for proposal, key, use in zip(proposals, keys, uses, strict=True):
                 transfer = proposal.transfer
-                claim = turn.claims[key]
+                claim = memory.claims[key]
                 if claim is not None:
-                    turn.learn(connection, (claim[0],))
-                    outcomes.append(KeyTaken(turn.known[claim[0]], claim[1]))
-                elif turn.is_taken(connection, transfer.id):
+                    memory.learn(connection, (claim[0],))
+                    outcomes.append(KeyTaken(memory.known[claim[0]], claim[1]))
+                elif memory.is_taken(connection, transfer.id):
                     outcomes.append(_ID_TAKEN)
-                elif (rest := min(proposal.daily_units, DAILY_UNITS_MAX) - turn.uses[use]) < transfer.amount:
+                elif (rest := min(proposal.daily_units, DAILY_UNITS_MAX) - memory.uses[use]) < transfer.amount:
                     outcomes.append(DailyLimitExceeded(max(0, rest)))
                 else:
-                    turn.accept(transfer, proposal.fingerprint, use)
+                    memory.accept(transfer, proposal.fingerprint, use)
                     outcomes.append(_ACCEPTED)
         return outcomes
 
     async def record(self, changes: Sequence[Change]) -> list[Transfer | None]:
-        """Notes what changes for the end of the turn; see the port."""
+        """Changes transfers in memory, to be written at the end of the turn; see the port."""
         recorded: list[Transfer | None] = []
         illegal: IllegalTransition | None = None
         with self._database.call() as connection:
-            turn = self._turn
-            turn.prepare(connection)
-            turn.learn(connection, [change.after.id for change in changes])
+            memory = self._memory
+            memory.prepare(connection)
+            memory.learn(connection, [change.after.id for change in changes])
             latest: dict[TransferId, Transfer] = {}
             steps: list[tuple[Transfer, Transfer]] = []
             for change in changes:
                 after = change.after
-                before = latest.get(after.id) or turn.known.get(after.id)
+                before = latest.get(after.id) or memory.known.get(after.id)
                 if before is None or before.revision != change.revision:
                     recorded.append(None)
                     continue
@@ -133,17 +133,17 @@ class SqliteTransferStore:
                 recorded.append(after)
             if illegal is None:
                 for before, after in steps:
-                    turn.change(connection, before, after)
+                    memory.change(connection, before, after)
         if illegal is not None:
-            # Raised out here, so that the rest of the turn, which is others' work, is not taken back.
+            # Raised outside the call, so that the turn, which holds the work of others, is not taken back.
             raise illegal
         return recorded
 
     async def get(self, transfer_ids: Sequence[TransferId]) -> list[Transfer | None]:
-        """The transfers, those of the turn from memory; see the port."""
+        """The transfers, from memory first; see the port."""
         with self._database.call() as connection:
-            self._turn.learn(connection, transfer_ids)
-            return [self._turn.known.get(transfer_id) for transfer_id in transfer_ids]
+            self._memory.learn(connection, transfer_ids)
+            return [self._memory.known.get(transfer_id) for transfer_id in transfer_ids]
 
     async def events(self, transfer_ids: Sequence[TransferId]) -> list[list[Event]]:
         """The events of each transfer, by version."""
@@ -155,33 +155,33 @@ class SqliteTransferStore:
         return events
 
     async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
-        """Takes due transfers and puts them off by the lease; see the port."""
+        """Leases due transfers; see the port."""
         due_at = now_ms + lease_ms
         with self._database.call() as connection:
-            turn = self._written(connection)
+            memory = self._written(connection)
             rows = _select(connection, sql.SELECT_DUE, (now_ms, most))
             leased = [replace(transfer_of(row), due_at=due_at) for row in rows]
             connection.executemany(sql.LEASE_DUE, [(due_at, transfer.id) for transfer in leased])
-            turn.known.update({transfer.id: transfer for transfer in leased})
+            memory.known.update({transfer.id: transfer for transfer in leased})
         return leased
 
     async def make_due(self, *, now_ms: int) -> int:
-        """Makes all open transfers due; answers how many are open."""
+        """Makes all open transfers due; returns how many are open."""
         with self._database.call() as connection:
-            turn = self._written(connection)
+            memory = self._written(connection)
             connection.execute(sql.MAKE_DUE, (now_ms,))
-            turn.known.clear()
+            memory.known.clear()
             [(count,)] = _select(connection, sql.COUNT_OPEN)
             return int(count)
 
     async def history(self, query: HistoryQuery) -> HistoryPage:
         """One page; see the port.
 
-        A filtered page looks at `HISTORY_SCAN_MAX` rows at most, so it may be short, or empty, and not be the last.
+        A filtered page reads at most `HISTORY_SCAN_MAX` rows, so it can be short, or empty, without being the last.
         """
         with self._database.call() as connection:
-            turn = self._written(connection)
-            until = turn.last_sequence if query.until is None else query.until
+            memory = self._written(connection)
+            until = memory.last_sequence if query.until is None else query.until
             top = query.top(until)
             floor = 0
             if query.is_filtered:
@@ -218,21 +218,21 @@ class SqliteTransferStore:
         return [transfer_of(row) for row in rows]
 
     async def stuck(self, *, open_before_ms: int, most: int) -> list[Transfer]:
-        """Open transfers that are old or need a person; walks through all that are open."""
+        """Open transfers that are old or need a person; reads through all open ones."""
         with self._database.call() as connection:
             self._written(connection)
             rows = _select(connection, sql.SELECT_STUCK, (open_before_ms, most))
         return [transfer_of(row) for row in rows]
 
     async def daily_used(self, owner: Owner, asset: str, day: int) -> int:
-        """The sum of one owner's day."""
+        """The units that one owner uses of one day's limit."""
         use = (owner, asset, day)
         with self._database.call() as connection:
-            self._turn.learn_uses(connection, (use,))
-            return self._turn.uses[use]
+            self._memory.learn_uses(connection, (use,))
+            return self._memory.uses[use]
 
     async def open_summary(self) -> OpenSummary:
-        """What is open; walks through the indexes of all that is, so ask it seldom."""
+        """Counts what is open; reads through the indexes of all open transfers, so call it seldom."""
         by_status = dict.fromkeys((Status.REQUESTING, Status.PENDING), 0)
         oldest_open: dict[Status, int] = {}
         needs_person: dict[str, int] = {}
@@ -248,20 +248,20 @@ class SqliteTransferStore:
         return OpenSummary(by_status, oldest_asked, oldest_open, needs_person)
 
     async def feed(self, after: int, most: int) -> list[tuple[int, Event]]:
-        """Events by rising sequence number; they are numbered in the order of commits."""
+        """Events by rising sequence number, which is the order of their commits."""
         with self._database.call() as connection:
             self._written(connection)
             rows = _select(connection, sql.SELECT_FEED, (after, most))
         return [(row[5], read_event(row)) for row in rows]
 
     async def reader_position(self, reader: str) -> int:
-        """How far a reader of the feed has come; see the port."""
+        """The sequence number up to which a reader has read; see the port."""
         with self._database.call() as connection:
             rows = _select(connection, sql.SELECT_READER, (reader,))
         return int(rows[0][0]) if rows else 0
 
     async def move_reader(self, reader: str, position: int) -> None:
-        """Notes how far a reader of the feed has come, never back; see the port."""
+        """Moves a reader forward, never back; see the port."""
         with self._database.call() as connection:
             connection.execute(sql.MOVE_READER, (reader, position))
 
@@ -290,21 +290,21 @@ class SqliteTransferStore:
         return [accounts.get(number) for number in numbers]
 
     async def lease_node(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
-        """Leases a worker id: the holder's own, else one never used, else the one that ended longest ago."""
-        worker: int | None
+        """Leases a node: the holder's own, else one never used, else the one whose lease ended longest ago."""
+        node: int | None
         with self._database.call() as connection:
-            ((worker,),) = connection.execute(sql.SELECT_WORKER, (holder, NODES_MAX, now_ms))
-            if worker is not None:
-                connection.execute(sql.LEASE_WORKER, (worker, holder, now_ms + lease_ms))
-        if worker is None:
+            ((node,),) = connection.execute(sql.SELECT_NODE, (holder, NODES_MAX, now_ms))
+            if node is not None:
+                connection.execute(sql.LEASE_NODE, (node, holder, now_ms + lease_ms))
+        if node is None:
             raise no_node_is_free()
-        return worker
+        return node
 
     async def ledger_seen(self) -> int:
         """The largest ledger timestamp, from memory."""
         with self._database.call() as connection:
-            self._turn.prepare(connection)
-            return self._turn.ledger_seen
+            self._memory.prepare(connection)
+            return self._memory.ledger_seen
 
 
 def _select(connection: apsw.Connection, statement: str, bindings: Row = ()) -> list[Row]:
