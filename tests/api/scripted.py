@@ -27,7 +27,7 @@ ISSUER = "https://id.example.com"
 AUDIENCE = "internal-transfer"
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 TRANSFERS = "/api/v1/user/internal_transfer"
-ID = snowflake(at_ms=NOW_MS, worker=3, counter=7)
+ID = snowflake(at_ms=NOW_MS, node=3, counter=7)
 BODY = {
     "from_account": {"account_type": "funding", "asset": "USDT"},
     "to_account": {"account_type": "spot", "asset": "USDT"},

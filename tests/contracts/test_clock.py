@@ -20,10 +20,10 @@ class Hands:
         self.wall_ms = START_MS
         self.monotonic_seconds = 0.0
 
-    def sequence(self, worker: int = 7) -> IdSequence:
+    def sequence(self, node: int = 7) -> IdSequence:
         """An id sequence on this time, with a lease for ever."""
         sequence = IdSequence(lambda: self.wall_ms, lambda: self.monotonic_seconds)
-        sequence.lease(worker, inf)
+        sequence.lease(node, inf)
         return sequence
 
 
@@ -34,8 +34,8 @@ def clock(request) -> SystemClock | SimulatedClock:
     return clock
 
 
-def test_ids_rise_and_carry_time_and_worker(clock):
-    """Ids rise within and across draws, carry the leased worker, and their time is that of the wall clock."""
+def test_ids_rise_and_carry_time_and_node(clock):
+    """Ids rise within and across draws, carry the leased node, and their time is that of the wall clock."""
     before = clock.now_ms()
     ids = [*clock.new_ids(3), *clock.new_ids(1), *clock.new_ids(0), *clock.new_ids(2)]
     assert ids == sorted(set(ids))
@@ -63,7 +63,7 @@ async def test_a_sleep_of_nothing_returns(clock):
 
 
 def test_no_ids_after_the_lease(clock):
-    """When the lease of the worker id has run out no id is drawn, and renewing it lets ids be drawn again."""
+    """When the lease of the node has run out no id is drawn, and once it is renewed ids are drawn again."""
     clock.lease(3, clock.monotonic())
     with pytest.raises(Unavailable) as failure:
         clock.new_ids(1)
@@ -73,7 +73,7 @@ def test_no_ids_after_the_lease(clock):
 
 
 def test_no_ids_without_a_lease():
-    """A fresh clock draws no ids before a worker id was leased to it."""
+    """A new clock draws no ids before a node is leased to it."""
     with pytest.raises(Unavailable):
         SystemClock().new_ids(1)
 
@@ -142,10 +142,10 @@ def test_running_ahead_is_bounded():
     assert sequence.draw(1)[0] > whole[-1]
 
 
-def test_another_worker_id_keeps_ids_rising():
-    """A smaller worker id, leased after the first was lost, still gives larger ids."""
+def test_another_node_keeps_ids_rising():
+    """A smaller node, leased after the first was lost, still gives larger ids."""
     hands = Hands()
-    sequence = hands.sequence(worker=900)
+    sequence = hands.sequence(node=900)
     (before,) = sequence.draw(1)
     sequence.lease(2, inf)
     assert sequence.draw(1)[0] > before

@@ -21,14 +21,14 @@ from internal_transfer.domain.identifier import (
 
 TIMES = st.integers(EPOCH_MS, EPOCH_MS + 2**41 - 1)
 MOMENTS = st.tuples(TIMES, st.integers(0, 1023), st.integers(0, 4095))
-IDS = st.builds(lambda moment: snowflake(at_ms=moment[0], worker=moment[1], counter=moment[2]), MOMENTS)
+IDS = st.builds(lambda moment: snowflake(at_ms=moment[0], node=moment[1], counter=moment[2]), MOMENTS)
 
 
 @given(MOMENTS, MOMENTS)
-def test_ids_are_unique_and_in_order_of_time_worker_and_counter(one, other):
+def test_ids_are_unique_and_in_order_of_time_node_and_counter(one, other):
     """Two ids are in the order of what they are made of, and equal only if all of it is."""
-    first = snowflake(at_ms=one[0], worker=one[1], counter=one[2])
-    second = snowflake(at_ms=other[0], worker=other[1], counter=other[2])
+    first = snowflake(at_ms=one[0], node=one[1], counter=one[2])
+    second = snowflake(at_ms=other[0], node=other[1], counter=other[2])
     assert (first < second) == (one < other)
     assert (first == second) == (one == other)
     assert 0 <= first < 2**63
@@ -51,7 +51,7 @@ def test_what_is_written_otherwise_is_no_id(text):
 @given(MOMENTS)
 def test_an_id_tells_its_time_and_day(moment):
     """The day whose limits count is the UTC day of the id's time."""
-    drawn = snowflake(at_ms=moment[0], worker=moment[1], counter=moment[2])
+    drawn = snowflake(at_ms=moment[0], node=moment[1], counter=moment[2])
     assert time_of(drawn) == moment[0]
     assert day_of(drawn) * MILLISECONDS_PER_DAY <= moment[0] < (day_of(drawn) + 1) * MILLISECONDS_PER_DAY
 
@@ -61,8 +61,8 @@ def test_an_id_tells_its_time_and_day(moment):
     [
         {"at_ms": EPOCH_MS - 1},
         {"at_ms": EPOCH_MS + 2**41},
-        {"worker": -1},
-        {"worker": 1024},
+        {"node": -1},
+        {"node": 1024},
         {"counter": -1},
         {"counter": 4096},
     ],
@@ -70,7 +70,7 @@ def test_an_id_tells_its_time_and_day(moment):
 def test_parts_out_of_range_are_a_bug(parts):
     """No part of an id may spill into another."""
     with pytest.raises(AssertionError, match="range"):
-        snowflake(**{"at_ms": EPOCH_MS, "worker": 0, "counter": 0, **parts})
+        snowflake(**{"at_ms": EPOCH_MS, "node": 0, "counter": 0, **parts})
 
 
 @given(IDS, IDS, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.text(max_size=9))

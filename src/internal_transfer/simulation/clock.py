@@ -17,17 +17,17 @@ _ROUNDS_MAX = 100_000
 class SimulatedClock:
     """Implements `Clock`: wall time, monotonic time, sleepers, jitter and ids, all owned by the simulation.
 
-    The worker id is leased for ever until `lease` says otherwise. Needs asyncio's own event loop (see `settle`).
+    It holds its node for ever, unless `lease` says otherwise. Needs asyncio's own event loop (see `settle`).
     """
 
-    def __init__(self, *, seed: int = 0, start_ms: int = START_MS, worker: int = 0) -> None:
+    def __init__(self, *, seed: int = 0, start_ms: int = START_MS, node: int = 0) -> None:
         self._start_ms = start_ms
         self._elapsed_seconds = 0.0
         self._random = random.Random(seed)  # noqa: S311 - it has to be repeatable.
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._slept = 0
         self._ids = IdSequence(self.now_ms, self.monotonic)
-        self._ids.lease(worker, inf)
+        self._ids.lease(node, inf)
 
     def now_ms(self) -> int:
         """The wall clock: the start, what was advanced, and the steps."""
@@ -54,9 +54,9 @@ class SimulatedClock:
         """Draws ids; see the port."""
         return self._ids.draw(count)
 
-    def lease(self, worker: int, until_monotonic: float) -> None:
-        """Puts a lease of a worker id in the place of the one for ever."""
-        self._ids.lease(worker, until_monotonic)
+    def lease(self, node: int, until_monotonic: float) -> None:
+        """Replaces the lease for ever by one that ends."""
+        self._ids.lease(node, until_monotonic)
 
     def step_wall(self, milliseconds: int) -> None:
         """Sets the wall clock forward, or back by a negative step; the monotonic clock does not notice."""

@@ -1,4 +1,4 @@
-"""The machine's clocks, and ids drawn from them under a leased worker id."""
+"""The machine's clocks, and the ids drawn from them by a leased node."""
 
 import asyncio
 import random
@@ -9,43 +9,43 @@ from internal_transfer.domain.identifier import EPOCH_MS, NODES_MAX, PER_MILLISE
 from internal_transfer.ports.errors import System, Unavailable
 
 AHEAD_MS_MAX = 5_000
-"""How far ids may run ahead of the wall clock, whether it stepped back or the counter was used up."""
+"""How far ids may run ahead of the wall clock, after it stepped back or the counter was used up."""
 
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
 
 
 class IdSequence:
-    """Draws rising ids from a wall clock; nothing else in the process may draw under the same worker id.
+    """Draws rising ids from a wall clock; nothing else may draw ids of the same node.
 
-    `now_ms` and `monotonic` are the clocks. The sequence never repeats a time and counter, also when the wall clock
+    `now_ms` and `monotonic` are the clocks. The sequence never repeats a time and counter, even when the wall clock
     steps back: it counts on from the last id's time until the clock has caught up.
     """
 
     def __init__(self, now_ms: Callable[[], int], monotonic: Callable[[], float]) -> None:
         self._now_ms = now_ms
         self._monotonic = monotonic
-        self._worker: int | None = None
+        self._node: int | None = None
         self._until = 0.0
         self._at_ms = EPOCH_MS
         self._next = 0
 
-    def lease(self, worker: int, until_monotonic: float) -> None:
-        """Lets ids be drawn under a worker id until this time on the monotonic clock; renewing only moves the time.
+    def lease(self, node: int, until_monotonic: float) -> None:
+        """Lets ids of this node be drawn until a time on the monotonic clock; renewing a lease only moves the time.
 
-        The caller takes the lease's safety margin off, and counts from before it asked the store for the lease.
+        The caller counts from before it asked the store for the lease, and subtracts the safety margin.
         """
-        assert 0 <= worker < NODES_MAX, f"worker out of range: {worker}"
-        if worker != self._worker:
-            # Under a smaller worker id the same millisecond would give smaller ids.
+        assert 0 <= node < NODES_MAX, f"node out of range: {node}"
+        if node != self._node:
+            # In the same millisecond a smaller node would give smaller ids.
             self._at_ms, self._next = self._at_ms + 1, 0
-            self._worker = worker
+            self._node = node
         self._until = until_monotonic
 
     def draw(self, count: int) -> list[TransferId]:
-        """All of these ids, or none and `Unavailable` of the store."""
-        worker = self._worker
-        if worker is None or self._monotonic() >= self._until:
-            raise Unavailable(System.STORE, "the lease of the worker id ran out, so no ids can be drawn")
+        """Draws all of these ids; raises `Unavailable` (of the store) and draws none where that is not safe."""
+        node = self._node
+        if node is None or self._monotonic() >= self._until:
+            raise Unavailable(System.STORE, "the lease of the node ran out, so no ids can be drawn")
         now_ms = self._now_ms()
         at_ms, counter = self._at_ms, self._next
         if now_ms > at_ms:
@@ -63,7 +63,7 @@ class IdSequence:
             if not fitting:
                 at_ms, counter = at_ms + 1, 0
                 continue
-            first = snowflake(at_ms=at_ms, worker=worker, counter=counter)
+            first = snowflake(at_ms=at_ms, node=node, counter=counter)
             ids.extend(map(TransferId, range(first, first + fitting)))
             counter += fitting
             count -= fitting
@@ -72,7 +72,7 @@ class IdSequence:
 
 
 class SystemClock:
-    """Implements `Clock` with the machine's clocks; `wall_ns` and `monotonic` can be replaced for tests of them."""
+    """Implements `Clock` with the machine's clocks, which a test can replace by `wall_ns` and `monotonic`."""
 
     def __init__(
         self, *, wall_ns: Callable[[], int] = time.time_ns, monotonic: Callable[[], float] = time.monotonic
@@ -98,9 +98,9 @@ class SystemClock:
         """A random number from a generator that the machine seeded."""
         return self._random.random()
 
-    def lease(self, worker: int, until_monotonic: float) -> None:
-        """Lets ids be drawn; see `IdSequence.lease`. To be renewed from `TransferStore.lease_node` in time."""
-        self._ids.lease(worker, until_monotonic)
+    def lease(self, node: int, until_monotonic: float) -> None:
+        """Lets ids of a node be drawn; see `IdSequence.lease`. The caller renews it with `TransferStore.lease_node`."""
+        self._ids.lease(node, until_monotonic)
 
     def new_ids(self, count: int) -> list[TransferId]:
         """Draws ids; see the port."""

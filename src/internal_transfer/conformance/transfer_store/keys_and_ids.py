@@ -86,6 +86,6 @@ class KeysAndIds(StoreTests):
         """An id below the highest is accepted when it is free, in the same turn and after a restart."""
         await accepted(harness.store, transfer(9), transfer(3))
         await harness.reopen()
-        low = transfer(1, id=snowflake(at_ms=NOON - 5, worker=0, counter=0))
+        low = transfer(1, id=snowflake(at_ms=NOON - 5, node=0, counter=0))
         await accepted(harness.store, low)
         assert await harness.store.get([low.id]) == [low]

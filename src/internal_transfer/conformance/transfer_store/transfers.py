@@ -47,7 +47,7 @@ def transfer(
 ) -> Transfer:
     """Returns a transfer whose id has this number within its millisecond; its key is its own unless given."""
     values: dict[str, Any] = {
-        "id": snowflake(at_ms=at, worker=1, counter=number),
+        "id": snowflake(at_ms=at, node=1, counter=number),
         "owner": owner,
         "key": key or f"key-{at}-{number}",
         "source": Account(owner, route[0], asset),

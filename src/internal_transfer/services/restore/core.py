@@ -48,7 +48,7 @@ class CoreRetelling:
 
     def __init__(self, reach: Reach, *, since_ms: int = 0) -> None:
         self._reach = reach
-        self._above = None if since_ms <= EPOCH_MS else TransferId(snowflake(at_ms=since_ms, worker=0, counter=0) - 1)
+        self._above = None if since_ms <= EPOCH_MS else TransferId(snowflake(at_ms=since_ms, node=0, counter=0) - 1)
         self._debits: list[_Debit] = []
 
     async def run(self) -> None:
