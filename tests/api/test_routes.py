@@ -409,7 +409,7 @@ async def test_unknown_paths(stand, path):
     """Paths that are not served are problems too."""
     problem = problem_in(await stand.ask("GET", path), 404, "INVALID_REQUEST")
     assert problem["retry"] == "never"
-    assert problem["detail"] == "path: is not one that is served; /docs describes those that are"
+    assert problem["detail"] == "path: is not served here; /docs lists the paths that are"
 
 
 async def test_pages(tmp_path):

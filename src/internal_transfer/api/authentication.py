@@ -20,7 +20,7 @@ _CLOCK_SKEW_SECONDS = 60
 _TOKENS_CACHED_MAX = 20_000
 _ROLES_MAX = 32
 _TIER = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-# Times are checked against our own clock, so the library's checks of them are off.
+# We check times against our own clock, so the library's checks are off.
 _OPTIONS: Any = {
     "require": ["iss", "aud", "sub", "exp", "iat"],
     "verify_exp": False,
@@ -41,14 +41,14 @@ class Caller(Struct, frozen=True):
     expires_at: float
 
     def may_act_as_user(self) -> bool:
-        """Tells whether the users' routes are open to this caller; a token without roles is a user's."""
+        """Returns whether this caller may use the users' routes; a token without roles belongs to a user."""
         return not self.roles or USER in self.roles
 
 
 class Authenticator:
-    """Verifies `Authorization` headers, and remembers the tokens it verified until they expire.
+    """Verifies `Authorization` headers, and remembers verified tokens until they expire.
 
-    At most `cached_most` tokens are remembered; the one that was not used for longest goes first.
+    It remembers at most `cached_most` tokens, and drops the least recently used first.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Authenticator:
         self._verified: OrderedDict[bytes, Caller] = OrderedDict()
 
     def authenticate(self, authorization: bytes | None) -> Caller | Refusal:
-        """The caller whom the header's value names, or why it is not believed."""
+        """Returns the caller that the header's value names, or a refusal that says why it is not accepted."""
         if authorization is None:
             return _refuse("the Authorization header is missing; send: Bearer TOKEN")
         caller = self._verified.get(authorization)
@@ -69,7 +69,7 @@ class Authenticator:
             if caller.expires_at * 1000 > self._clock.now_ms():
                 self._verified.move_to_end(authorization)
                 return caller
-            del self._verified[authorization]  # What is verified again says how to get a new one.
+            del self._verified[authorization]  # Verifying it again says how to get a new one.
         scheme, _, token = authorization.partition(b" ")
         if scheme.lower() != b"bearer" or not token:
             return _refuse("the Authorization header is not of the form: Bearer TOKEN")
@@ -85,7 +85,7 @@ class Authenticator:
             unverified = jwt.decode_complete(token, options={"verify_signature": False})
             found = self._key_for(unverified["header"], unverified["payload"])
             if found is None:
-                return _refuse("the token is not from an issuer and key that are trusted here")
+                return _refuse("the token's issuer or key is not trusted here")
             issuer, key = found
             claims = jwt.decode(
                 token,
@@ -127,7 +127,7 @@ class Authenticator:
             return _refuse("the token's roles are not a list of strings")
         tier = claims.get("tier", DEFAULT_TIER)
         if not isinstance(tier, str) or _TIER.fullmatch(tier) is None:
-            return _refuse("the token's tier is not a name")
+            return _refuse("the token's tier is not a valid name")
         return Caller(Owner(owner), tier, frozenset(roles), float(expires_at))
 
 
@@ -137,7 +137,7 @@ def _is_time(value: object) -> bool:
 
 
 def _reason(error: jwt.PyJWTError) -> str:
-    # In our words: the library's repeat what a stranger wrote into the token.
+    # The library's own messages repeat what a stranger wrote into the token.
     match error:
         case jwt.InvalidSignatureError():
             return "the token's signature does not match"
@@ -146,7 +146,7 @@ def _reason(error: jwt.PyJWTError) -> str:
         case jwt.MissingRequiredClaimError():
             return "the token lacks one of iss, aud, sub, exp and iat"
         case _:
-            return "the token is not a well-formed JWT of an algorithm that its key is for"
+            return "the token is not a well-formed JWT, or its algorithm does not fit its key"
 
 
 def _refuse(message: str) -> Refusal:

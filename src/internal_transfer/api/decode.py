@@ -1,7 +1,7 @@
-"""The strict gate for bodies: bytes in, a canonical request or a refusal out; syntax only, nothing that is configured.
+"""Decodes the body of a transfer strictly, by syntax alone: what is wrong here is a 400 under any settings.
 
-No usual JSON decoder refuses repeated keys, and decimal parsers take `"1_000"` and Arabic digits. So the shape is
-checked by a typed decoder, repeated keys by counting, and amounts as text. All of it answers 400.
+The usual JSON decoders accept repeated keys, and decimal parsers accept `"1_000"` and Arabic digits. So a typed decoder
+checks the shape, counting finds repeated keys, and a pattern checks amounts as text.
 """
 
 import json
@@ -20,7 +20,7 @@ from internal_transfer.domain.request import TransferRequest
 
 BODY_BYTES_MAX = 16 * 1024
 AMOUNT_CHARACTERS_MAX = 128
-"""Far more than any asset's largest amount needs; it keeps the arithmetic on foreign numbers bounded."""
+"""Far more than any asset's largest amount needs; bounds the arithmetic on numbers from outside."""
 MEMO_CHARACTERS_MAX = 140
 
 _NAME_CHARACTERS_MAX = 64
@@ -49,14 +49,14 @@ class _TransferBody(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class RepeatedKeyError(ValueError):
-    """A JSON object has a key twice; the message is the key."""
+    """A JSON object repeats a key; the message is the key."""
 
 
 _decode_body = msgspec.json.Decoder(_TransferBody).decode
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    """The body of a request, cut off some way beyond `BODY_BYTES_MAX`; None when the client has gone."""
+    """Returns the body of a request, or None if the client has gone; stops reading once it exceeds `BODY_BYTES_MAX`."""
     message = await receive()
     if message["type"] != "http.request":
         return None
@@ -74,9 +74,9 @@ async def read_body(receive: Receive) -> bytes | None:
 
 
 def decode(body: bytes, *, caller: Owner, tier: str, key: str) -> TransferRequest | Refusal:
-    """The request in a body of at most `BODY_BYTES_MAX` bytes; a refusal names the field and the rule it broke.
+    """Returns the request in a body of at most `BODY_BYTES_MAX` bytes, or a refusal that names the field and the rule.
 
-    Accounts without `user_id` are the caller's. `caller`, `tier` and `key` are taken as they are.
+    Accounts without `user_id` are the caller's. `caller`, `tier` and `key` are not checked.
     """
     try:
         parsed = _decode_body(body)
@@ -130,9 +130,7 @@ def _account(field: str, body: _AccountBody, caller: Owner) -> Account | Refusal
         return Account(caller, body.account_type, body.asset)
     if isinstance(user_id, int):
         if not 0 <= user_id < 2**64:
-            return refuse_field(
-                f"{field}.user_id", "must be from 0 to 2^64-1 where it is a number", Code.INVALID_ACCOUNT
-            )
+            return refuse_field(f"{field}.user_id", "must be from 0 to 2^64-1 if it is a number", Code.INVALID_ACCOUNT)
         user_id = str(user_id)
     if not is_owner(user_id):
         return refuse_field(f"{field}.user_id", "does not match [A-Za-z0-9_.:-]{1,64}", Code.INVALID_ACCOUNT)
@@ -144,8 +142,8 @@ def _check_memo(memo: str) -> Refusal | None:
         return refuse_field("memo", f"is longer than {MEMO_CHARACTERS_MAX} characters")
     if memo.isprintable():
         return None
-    # Line separators break lists and exports like a newline does, and the bidirectional overrides make an operator
-    # read another text than the one that is there. Joiners and foreign spaces are not printable, but ordinary text.
+    # Line separators break lists and exports as a newline does, and bidirectional overrides make an operator read
+    # another text than the memo holds. Joiners and unusual spaces are not printable either, but are ordinary text.
     for character in memo:
         if unicodedata.category(character) in {"Cc", "Zl", "Zp"} or character in _BIDI_CONTROLS:
             return refuse_field("memo", "contains control characters")
@@ -153,10 +151,10 @@ def _check_memo(memo: str) -> Refusal | None:
 
 
 def _strings_of(parsed: _TransferBody) -> int:
-    """How many strings a body of this content has, each key once.
+    """Returns how many strings a body with this content has if it repeats no key.
 
-    Every key that is given again adds at least its own string. In a body without escapes each quotation mark begins
-    or ends a string, so counting them finds any repeated key without a second parse.
+    A repeated key adds at least one string. In a body without escapes every quotation mark begins or ends a string, so
+    counting them finds repeated keys without a second parse.
     """
     strings = 12
     for account in (parsed.from_account, parsed.to_account):
@@ -176,7 +174,7 @@ def _repeated_key(body: bytes) -> str | None:
 
 
 def object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads`: an object of its keys and values; raises `RepeatedKeyError` for the first key given again."""
+    """The `object_pairs_hook` of `json.loads` that raises `RepeatedKeyError` at the first repeated key."""
     fields: dict[str, Any] = {}
     for name, value in pairs:
         if name in fields:
@@ -186,7 +184,7 @@ def object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _wrong_shape(message: str) -> Refusal:
-    """Says which field is of the wrong shape, from the decoder's message."""
+    """Turns the decoder's message into a refusal that names the field."""
     match = _MESSAGE.fullmatch(message)
     assert match is not None, "the pattern matches every text"
     what, path = match["what"], match["path"] or ""

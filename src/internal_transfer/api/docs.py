@@ -1,4 +1,4 @@
-"""The contract and its page, for people: rendered from the same document, offline, without scripts."""
+"""Serves the contract, and a page made from it for people, which runs no scripts and loads nothing."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ _STYLE = "docs.css"
 
 
 def documentation_routes() -> list[Route]:
-    """The routes of `/openapi.json` and `/docs`; both are rendered once."""
+    """Returns the routes of `/openapi.json` and `/docs`, which are rendered once."""
     contract = document()
     as_json = msgspec.json.encode(contract)
     style = files(__package__).joinpath(_STYLE).read_text("utf-8")
@@ -48,7 +48,7 @@ def documentation_routes() -> list[Route]:
 
 
 def render_page(contract: dict[str, Any], style: str) -> str:
-    """The page of an OpenAPI document; every text of it is escaped."""
+    """Renders an OpenAPI document as a page, and escapes all of its text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["as_json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     environment.filters["schema_name"] = lambda schema: schema.get("$ref", "").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What the service reads from request headers: the idempotency key, the wished wait, the media types."""
+"""Reads request headers: the idempotency key, the preferred wait, the media types."""
 
 import re
 
@@ -20,9 +20,9 @@ _WEIGHT = re.compile(rb"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
 
 
 class Headers:
-    """The headers of one request that matter here, each by its lower-case name; repeated ones are kept as `None`.
+    """The headers of one request, by lower-case name.
 
-    A repeated header has no single meaning, so whoever needs it refuses it.
+    A repeated header has no single meaning: its value is `None`, and code that needs it refuses the request.
     """
 
     __slots__ = ("_values",)
@@ -42,16 +42,16 @@ class Headers:
         self._values = values
 
     def get(self, name: bytes) -> bytes | None:
-        """The header's value, or None if it is missing or repeated."""
+        """Returns the header's value, or None if it is missing or repeated."""
         return self._values.get(name)
 
     def is_repeated(self, name: bytes) -> bool:
-        """Tells whether the header is there more than once."""
+        """Returns whether the header occurs more than once."""
         return name in self._values and self._values[name] is None
 
 
 def idempotency_key(headers: Headers) -> str | Refusal:
-    """The key in the `Idempotency-Key` header, bare or as a quoted string, whose escapes are undone once."""
+    """Returns the key in the `Idempotency-Key` header: bare, or a quoted string, whose escapes are undone once."""
     raw = headers.get(b"idempotency-key")
     if raw is None:
         if headers.is_repeated(b"idempotency-key"):
@@ -71,20 +71,20 @@ def idempotency_key(headers: Headers) -> str | Refusal:
 
 
 def check_key(key: bytes) -> str | Refusal:
-    """The key as text if it is 1 to 128 printable ASCII characters."""
+    """Returns the key as text, or a refusal unless it is 1 to 128 printable ASCII characters."""
     if not key:
         return refuse_field(_KEY, "must not be empty", Code.IDEMPOTENCY_KEY_REQUIRED)
     if len(key) > KEY_CHARACTERS_MAX:
         return refuse_field(_KEY, f"is longer than {KEY_CHARACTERS_MAX} characters")
     if _PRINTABLE.fullmatch(key) is None:
-        return refuse_field(_KEY, "may only have printable ASCII characters")
+        return refuse_field(_KEY, "may only contain printable ASCII characters")
     return key.decode("ascii")
 
 
 def preferred_wait(prefer: bytes | None) -> int | None:
-    """The N of `Prefer: wait=N` in whole seconds, at most `WAIT_SECONDS_MAX`; None where absent or malformed.
+    """Returns the N of `Prefer: wait=N`, at most `WAIT_SECONDS_MAX`, or None if it is absent or malformed.
 
-    The first `wait` counts (RFC 7240, 2).
+    Only the first `wait` counts (RFC 7240, 2).
     """
     if prefer is None:
         return None
@@ -98,7 +98,7 @@ def preferred_wait(prefer: bytes | None) -> int | None:
 
 
 def is_json(content_type: bytes | None) -> bool:
-    """Tells whether a body is declared as JSON; a charset may be named, and must be UTF-8 then."""
+    """Returns whether a body is declared as JSON; a charset, if named, must be UTF-8."""
     if content_type == JSON:
         return True
     if content_type is None:
@@ -114,7 +114,7 @@ def is_json(content_type: bytes | None) -> bool:
 
 
 def accepted(accept: bytes | None, offered: tuple[bytes, ...]) -> bytes | None:
-    """The offered media type that the client likes best (the first of equals), or None if it takes none of them."""
+    """Returns the offered media type that the client prefers (the first of equals), or None if it accepts none."""
     if accept is None or accept in {b"*/*", b"", offered[0]}:
         return offered[0]
     best, best_weight = None, 0.0
@@ -126,7 +126,7 @@ def accepted(accept: bytes | None, offered: tuple[bytes, ...]) -> bytes | None:
 
 
 def _weight_of(media_type: bytes, accept: bytes) -> float:
-    """How much a client likes a media type, 0 to 1: the weight of the most specific range that covers it."""
+    """Returns the weight, 0 to 1, of the most specific range that covers a media type."""
     weight, specificity = 0.0, -1
     whole_family = media_type.partition(b"/")[0] + b"/*"
     for item in accept.split(b","):

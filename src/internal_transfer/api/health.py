@@ -1,4 +1,4 @@
-"""The admin port's health endpoints: alive, ready and why not, and the metrics."""
+"""The admin port: whether the process is alive, whether it is ready or why not, and its metrics."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,16 +14,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 Readiness = Callable[[], Awaitable[str | None]]
-"""Tells why the service should get no requests now, or None where it should."""
+"""Returns why the service should get no requests now, or None if it should."""
 
 _NO_STORE = {"cache-control": "no-store"}
 
 
 def create_health_app(*, readiness: Readiness, registry: CollectorRegistry) -> Starlette:
-    """The admin port's application.
+    """Makes the admin port's application.
 
     `/healthz`: 200 while the process can answer at all. `/readyz`: 200, or 503 with the reason. `/metrics`:
-    OpenMetrics, and the older text format for a scraper that asks only for that.
+    OpenMetrics, or the older text format for a scraper that asks only for that.
     """
 
     async def healthz(_: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The query of history: strict parameters, and cursors that only go on with the walk that they came from."""
+"""Parses queries of the history strictly; a cursor continues only the query that it came from."""
 
 import base64
 import re
@@ -36,7 +36,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def parse_pairs(
     query_string: bytes, *, allowed: frozenset[str], may_be_empty: bool = False
 ) -> list[tuple[str, str]] | Refusal:
-    """The parameters of a query, percent-decoded once; unknown, malformed, repeated and empty ones are refused."""
+    """Returns the parameters of a query, percent-decoded once; refuses unknown, malformed, repeated and empty ones."""
     if not query_string:
         return []
     try:
@@ -62,7 +62,7 @@ def parse_pairs(
 
 
 def parse_history(query_string: bytes, owner: Owner) -> HistoryQuery | Refusal:
-    """The owner's query; a refusal names the parameter and the rule it broke."""
+    """Returns the owner's query, or a refusal that names the parameter and the rule it broke."""
     pairs = parse_pairs(query_string, allowed=_PARAMETERS)
     if isinstance(pairs, Refusal):
         return pairs
@@ -104,7 +104,7 @@ def parse_history(query_string: bytes, owner: Owner) -> HistoryQuery | Refusal:
 
 
 def next_cursor(query: HistoryQuery, page: HistoryPage) -> str | None:
-    """The cursor of the page that follows, or None after the last one."""
+    """Returns the cursor of the next page, or None after the last one."""
     if page.next_after is None:
         return None
     check = _check(query, page.next_after, page.until)
@@ -112,7 +112,7 @@ def next_cursor(query: HistoryQuery, page: HistoryPage) -> str | None:
 
 
 def next_target(path: str, query_string: bytes, cursor: str) -> str:
-    """The path and query of the page that follows: the same query with another cursor."""
+    """Returns the path and query of the next page: the same parameters with another cursor."""
     pairs = [pair for pair in parse_qsl(query_string.decode("ascii")) if pair[0] != "cursor"]
     return f"{path}?{urlencode([*pairs, ('cursor', cursor)])}"
 
@@ -122,15 +122,17 @@ def _go_on(query: HistoryQuery, cursor: str) -> HistoryQuery | Refusal:
         return refuse_field("cursor", "is not a cursor of this service")
     after, until, check = _CURSOR_FIELDS.unpack(base64.urlsafe_b64decode(cursor))
     if after > _NUMBER_MAX or until > _NUMBER_MAX or check != _check(query, after, until):
-        return refuse_field("cursor", "belongs to another query; keep the parameters, and begin anew to change them")
+        return refuse_field(
+            "cursor", "belongs to another query; keep the other parameters, or start again without a cursor"
+        )
     return replace(query, after=after, until=until)
 
 
 def _check(query: HistoryQuery, after: int, until: int) -> bytes:
-    """What ties a cursor to its walk.
+    """Returns the digest that ties a cursor to its query.
 
-    It catches mistakes, so it needs no secret that all gateways would have to share: a forged cursor still shows
-    nothing but the caller's own transfers, which the query itself sees to.
+    It catches mistakes, not attacks, so the gateways need not share a secret: whatever the cursor, the query finds only
+    the caller's own transfers.
     """
     walk = (
         query.owner,
@@ -147,7 +149,10 @@ def _check(query: HistoryQuery, after: int, until: int) -> bytes:
 
 
 def _parse_time(text: str) -> int | None:
-    """Milliseconds since 1970, rounded up, so that both ends of a range keep their meaning; None if malformed."""
+    """Returns milliseconds since 1970, or None if malformed.
+
+    It rounds up, so that both ends of a range keep their meaning.
+    """
     match = _TIME.fullmatch(text)
     if match is None:
         return None

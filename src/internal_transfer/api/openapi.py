@@ -46,7 +46,7 @@ _BODY_CODES = (
 )
 _RETRY_AFTER = {
     "Retry-After": {
-        "description": "Seconds to wait, spread by chance so that clients do not come back all at once.",
+        "description": "Seconds to wait, randomised so that clients do not all come back at once.",
         "schema": {"type": "integer", "minimum": 1},
     }
 }
@@ -58,20 +58,20 @@ _LOCATION = {
 }
 _WAITED = {
     "Preference-Applied": {
-        "description": "The wait that was granted, where one was asked for.",
+        "description": "The wait that was granted, if the request asked for one.",
         "schema": {"type": "string", "pattern": "^wait=[0-9]{1,2}$"},
     }
 }
 _REPLAYED = {
     "Idempotent-Replayed": {
-        "description": "Present where the key existed with the same content.",
+        "description": "Present if the key was used before, with the same content.",
         "schema": {"type": "string", "enum": ["true"]},
     }
 }
 
 
 def document() -> dict[str, Any]:
-    """The whole document, ready to be encoded."""
+    """Returns the whole document, ready to be encoded."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -84,7 +84,7 @@ def document() -> dict[str, Any]:
         "security": [{"bearer": []}],
         "tags": [
             {"name": "Transfers", "description": "Moving money and finding out what became of it."},
-            {"name": "Accounts", "description": "What there is to move."},
+            {"name": "Accounts", "description": "What a user has and may move."},
         ],
         "paths": {
             TRANSFERS: {"post": _create(), "get": _by_key()},
@@ -100,7 +100,7 @@ def document() -> dict[str, Any]:
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
-                    "description": "A token of a configured issuer with iss, aud, sub (the user), exp and iat. Where "
+                    "description": "A token of a configured issuer with iss, aud, sub (the user), exp and iat. If "
                     "it has roles, user must be one of them; tier chooses the limits.",
                 }
             },
@@ -124,11 +124,11 @@ def _problem(what: str, codes: tuple[Code, ...], headers: dict[str, Any] | None 
 
 
 def _problems(*, syntax: tuple[Code, ...] = _SYNTAX_CODES, body: bool = False) -> dict[str, Any]:
-    """The problems that any operation may answer, and those of operations with a body."""
+    """Returns the problems of every operation, with those of a body where it has one."""
     challenge = {"WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}}}
     responses = {
-        "400": _problem("The request is wrong whatever the settings and the state are.", syntax),
-        "401": _problem("The caller is not known.", _with_status(401), challenge),
+        "400": _problem("The request is wrong, whatever the settings and the state.", syntax),
+        "401": _problem("The credentials are missing or not valid.", _with_status(401), challenge),
         "403": _problem("The caller may not do this.", _with_status(403)),
         "406": _problem("The Accept header allows nothing that is offered.", _SYNTAX_CODES),
         "408": _problem("The headers or the body did not arrive in time; the connection is closed.", _SYNTAX_CODES),
@@ -177,9 +177,9 @@ def _create() -> dict[str, Any]:
         "201": _json(
             ref("Transfer"), "The transfer succeeded.", example=TRANSFER_EXAMPLE, headers={**_LOCATION, **_WAITED}
         ),
-        "202": _json(ref("Transfer"), "The transfer is on record and goes on.", example=pending, headers=kept),
+        "202": _json(ref("Transfer"), "The transfer is recorded and still under way.", example=pending, headers=kept),
         "422": _problem(failed, _with_status(422), kept),
-        "429": _problem("The caller asks too often.", _with_status(429), _RETRY_AFTER),
+        "429": _problem("The caller sends too many requests.", _with_status(429), _RETRY_AFTER),
     }
     return _operation(
         "createTransfer",
@@ -258,8 +258,8 @@ def _history() -> dict[str, Any]:
         "Transfers",
         "List transfers",
         _problems() | {"200": page},
-        description="As JSON, or as CSV with Accept: text/csv. A walk from page to page meets every transfer that was "
-        "recorded before its first page exactly once.",
+        description="As JSON, or as CSV with Accept: text/csv. Following the pages shows every transfer that "
+        "was recorded before the first page exactly once.",
         parameters=[
             _parameter(
                 "limit",
@@ -269,7 +269,7 @@ def _history() -> dict[str, Any]:
             _parameter(
                 "cursor",
                 {"type": "string", "pattern": CURSOR_PATTERN},
-                "next_cursor of the page before, with the same other parameters.",
+                "next_cursor of the previous page; the other parameters stay the same.",
             ),
             _parameter(
                 "status",
@@ -320,7 +320,7 @@ def _options() -> dict[str, Any]:
     return _operation(
         "getOptions",
         "Accounts",
-        "What can be moved, between which accounts, and how much of it",
+        "List what can be moved, between which accounts, and how much",
         _problems() | {"200": _json(ref("Options"), "The options.")},
     )
 
@@ -330,6 +330,6 @@ def _balances() -> dict[str, Any]:
     return _operation(
         "listBalances",
         "Accounts",
-        "Balances of all accounts that were ever used",
+        "List the balances of all accounts that were ever used",
         _problems() | {"200": _json(ref("Balances"), "By account type and asset.", example={"balances": [line]})},
     )

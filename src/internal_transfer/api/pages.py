@@ -1,4 +1,4 @@
-"""Everything behind the users' endpoints: ordinary Starlette routes, whose errors are problems as well."""
+"""The Starlette application behind the users' endpoints, which turns every error into a problem."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ from internal_transfer.api.problems import Problems, Reply
 
 
 def create_pages(routes: Sequence[BaseRoute], problems: Problems) -> Starlette:
-    """An application of these routes; unknown paths, wrong methods and bugs answer problems."""
+    """Makes an application of these routes; unknown paths, wrong methods and bugs become problems."""
     pages = Starlette(
         routes=routes,
         exception_handlers={HTTPException: _no_such_path(problems), Exception: _internal(problems)},
@@ -27,7 +27,7 @@ def _no_such_path(problems: Problems) -> Callable[[Request, Exception], Response
         assert isinstance(error, HTTPException)
         rule = error.detail
         if error.status_code == 404:
-            rule = f"is not one that is served; {DOCUMENTATION} describes those that are"
+            rule = f"is not served here; {DOCUMENTATION} lists the paths that are"
         return http_problem(problems, error, "path", rule)
 
     return reply
@@ -39,7 +39,7 @@ def _internal(problems: Problems) -> Callable[[Request, Exception], Response]:
 
 
 def http_problem(problems: Problems, error: HTTPException, field: str, rule: str) -> Response:
-    """The problem that tells of an error of Starlette's, with the headers that Starlette asks for."""
+    """Returns the problem for an error of Starlette's, with the headers that the error carries."""
     headers = (
         (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()
     )
@@ -47,7 +47,7 @@ def http_problem(problems: Problems, error: HTTPException, field: str, rule: str
 
 
 def response_of(reply: Reply) -> Response:
-    """A reply in the form in which Starlette sends it."""
+    """Returns a reply as Starlette's response."""
     response = Response(reply.body, status_code=reply.status)
     response.raw_headers = reply.headers
     return response

@@ -1,4 +1,4 @@
-"""Where the interfaces of users and operators are served."""
+"""The paths of the users' and the operators' interfaces."""
 
 from internal_transfer.domain.policy_change import PolicyAction, Subject
 
@@ -14,10 +14,10 @@ DOCUMENTATION = "/docs"
 
 
 def policy_path(kind: Subject, subject: str, word: str) -> str:
-    """The path below `ADMIN` of a change of policy."""
+    """Returns the path of a change of policy, below `ADMIN`."""
     return f"/policy/{word}" if kind is Subject.ALL else f"/{kind}s/{subject}/{word}"
 
 
 def policy_word(kind: Subject, action: PolicyAction) -> str:
-    """The last part of such a path: the action, without the subject that the path names before it."""
+    """Returns the last part of that path: the action, without the kind of subject, which the path names before it."""
     return action.removesuffix(f"_{kind}")

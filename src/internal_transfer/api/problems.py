@@ -1,4 +1,4 @@
-"""The one mapping of refusals and operating failures to HTTP: RFC 9457 problems, with what to do next."""
+"""Maps refusals and failures to HTTP, in this one place: RFC 9457 problems that say what may help."""
 
 from math import ceil
 from typing import NamedTuple, assert_never
@@ -16,18 +16,18 @@ Header = tuple[bytes, bytes]
 
 PROBLEM_TYPE = b"application/problem+json"
 CLOSE: Header = (b"connection", b"close")
-# What is read here is private and changes by itself.
+# These responses are private, and change without a request.
 NO_STORE: Header = (b"cache-control", b"no-store")
 _CONTENT_TYPE: Header = (b"content-type", PROBLEM_TYPE)
 _RETRY_AFTER_SECONDS = 1.0
-"""How long a client is asked to wait where nobody knows better."""
+"""How long a client is asked to wait unless the refusal says better."""
 
 _encode = msgspec.json.Encoder().encode
 _log = structlog.get_logger(__name__)
 
 
 class Reply(NamedTuple):
-    """An answer that is ready to be sent. `code` is the problem's, for the metrics, and empty where there is none."""
+    """A response ready to be sent; `code` is its problem's, for the metrics, or empty."""
 
     status: int
     headers: list[Header]
@@ -38,7 +38,7 @@ class Reply(NamedTuple):
 class Problem(Struct, frozen=True):
     """An RFC 9457 problem.
 
-    `recorded`: whether a transfer was recorded for this request, None where that is not known.
+    `recorded` tells whether a transfer was recorded for this request; None if that is not known.
     """
 
     type: str
@@ -54,9 +54,9 @@ class Problem(Struct, frozen=True):
 
 
 def status_of(code: Code) -> int:
-    """The HTTP status of a refusal by settings or state.
+    """Returns the HTTP status of a refusal by settings or state.
 
-    Refusals by syntax alone are 400 whatever their code, and recorded failures are 422; their callers say so.
+    A refusal by syntax is 400 whatever its code, and a recorded failure 422; callers pass those statuses themselves.
     """
     match code:
         case (
@@ -108,12 +108,14 @@ def status_of(code: Code) -> int:
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """The refusal that tells a client of a failure, without the words of a driver."""
+    """Returns the refusal that tells a client of a failure, without the words of a driver."""
     if isinstance(error, OutcomeUnknown):
-        return Refusal(Code.TIMEOUT, "The service did not learn what became of the request; the same key finds out.")
+        return Refusal(
+            Code.TIMEOUT, "The service does not know what became of the request; ask again with the same key."
+        )
     if isinstance(error, TimeoutError):
         return Refusal(
-            Code.TIMEOUT, "The service did not answer in time; the same request again finds out what happened."
+            Code.TIMEOUT, "The service did not answer in time; send the same request again to find out what happened."
         )
     if not isinstance(error, OperatingFailureError):
         return Refusal(Code.INTERNAL, "The service failed; the failure was logged.")
@@ -146,7 +148,7 @@ def problem_of(
     request_id: TransferId | None = None,
     retry: Retry | None = None,
 ) -> Problem:
-    """The problem that tells of a refusal; `status` and `retry` only where they differ from the code's own."""
+    """Returns the problem for a refusal; `status` and `retry` are given where they differ from the code's own."""
     code = refusal.code
     meaning = CATALOGUE[code]
     return Problem(
@@ -164,18 +166,18 @@ def problem_of(
 
 
 def outcome_of(status: int) -> str:
-    """What the metrics call an answer of this status."""
+    """Returns what the metrics call a response of this status."""
     return "answered" if status < 400 else "refused" if status < 500 else "failed"
 
 
 def retry_after_seconds(clock: Clock, wanted: float | None) -> int:
-    """Whole seconds from what is wanted to twice that and one more, so that not all come back at once."""
+    """Returns whole seconds, at random between `wanted` and twice that plus one, to keep clients apart."""
     seconds = _RETRY_AFTER_SECONDS if wanted is None else wanted
     return max(1, ceil(seconds + clock.jitter() * (seconds + 1)))
 
 
 class Problems:
-    """Makes replies of problems; the jitter that spreads retries comes from the clock."""
+    """Makes the replies that carry problems; the clock's jitter spreads the retries."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -190,7 +192,7 @@ class Problems:
         retry: Retry | None = None,
         headers: tuple[Header, ...] = (),
     ) -> Reply:
-        """The reply that tells of a refusal, with `Retry-After` on 429 and 503 and the challenge on 401."""
+        """Returns the reply to a refused request, with `Retry-After` on 429 and 503 and the challenge on 401."""
         problem = problem_of(refusal, status=status, recorded=recorded, request_id=request_id, retry=retry)
         body = _encode(problem)
         sent = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body)), *headers]
@@ -201,10 +203,10 @@ class Problems:
         return Reply(problem.status, sent, body, problem.code)
 
     def request(self, status: int, field: str, rule: str, *headers: Header, retry: Retry | None = None) -> Reply:
-        """The reply to a request that is wrong as a message: method, path, headers, size, pace."""
+        """Returns the reply to a request whose method, path, headers, size or pace is wrong."""
         return self.reply(refuse_field(field, rule), status=status, headers=headers, retry=retry)
 
     def failure(self, error: Exception, *, records: bool) -> Reply:
-        """The reply to a request that failed; `records` tells whether it may have recorded something."""
+        """Returns the reply to a request that failed; `records` tells whether it may have recorded something."""
         is_sure = isinstance(error, OperatingFailureError) and not isinstance(error, OutcomeUnknown)
         return self.reply(refusal_of(error), recorded=None if records and not is_sure else False)

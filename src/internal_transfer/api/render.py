@@ -1,4 +1,4 @@
-"""What clients read: transfers, balances, previews and options as JSON, history also as CSV."""
+"""Renders what clients read: transfers, balances, previews and options as JSON, and history also as CSV."""
 
 import csv
 import io
@@ -79,12 +79,12 @@ _FAILURES = {code: _FailureView(code, meaning.category, meaning.title) for code,
 
 @lru_cache(maxsize=256)
 def _second(seconds: int) -> str:
-    # Most answers of one second tell of that second, so the calendar is consulted once for all of them.
+    # Most responses show times of the present second, so the calendar is worked out once for all of them.
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def format_time(milliseconds: int) -> str:
-    """RFC 3339 in UTC with milliseconds, of milliseconds since 1970."""
+    """Returns milliseconds since 1970 as RFC 3339 in UTC, with milliseconds."""
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
 
 
@@ -95,15 +95,15 @@ class Renderer:
         self._scales = {code: asset.scale for code, asset in assets.items()}
 
     def transfer(self, transfer: Transfer, events: Sequence[Event] = ()) -> bytes:
-        """One transfer; its events are left out where none are given."""
+        """Renders one transfer, without `events` if none are given."""
         return _encode(self._view(transfer, events))
 
     def page(self, transfers: Sequence[Transfer], next_cursor: str | None) -> bytes:
-        """A page of history."""
+        """Renders a page of history."""
         return _encode({"transfers": [self._view(transfer, ()) for transfer in transfers], "next_cursor": next_cursor})
 
     def page_csv(self, transfers: Sequence[Transfer]) -> bytes:
-        """A page of history under a line of names; what a spreadsheet would run is made text by an apostrophe."""
+        """Renders a page of history under a header line; an apostrophe makes text of what a spreadsheet would run."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\r\n")
         writer.writerow(CSV_COLUMNS)
@@ -131,12 +131,12 @@ class Renderer:
         return text.getvalue().encode()
 
     def balances(self, lines: Sequence[BalanceLine]) -> bytes:
-        """All balances of one owner, by account type and asset."""
+        """Renders all balances of one owner, sorted by account type and asset."""
         ordered = sorted(lines, key=lambda line: (line.account.type, line.account.asset))
         return _encode({"balances": [self._balance(line) for line in ordered]})
 
     def preview(self, preview: Preview, asset: str, problem: Problem | None, *, now_ms: int) -> bytes:
-        """Whether a transfer of this asset would be accepted, and what is left; limits are null where none apply."""
+        """Renders whether a transfer of this asset would be accepted, and what is left of its limits, if any."""
         limits = None
         if preview.limit is not None:
             limit = preview.limit
@@ -157,7 +157,7 @@ class Renderer:
         )
 
     def options(self, rules: Rules, tier: str) -> bytes:
-        """What is offered: assets, account types and routes that are open, and the limits of one tier."""
+        """Renders what is offered: the open assets, account types and routes, and the limits of one tier."""
         kinds = rules.account_types
         is_open = {name for name, kind in kinds.items() if not kind.closed}
         limits = rules.limits.get(tier, {})
@@ -218,5 +218,5 @@ def _account_view(account: Account) -> _AccountView:
 
 
 def _inert(cell: str) -> str:
-    """The cell as a spreadsheet will show it rather than run it."""
+    """Returns the cell so that a spreadsheet shows it and does not run it."""
     return f"'{cell}" if cell.lstrip(" ").startswith(_FORMULA_STARTS) else cell

@@ -61,7 +61,7 @@ class UserApi(SubmissionApi):
         return found
 
     async def _preview(self, call: Call) -> Reply | None:
-        """Says whether a transfer would be accepted now; records nothing."""
+        """Returns whether a transfer would be accepted now; records nothing."""
         body = await self._read(call)
         if not isinstance(body, bytes):
             return body
@@ -75,7 +75,7 @@ class UserApi(SubmissionApi):
         return _ok(shown, JSON_TYPE, NO_STORE)
 
     async def _by_id(self, call: Call) -> Reply:
-        """One transfer of the caller's with its timeline; anybody else's is as good as none."""
+        """Returns one of the caller's transfers with its timeline; another user's is not found."""
         if (refused := self._check_get(call, (JSON,))) is not None:
             return refused
         transfer_id = read_transfer_id(call.scope["path"][len(TRANSFER_PREFIX) :])
@@ -85,7 +85,7 @@ class UserApi(SubmissionApi):
         return self._found(answer)
 
     async def _by_key(self, call: Call) -> Reply:
-        """The caller's transfer of an idempotency key."""
+        """Returns the caller's transfer for an idempotency key."""
         if (refused := self._check_accept(call, (JSON,))) is not None:
             return refused
         pairs = parse_pairs(call.query_string, allowed=_BY_KEY)
@@ -96,7 +96,7 @@ class UserApi(SubmissionApi):
         try:
             key = check_key(pairs[0][1].encode("ascii"))
         except UnicodeEncodeError:
-            return self._problems.request(400, "idempotency_key", "may only have printable ASCII characters")
+            return self._problems.request(400, "idempotency_key", "may only contain printable ASCII characters")
         if isinstance(key, Refusal):
             return self._problems.request(400, "idempotency_key", key.details[0].rule)
         answer = await self._inquiry.by_key(call.caller.owner, key)
@@ -108,7 +108,7 @@ class UserApi(SubmissionApi):
         return _ok(self._render.transfer(answer.transfer, answer.events), JSON_TYPE, NO_STORE)
 
     async def _history(self, call: Call) -> Reply:
-        """A page of the caller's transfers, newest accepted first."""
+        """Returns a page of the caller's transfers, newest accepted first."""
         query = parse_history(call.query_string, call.caller.owner)
         if isinstance(query, Refusal):
             return self._problems.reply(query, status=400)
@@ -126,14 +126,14 @@ class UserApi(SubmissionApi):
         return _ok(self._render.page(page.transfers, cursor), JSON_TYPE, *headers)
 
     async def _balances(self, call: Call) -> Reply:
-        """What the caller has, in every account ever used."""
+        """Returns the balance of every account that the caller has ever used."""
         if (refused := self._check_get(call, (JSON,))) is not None:
             return refused
         lines = await self._inquiry.balances(call.caller.owner)
         return _ok(self._render.balances(lines), JSON_TYPE, NO_STORE)
 
     async def _options(self, call: Call) -> Reply:
-        """What is offered, and the caller's limits."""
+        """Returns what is offered, and the caller's limits."""
         if (refused := self._check_get(call, (JSON,))) is not None:
             return refused
         return _ok(self._render.options(self._gateway.rules, call.caller.tier), JSON_TYPE, NO_STORE)
@@ -162,6 +162,6 @@ def create_app(
     authenticator: Authenticator,
     pages: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
-    """The application of the public port: the users' endpoints, the contract, its page, and any other `pages`."""
+    """Makes the application of the public port: the users' endpoints, the contract, its page, and any other `pages`."""
     otherwise = create_pages([*documentation_routes(), *pages], Problems(context.clock))
     return UserApi(context, gateway=gateway, inquiry=inquiry, authenticator=authenticator, otherwise=otherwise)

@@ -55,12 +55,12 @@ PROBLEM_EXAMPLE: dict[str, Any] = {
 
 
 def ref(name: str) -> Schema:
-    """A reference to a named schema."""
+    """Returns a reference to a named schema."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def schemas() -> dict[str, Schema]:
-    """All named schemas."""
+    """Returns all named schemas."""
     return _scalars() | _requests() | _answers() | {"Problem": _problem()}
 
 
@@ -180,7 +180,7 @@ def _answers() -> dict[str, Schema]:
     return {
         "Account": _record(
             {"account_type": ref("AccountType"), "asset": ref("AssetCode"), "user_id": ref("UserId")},
-            description="One balance of one user.",
+            description="One user's account for one asset.",
         ),
         "Failure": _record({"code": ref("Code"), "category": ref("Category"), "message": {"type": "string"}}),
         "Event": _record(
@@ -208,7 +208,7 @@ def _answers() -> dict[str, Schema]:
                 **figures,
                 "unavailable": {
                     "type": "boolean",
-                    "description": "True, and the figures null, while the system that owns the balance is away.",
+                    "description": "True, with null figures, while the system that holds the balance is away.",
                 },
             },
             optional=("unavailable",),
@@ -219,7 +219,7 @@ def _answers() -> dict[str, Schema]:
                 "allowed": {"type": "boolean"},
                 "problem": _or_null(ref("Problem")),
                 "max_amount": _or_null(ref("Amount"))
-                | {"description": "The most that could be moved now; null where the balance is not known."},
+                | {"description": "The most that could be moved now; null if the balance is not known."},
                 "limits": _or_null(_record({**limits, "daily_remaining": ref("Amount"), "resets_at": ref("Time")})),
             }
         ),
@@ -265,7 +265,7 @@ def _problem() -> Schema:
             "category": ref("Category"),
             "recorded": {
                 "type": ["boolean", "null"],
-                "description": "Whether a transfer was recorded for this request; null where that is not known.",
+                "description": "Whether a transfer was recorded for this request; null if that is not known.",
             },
             "retry": {
                 "type": "string",

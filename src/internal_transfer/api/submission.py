@@ -1,7 +1,7 @@
 """The submission of a transfer: the one endpoint that an HTTP worker answers by itself.
 
 The order of a request's checks: path, method, credentials, query syntax, media types, size, idempotency key, body, and
-then the service. Credentials come before the body, so that a stranger makes no work.
+then the service. Credentials are checked before the body is read, so that strangers cause no work.
 
 The endpoint speaks ASGI itself, because a framework around the POST is the largest single cost of a transfer (see the
 design, section 12).
@@ -76,7 +76,7 @@ class Path:
 
     def __init__(self, name: str, **endpoints: Endpoint) -> None:
         if "GET" in endpoints:
-            # The server leaves the body of an answer to HEAD out.
+            # The server omits the body of a response to HEAD.
             endpoints["HEAD"] = endpoints["GET"]
         self.name = name
         self.endpoints = endpoints
@@ -115,7 +115,7 @@ class SubmissionApi:
         self._submission = Path("transfers", POST=self._create)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request, or hands it on."""
+        """Answers one request, or passes it to `otherwise`."""
         path = self._path_of(scope) if scope["type"] == "http" else None
         if path is None:
             await self._otherwise(scope, receive, send)
@@ -148,7 +148,7 @@ class SubmissionApi:
         count()
 
     async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive) -> Reply | None:
-        """The endpoint's reply, or the problem that its failure makes; None when the client has gone."""
+        """Returns the endpoint's reply, or a problem if it fails; None if the client has gone."""
         headers = Headers(scope["headers"])
         caller = self._authenticator.authenticate(headers.get(b"authorization"))
         if isinstance(caller, Refusal):
@@ -163,7 +163,7 @@ class SubmissionApi:
             return self._problems.failure(error, records=records)
 
     async def _create(self, call: Call) -> Reply | None:
-        """Takes a transfer; the same key and content again finds it."""
+        """Accepts a transfer; the same key and content find it again."""
         body = await self._read(call)
         if not isinstance(body, bytes):
             return body
@@ -210,7 +210,7 @@ class SubmissionApi:
         return Reply(200 if replayed else 201, sent, body)
 
     async def _read(self, call: Call) -> bytes | Reply | None:
-        """The body of a POST whose headers are in order; a reply that refuses it, or None when the client has gone."""
+        """Returns the body of a POST with proper headers, a reply that refuses it, or None if the client has gone."""
         headers = call.headers
         if call.query_string and isinstance(unknown := parse_pairs(call.query_string, allowed=NO_PARAMETERS), Refusal):
             return self._problems.reply(unknown, status=400)

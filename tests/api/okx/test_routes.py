@@ -267,8 +267,8 @@ async def test_sub_accounts_shown(okx, source, target, shown):
         ({"clientId": None}, "50014", "clientId: is required"),
         ({"clientId": ""}, "50014", "clientId: is required"),
         ({"clientId": "None"}, "50014", "clientId: is required"),
-        ({"clientId": "ä"}, "51000", "clientId: may only have printable ASCII"),
-        ({"clientId": "a\n"}, "51000", "clientId: may only have printable ASCII"),
+        ({"clientId": "ä"}, "51000", "clientId: may only contain printable ASCII"),
+        ({"clientId": "a\n"}, "51000", "clientId: may only contain printable ASCII"),
         ({"clientId": "x" * 129}, "51000", "clientId: is longer than 128"),
         ({"clientId": 7}, "51000", "clientId: must be a string"),
         ({"ccy": None}, "51000", "ccy: is required"),
@@ -383,8 +383,8 @@ async def test_look_up(okx):
     [
         ({}, "51000", "transId: or clientId is required"),
         ({"transId": "None", "clientId": "None"}, "51000", "transId: or clientId is required"),
-        ({"transId": str(ID), "clientId": "k2"}, "51000", "clientId: is another transfer's"),
-        ({"clientId": "ä"}, "51000", "clientId: may only have"),
+        ({"transId": str(ID), "clientId": "k2"}, "51000", "clientId: belongs to another transfer"),
+        ({"clientId": "ä"}, "51000", "clientId: may only contain"),
         ({"id": "1"}, "51000", "id: is not a known parameter"),
     ],
 )

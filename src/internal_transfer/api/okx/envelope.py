@@ -1,7 +1,7 @@
-"""OKX's envelope `{"code","msg","data"}`: transfers, balances and refusals as its clients read them.
+"""Renders OKX's envelope `{"code","msg","data"}`: transfers, balances and refusals as OKX's clients read them.
 
-The HTTP status is that of the service's own interface: a client that looks at nothing but 2xx takes no refusal and no
-failed transfer for a success. ccxt looks at the code first.
+The HTTP status is that of the service's own interface, so a client that checks only for 2xx never takes a refusal or a
+failed transfer for a success. ccxt checks the code first.
 """
 
 from collections.abc import Sequence
@@ -49,10 +49,10 @@ OKX_CODES: dict[Code, str] = {
     Code.TIMEOUT: "50004",
     Code.INTERNAL: "50026",
 }
-"""The OKX code of every refusal. Several share one, so the message begins with the service's own code."""
+"""OKX's code for every refusal. Several share one, so the message begins with the service's own code."""
 
 ACCOUNT_IDS = {"6": "funding", "18": "spot"}
-"""OKX's numbers for account types; every other type goes by its name, and so may these."""
+"""OKX's numbers for account types. Every other type goes by its name, and these may too."""
 
 _ACCOUNT_NUMBERS = {name: number for number, name in ACCOUNT_IDS.items()}
 _FIELDS = {
@@ -74,7 +74,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def state_of(status: Status) -> str:
-    """A status in OKX's words."""
+    """Returns OKX's word for a status."""
     match status:
         case Status.SUCCESS:
             return "success"
@@ -87,18 +87,18 @@ def state_of(status: Status) -> str:
 
 
 class Envelopes:
-    """Makes replies, with the scales of the configured assets; the jitter that spreads retries is the clock's."""
+    """Makes replies with the scales of the configured assets; the clock's jitter spreads the retries."""
 
     def __init__(self, assets: dict[str, Asset], clock: Clock) -> None:
         self._scales = {code: asset.scale for code, asset in assets.items()}
         self._clock = clock
 
     def data(self, entries: Sequence[Any]) -> Reply:
-        """The reply to a request that was carried out."""
+        """Returns the reply to a request that was carried out."""
         return _reply(200, "0", "", entries, headers=(NO_STORE,))
 
     def refusal(self, refusal: Refusal, *, status: int | None = None, data: Sequence[Any] = ()) -> Reply:
-        """The reply that tells of a refusal; `status` only where it differs from the code's own."""
+        """Returns the reply to a refused request; `status` is given where it differs from the code's own."""
         code = refusal.code
         said = "; ".join(f"{_FIELDS.get(detail.field, detail.field)}: {detail.rule}" for detail in refusal.details)
         http = status_of(code) if status is None else status
@@ -108,7 +108,7 @@ class Envelopes:
         )
 
     def failed(self, transfer: Transfer, caller: Owner) -> Reply:
-        """The reply to the submission of a transfer that failed: an error that carries the transfer."""
+        """Returns the reply to the submission of a transfer that failed: an error that carries the transfer."""
         assert transfer.failure is not None, "a failed transfer says why"
         code = transfer.failure
         meaning = CATALOGUE[code]
@@ -117,36 +117,36 @@ class Envelopes:
         return self.refusal(Refusal(code, said), status=422, data=[view])
 
     def denied(self, code: str, message: str) -> Reply:
-        """The reply to a request that is not believed."""
+        """Returns the reply to a request whose signature is not accepted."""
         status = _DENIED_STATUS.get(code, 401)
         return _reply(status, code, message, (), headers=self._headers(status, None), counted_as=code)
 
     def wrong(self, status: int, code: str, message: str, *headers: Header) -> Reply:
-        """The reply to a request that is wrong as a message: its path, method, type or size."""
+        """Returns the reply to a request whose path, method, type or size is wrong."""
         return _reply(status, code, message, (), headers=headers, counted_as=Code.INVALID_REQUEST)
 
     def transfer(self, transfer: Transfer, caller: Owner) -> dict[str, str]:
-        """A transfer as the answer to its submission or look-up."""
+        """Returns a transfer as the answer to its submission or look-up."""
         shown = self._sides(transfer, caller)
         shown["amt"] = self._amount(transfer.amount, transfer.source.asset)
         return shown
 
     def bill(self, transfer: Transfer, caller: Owner, *, bill_id: str | None = None) -> dict[str, str]:
-        """A transfer as a line of the account's bills; `bill_id` where it is more than the transfer's id."""
+        """Returns a transfer as a line of the account's bills; `bill_id` replaces the transfer's id if given."""
         shown = self._sides(transfer, caller)
         shown["billId"] = bill_id or shown["transId"]
         shown["sz"] = self._amount(transfer.amount, transfer.source.asset)
-        # In OKX's bills a type is a kind of business, and 1 a transfer of any kind.
+        # In OKX's bills the type is a kind of business, and 1 is any transfer.
         shown["type"] = "1"
         return shown
 
     def funding_balance(self, line: BalanceLine) -> dict[str, str]:
-        """A balance in the words of a funding account; the figures are known."""
+        """Returns a balance, whose figures are known, in the words of a funding account."""
         posted, held, available = self._figures(line)
         return {"ccy": line.account.asset, "bal": posted, "frozenBal": held, "availBal": available}
 
     def trading_balance(self, line: BalanceLine) -> dict[str, str]:
-        """A balance in the words of a trading account; the figures are known."""
+        """Returns a balance, whose figures are known, in the words of a trading account."""
         posted, held, available = self._figures(line)
         return {
             "ccy": line.account.asset,
@@ -158,13 +158,13 @@ class Envelopes:
         }
 
     def trading_account(self, lines: Sequence[BalanceLine]) -> dict[str, Any]:
-        """All balances of one trading account."""
+        """Returns all balances of one trading account."""
         return {"uTime": str(self._clock.now_ms()), "details": [self.trading_balance(line) for line in lines]}
 
     def currencies(self, rules: Rules, tier: str) -> list[dict[str, Any]]:
-        """The assets that are open, with the tier's limits.
+        """Returns the open assets, with the tier's limits.
 
-        ccxt takes a currency's precision from the `wdTickSz` of its networks, so there is one of our own.
+        ccxt takes a currency's precision from the `wdTickSz` of its networks, so each asset names a network.
         """
         limits = rules.limits.get(tier, {})
         shown: list[dict[str, Any]] = []

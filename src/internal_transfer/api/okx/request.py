@@ -1,4 +1,4 @@
-"""What an OKX client asks for, decoded strictly into the service's own terms; syntax only, no settings."""
+"""Decodes what an OKX client asks for strictly into the service's own terms, by syntax alone."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from internal_transfer.domain.request import TransferRequest
 from internal_transfer.ports.transfer_store import HistoryQuery
 
 CLIENT_ID_REQUIRED = (
-    "is required: it makes one transfer of all retries, so that none moves the money twice. "
+    "is required: with it, retries find the same transfer and never move the money twice. "
     "Choose one per transfer and send it again with every retry; in ccxt: params={'clientId': '...'}"
 )
 
@@ -54,7 +54,7 @@ class _Body(
 
 
 class LookUp(Struct, frozen=True):
-    """Which transfer is asked for: by its id, by its client's, or by both, which must be the same one's."""
+    """Which transfer is asked for: by its id, by its `clientId`, or by both, which must then belong to one transfer."""
 
     transfer_id: TransferId | None
     key: str | None
@@ -64,10 +64,10 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 
 
 def decode_transfer(body: bytes, *, caller: Owner, tier: str) -> TransferRequest | Refusal:
-    """The request in the body of `POST /asset/transfer`; a refusal names the parameter and the rule it broke."""
+    """Returns the request in the body of `POST /asset/transfer`, or a refusal that names the parameter and the rule."""
     try:
         given = _decode_body(body)
-        # The shape is known to be flat by now, so the second parse cannot be made to recurse.
+        # The shape is known to be flat by now, so nothing can make the second parse recurse.
         json.loads(body, object_pairs_hook=object_of_pairs)
     except RepeatedKeyError as error:
         return refuse_field(str(error), "is given more than once")
@@ -95,9 +95,9 @@ def decode_transfer(body: bytes, *, caller: Owner, tier: str) -> TransferRequest
 
 
 def parameters(query_string: bytes, *, allowed: frozenset[str]) -> dict[str, str] | Refusal:
-    """The parameters of a query; empty ones count as absent, and so does `None`, which ccxt sends for a missing value.
+    """Returns the parameters of a query, and refuses unknown, repeated and malformed ones.
 
-    Unknown, repeated and malformed ones are refused.
+    Empty ones count as absent, and so does `None`, which ccxt sends for a missing value.
     """
     pairs = parse_pairs(query_string, allowed=allowed, may_be_empty=True)
     if isinstance(pairs, Refusal):
@@ -106,7 +106,7 @@ def parameters(query_string: bytes, *, allowed: frozenset[str]) -> dict[str, str
 
 
 def look_up(given: dict[str, str]) -> LookUp | Refusal:
-    """What `GET /asset/transfer-state` asks for; an id that none of ours can be is zero, which no transfer has."""
+    """Returns what `GET /asset/transfer-state` asks for; a malformed id becomes zero, which no transfer has."""
     key: str | None = None
     if "clientId" in given:
         checked = _key(given["clientId"])
@@ -120,9 +120,9 @@ def look_up(given: dict[str, str]) -> LookUp | Refusal:
 
 
 def bills_query(given: dict[str, str], owner: Owner) -> HistoryQuery | Refusal:
-    """What `GET /account/bills-archive` asks for: `begin` and `end` in milliseconds, both inclusive.
+    """Returns what `GET /account/bills-archive` asks for: `begin` and `end` in milliseconds, both inclusive.
 
-    `after` is the `billId` of the last line of the page before, which carries the cursor of the walk.
+    `after` is the `billId` of the last line of the previous page, which is the cursor.
     """
     wanted = {}
     if "ccy" in given:
@@ -147,7 +147,7 @@ def bills_query(given: dict[str, str], owner: Owner) -> HistoryQuery | Refusal:
 
 
 def account_type(text: str) -> str | None:
-    """The account type that an id (6, 18) or a name stands for, or None if it can be neither."""
+    """Returns the account type that an id (6, 18) or a name stands for, or None if it is neither."""
     name = ACCOUNT_IDS.get(text, text)
     return name if is_account_type(name) else None
 
@@ -197,18 +197,18 @@ def _amount(text: str) -> str | Refusal:
 
 
 def _key(text: str | None) -> str | Refusal:
-    """The client's id as an idempotency key; "None" would be one that cannot be looked up."""
+    """Returns the `clientId` as an idempotency key; refuses "None", which could not be looked up."""
     if text in {None, "", "None"}:
         return refuse_field("clientId", CLIENT_ID_REQUIRED, Code.IDEMPOTENCY_KEY_REQUIRED)
     assert text is not None, "checked above"
     if not text.isascii():
-        return refuse_field("clientId", "may only have printable ASCII characters")
+        return refuse_field("clientId", "may only contain printable ASCII characters")
     key = check_key(text.encode("ascii"))
     return key if isinstance(key, str) else refuse_field("clientId", key.details[0].rule)
 
 
 def _wrong_shape(message: str) -> Refusal:
-    """Says which parameter is of the wrong shape, from the decoder's message."""
+    """Turns the decoder's message into a refusal that names the parameter."""
     match = _WRONG_TYPE.fullmatch(message)
     if match is not None:
         return refuse_field(match["name"], "must be a string")

@@ -1,8 +1,8 @@
-"""The facade for clients that speak OKX's REST interface, above all the unmodified `ccxt` package.
+"""The facade for clients of OKX's REST interface, above all the unmodified `ccxt` package.
 
 It is another way to the same gateway: a `clientId` is the idempotency key, an account id (6, 18) or name is an account
-type, and every refusal has the OKX code that makes ccxt raise the right class. What differs from OKX is refused with a
-sentence rather than ignored. See `docs/guides/ccxt.md`.
+type, and every refusal has the OKX code that makes ccxt raise the right class. What differs from OKX is refused and
+explained, never ignored. See `docs/guides/ccxt.md`.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class _Call:
 
 
 class _Path:
-    """A path: its name in the metrics, its one method, and what it does; without `signed` anybody may ask."""
+    """A path: its name in the metrics, its one method, and its endpoint, which is either signed or public."""
 
     __slots__ = ("method", "name", "public", "signed")
 
@@ -68,8 +68,8 @@ class _Path:
 class OkxApi:
     """The facade as one ASGI application for all paths under `PREFIX`.
 
-    OKX's clients ask for no wait, so a submission that is not final after the context's `wait_seconds` has the state
-    "pending".
+    OKX's clients cannot ask for a wait: a submission that is not final after the context's `wait_seconds` has the
+    state "pending".
     """
 
     def __init__(self, context: ApiContext, *, gateway: Gateway, inquiry: Inquiry, signatures: Signatures) -> None:
@@ -91,7 +91,7 @@ class OkxApi:
         }
 
     def routes(self) -> list[BaseRoute]:
-        """The routes of the facade, for `create_app(pages=...)`; the contract in `/openapi.json` leaves them out."""
+        """Returns the routes of the facade, for `create_app(pages=...)`; the contract in `/openapi.json` omits them."""
         return [Route(f"{PREFIX}/{{path:path}}", self, include_in_schema=False)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,7 +134,7 @@ class OkxApi:
             return self._envelopes.refusal(refusal_of(error))
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | Reply | None:
-        """The body of a POST, a reply that refuses it, or None when the client has gone."""
+        """Returns the body of a POST, a reply that refuses it, or None if the client has gone."""
         if not is_json(headers.get(b"content-type")):
             return self._envelopes.wrong(415, "50006", "Content-Type must be application/json", CLOSE)
         body = await read_body(receive)
@@ -143,15 +143,15 @@ class OkxApi:
         return body
 
     def _time(self) -> Reply:
-        """The clock that timestamps are held against."""
+        """Returns the time of the clock that timestamps are checked against."""
         return self._envelopes.data([{"ts": str(self._context.clock.now_ms())}])
 
     def _instruments(self) -> Reply:
-        """Nothing is traded here; clients ask while they load their markets."""
+        """Returns no instruments, since nothing is traded here; clients ask while they load their markets."""
         return self._envelopes.data([])
 
     async def _currencies(self, call: _Call) -> Reply:
-        """The assets, from which ccxt learns the precision of amounts."""
+        """Returns the assets, from which ccxt learns the precision of amounts."""
         given = parameters(call.query_string, allowed=_CURRENCIES_PARAMETERS)
         if isinstance(given, Refusal):
             return self._envelopes.refusal(given)
@@ -160,7 +160,7 @@ class OkxApi:
         return self._envelopes.data([entry for entry in shown if wanted is None or entry["ccy"] in wanted])
 
     async def _transfer(self, call: _Call) -> Reply:
-        """Takes a transfer; the same `clientId` and content again finds it."""
+        """Accepts a transfer; the same `clientId` and content find it again."""
         if call.query_string:
             return self._envelopes.refusal(refuse_field("query", "must be empty; parameters go into the body"))
         signer = call.signer
@@ -179,7 +179,7 @@ class OkxApi:
         return self._envelopes.data([self._envelopes.transfer(transfer, signer.owner)])
 
     async def _transfer_state(self, call: _Call) -> Reply:
-        """One transfer, by its id or its client's id; a failed one is answered like any other."""
+        """Returns one transfer, by its id or its `clientId`; a failed one is returned like any other."""
         given = parameters(call.query_string, allowed=_STATE_PARAMETERS)
         wanted = given if isinstance(given, Refusal) else look_up(given)
         if isinstance(wanted, Refusal):
@@ -194,11 +194,11 @@ class OkxApi:
         if transfer is None:
             return self._envelopes.refusal(Refusal(Code.TRANSFER_NOT_FOUND, "You have no such transfer."))
         if wanted.key is not None and wanted.key != transfer.key:
-            return self._envelopes.refusal(refuse_field("clientId", "is another transfer's than transId"))
+            return self._envelopes.refusal(refuse_field("clientId", "belongs to another transfer than transId"))
         return self._envelopes.data([self._envelopes.transfer(transfer, owner)])
 
     async def _bills(self, call: _Call) -> Reply:
-        """A page of transfers, newest accepted first; the last line's `billId` asks for the next page as `after`."""
+        """Returns a page of transfers, newest accepted first; its last `billId` is the `after` of the next page."""
         given = parameters(call.query_string, allowed=_BILLS_PARAMETERS)
         if isinstance(given, Refusal):
             return self._envelopes.refusal(given)
@@ -207,7 +207,7 @@ class OkxApi:
         if isinstance(query, Refusal):
             return self._envelopes.refusal(query)
         if given.get("type", _BILL_OF_TRANSFERS) != _BILL_OF_TRANSFERS:
-            return self._envelopes.data([])  # Trades, fees and the like: there is none of them here.
+            return self._envelopes.data([])  # There are no trades, fees and the like here.
         page = await self._inquiry.history(query)
         lines = [self._envelopes.bill(transfer, owner) for transfer in page.transfers]
         cursor = next_cursor(query, page)
@@ -216,14 +216,14 @@ class OkxApi:
         return self._envelopes.data(lines)
 
     async def _funding_balances(self, call: _Call) -> Reply:
-        """The balances of the funding account, or of another one that `account` names."""
+        """Returns the balances of the funding account, or of the one that `account` names."""
         lines = await self._lines(call, _FUNDING)
         if isinstance(lines, Refusal):
             return self._envelopes.refusal(lines)
         return self._envelopes.data([self._envelopes.funding_balance(line) for line in lines])
 
     async def _trading_balance(self, call: _Call) -> Reply:
-        """The balances of the trading (spot) account, or of another one that `account` names."""
+        """Returns the balances of the trading (spot) account, or of the one that `account` names."""
         lines = await self._lines(call, _TRADING)
         if isinstance(lines, Refusal):
             return self._envelopes.refusal(lines)
@@ -243,10 +243,10 @@ class OkxApi:
             if line.account.type == kind and (wanted is None or line.account.asset in wanted)
         ]
         if any(line.unavailable for line in lines):
-            return Refusal(Code.CORE_UNAVAILABLE, "the trading core does not tell the balances")
+            return Refusal(Code.CORE_UNAVAILABLE, "The trading core does not answer for its balances.")
         return lines
 
 
 def _assets_of(given: dict[str, str]) -> frozenset[str] | None:
-    """The assets that a comma-separated `ccy` asks for; None means all."""
+    """Returns the assets that a comma-separated `ccy` asks for, or None for all."""
     return frozenset(given["ccy"].split(",")) if "ccy" in given else None

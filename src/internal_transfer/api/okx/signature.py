@@ -1,9 +1,9 @@
-"""Who signed a request in the manner of OKX: the `OK-ACCESS-*` headers, verified against a stored API key.
+"""Verifies requests signed as OKX's are: the `OK-ACCESS-*` headers, against a stored API key.
 
 The signature is base64(HMAC-SHA256(secret, timestamp + METHOD + path?query + body)). It is checked before the
-passphrase, whose hash is slow on purpose, so that a stranger makes no work. A signature opens one POST only: the same
-signed bytes again are refused for as long as their timestamp would be taken. Losing that memory (a restart) or sharing
-the work between processes costs nothing but the refusal, since a repeated transfer is found by its `clientId`.
+passphrase, whose hash is slow on purpose, so that strangers cause no work. A signature is good for one POST: the same
+signed bytes are refused again for as long as their timestamp is accepted. A restart forgets the signatures, and
+processes do not share them; that loses only the refusal, since a repeated transfer is found by its `clientId`.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from internal_transfer.ports.operations import ApiKey
 from internal_transfer.services.operators.keys import ApiKeys, passphrase_matches
 
 WINDOW_MS = 30_000
-"""How far a timestamp may be from our clock, both ways."""
+"""How far a timestamp may be from our clock, in either direction."""
 KEY_CACHED_SECONDS = 3.0
-"""How long a revoked key may still be taken by a process that did not revoke it."""
+"""How long a process that did not revoke a key may still accept it."""
 KEYS_CACHED_MAX = 10_000
 SIGNATURES_MAX = 131_072
 SIGNATURES_PER_KEY_MAX = 32_768
 
 _MEMORY_SECONDS = 2 * WINDOW_MS / 1000 + 1
-"""A timestamp may be a window ahead of our clock, and is then taken until a window after it."""
+"""A timestamp may be one window ahead of our clock, and is accepted until one window behind it."""
 _KEY_CHARACTERS_MAX = 128
 _PASSPHRASE_CHARACTERS_MAX = 256
 _TIMESTAMP = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
@@ -44,21 +44,21 @@ _REQUIRED = ((_KEY, "50103"), (_PASSPHRASE, "50104"), (_SIGN, "50106"), (_TIME, 
 
 
 class Signer(Struct, frozen=True):
-    """Whose key signed, and the tier whose limits count."""
+    """The owner of the key that signed, and the tier whose limits apply."""
 
     owner: Owner
     tier: str
 
 
 class Denied(Struct, frozen=True):
-    """Why a request is not believed: OKX's code and a sentence."""
+    """Why a request is not accepted: OKX's code and a sentence."""
 
     code: str
     message: str
 
 
 class _Known:
-    """A key that was read a moment ago, and the passphrase that was found to be its own."""
+    """A key that was read a moment ago, with its passphrase once that has been verified."""
 
     __slots__ = ("api_key", "passphrase", "read_at")
 
@@ -69,10 +69,10 @@ class _Known:
 
 
 class Signatures:
-    """Verifies signed requests; remembers keys for seconds and the signatures of POSTs for their window.
+    """Verifies signed requests; remembers keys for seconds, and the signatures of POSTs for as long as they are good.
 
-    Both memories are bounded: the key that was not used for longest is read again, and where no signature can be
-    remembered no POST is taken.
+    Both memories are bounded: the least recently used key is dropped and read again, and a POST whose signature does
+    not fit in is refused.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Signatures:
         self._clock = clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._seen = _SeenSignatures(most=signatures_max, most_per_key=signatures_per_key_max)
-        # One passphrase is hashed at a time, so that holders of keys cannot take the machine with wrong ones.
+        # One passphrase is hashed at a time, so that wrong ones cannot occupy the machine.
         self._hashing = asyncio.Lock()
 
     async def verify(self, *, method: str, target: bytes, headers: Headers, body: bytes) -> Signer | Denied:
-        """The signer of a request, or why it is not believed; `target` is path and query as they were sent.
+        """Returns the signer of a request, or why it is not accepted; `target` is the path and query as sent.
 
-        Raises `Unavailable` or `OutcomeUnknown` where the key cannot be read.
+        Raises `Unavailable` or `OutcomeUnknown` if the key cannot be read.
         """
         given: dict[bytes, bytes] = {}
         for name, code in _REQUIRED:
@@ -113,7 +113,8 @@ class Signatures:
         expected = b64encode(hmac.digest(key.secret.encode(), message, sha256))
         if not hmac.compare_digest(expected, given[_SIGN]):
             return Denied(
-                "50113", "OK-ACCESS-SIGN does not match: it is made of timestamp, method, path with query, and body"
+                "50113",
+                "OK-ACCESS-SIGN does not match: sign the timestamp, the method, the path with its query, and the body",
             )
         if key.revoked:
             return Denied("50114", "the API key was revoked")
@@ -141,7 +142,7 @@ class Signatures:
             return Denied(
                 "50102",
                 f"the timestamp is {abs(apart_ms) / 1000:.3f} s {way} this service's clock, "
-                f"more than {WINDOW_MS // 1000} s; GET /api/v5/public/time tells the clock",
+                f"more than {WINDOW_MS // 1000} s; GET /api/v5/public/time returns its time",
             )
         return None
 
@@ -156,12 +157,12 @@ class Signatures:
             return known
         found = await self._api_keys.find(name)
         if found is None:
-            # Unknown keys are not remembered: they would push the known ones out.
+            # Unknown keys are not remembered: they would push out the known ones.
             self._known.pop(name, None)
             return None
         known = self._known.get(name)
         if known is not None and known.read_at >= now:
-            return known  # Another request read it meanwhile, and may be checking its passphrase.
+            return known  # Another request has read it meanwhile, and may be checking its passphrase.
         fresh = _Known(found, now)
         if known is not None and known.api_key.passphrase_hash == found.passphrase_hash:
             fresh.passphrase = known.passphrase
@@ -185,28 +186,28 @@ class Signatures:
 
 
 class _SeenSignatures:
-    """The signatures of POSTs, each until its timestamp is too old to be taken again.
+    """The signatures of POSTs, each until its timestamp is too old to be accepted again.
 
-    A key may not take more than its share, so that one busy holder does not shut the others out.
+    Each key has a share of the room, so that one busy client does not shut out the others.
     """
 
     def __init__(self, *, most: int, most_per_key: int) -> None:
         self._most = most
         self._most_per_key = most_per_key
-        # In the order of arrival, which is also the order in which they are forgotten.
+        # In order of arrival, which is also the order in which they are forgotten.
         self._seen: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
         self._counts: dict[str, int] = {}
 
     def add(self, key: str, signature: bytes, now: float) -> Denied | None:
-        """Remembers a signature, or says why it cannot be taken; `now` is on the monotonic clock."""
+        """Remembers a signature, or returns why it cannot be accepted; `now` is on the monotonic clock."""
         self._forget(now - _MEMORY_SECONDS)
         if signature in self._seen:
-            return Denied("50102", "this signed request was received before; sign it anew with the present time")
+            return Denied("50102", "this signed request was received before; sign it again with the present time")
         count = self._counts.get(key, 0)
         if count >= self._most_per_key:
             return Denied("50011", f"the key signed {count} requests within {_MEMORY_SECONDS:.0f} s")
         if len(self._seen) >= self._most:
-            return Denied("50013", "too many signed requests; nothing was recorded")
+            return Denied("50013", "the service has too many signed requests at the moment; nothing was recorded")
         self._seen[signature] = (now, key)
         self._counts[key] = count + 1
         return None

@@ -1,4 +1,4 @@
-"""What operators ask for: bodies and parameters, decoded strictly."""
+"""Reads what operators ask for: bodies and parameters, decoded strictly."""
 
 import json
 from typing import TypeVar
@@ -12,7 +12,7 @@ from internal_transfer.domain.identifier import TransferId, read_transfer_id
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 
 NO_REASON = "not given"
-"""The reason that is recorded where an interface does not ask for one."""
+"""The reason that is recorded if none is given."""
 
 T = TypeVar("T", bound=Struct)
 
@@ -22,7 +22,7 @@ class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Decision(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is decided about a transfer, on the evidence whose digest was shown."""
+    """A decision about a transfer; `evidence` is the digest of what the operator was shown."""
 
     reason: str
     evidence: str | None = None
@@ -30,7 +30,7 @@ class Decision(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Acknowledgement(Struct, frozen=True, forbid_unknown_fields=True):
-    """Why a transfer posted by breaking the glass is settled."""
+    """Why a transfer that was posted by breaking the glass counts as settled."""
 
     reason: str
 
@@ -47,7 +47,7 @@ class CashMove(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Change(Struct, frozen=True, forbid_unknown_fields=True):
-    """A change of policy, of a key or of the demonstration core; `version` is the policy's that was looked at."""
+    """A change of policy, of a key or of the demonstration core; `version` is that of the policy it is based on."""
 
     reason: str = NO_REASON
     version: int | None = None
@@ -71,12 +71,12 @@ class RequestRefusedError(Exception):
 
 
 def refused(field: str, rule: str, status: int = 400) -> RequestRefusedError:
-    """The error that names a field and the rule it broke."""
+    """Returns the error that names a field and the rule it broke."""
     return RequestRefusedError(refuse_field(field, rule), status)
 
 
 async def decode_body(request: Request, kind: type[T]) -> T:
-    """The body, without repeated or unknown fields; an empty one is an empty object."""
+    """Returns the body, and refuses repeated and unknown fields; no body is an empty object."""
     body = await read_body(request.receive)
     if body is None:
         raise refused("body", "did not arrive")
@@ -94,7 +94,7 @@ async def decode_body(request: Request, kind: type[T]) -> T:
 
 
 def parameters(request: Request, *allowed: str) -> dict[str, str]:
-    """The parameters of the query, none of them unknown or repeated."""
+    """Returns the parameters of the query, and refuses unknown and repeated ones."""
     given: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in allowed:
@@ -106,7 +106,7 @@ def parameters(request: Request, *allowed: str) -> dict[str, str]:
 
 
 def number(given: dict[str, str], name: str, default: int, least: int, most: int) -> int:
-    """A parameter that is a whole number."""
+    """Returns a parameter that must be a whole number."""
     text = given.get(name)
     if text is None:
         return default
@@ -116,7 +116,7 @@ def number(given: dict[str, str], name: str, default: int, least: int, most: int
 
 
 def last_part(request: Request, name: str, allowed: tuple[str, ...]) -> str:
-    """The last part of the path, which must be one of these words."""
+    """Returns the last part of the path, which must be one of the allowed words."""
     word: str = request.path_params[name]
     if word not in allowed:
         raise refused("path", f"must end in one of {', '.join(allowed)}", 404)
@@ -124,7 +124,7 @@ def last_part(request: Request, name: str, allowed: tuple[str, ...]) -> str:
 
 
 def transfer_of(request: Request) -> TransferId:
-    """The id of the transfer that the path names."""
+    """Returns the id of the transfer that the path names."""
     transfer_id = read_transfer_id(request.path_params["id"])
     if transfer_id is None:
         raise RequestRefusedError(no_transfer())
@@ -132,5 +132,5 @@ def transfer_of(request: Request) -> TransferId:
 
 
 def no_transfer() -> Refusal:
-    """The refusal of an id that no transfer has."""
+    """Returns the refusal of an id that no transfer has."""
     return Refusal(Code.TRANSFER_NOT_FOUND, "there is no transfer with this id")

@@ -69,7 +69,7 @@ CORE_MODES = {
     "refuse-credits": "refuse_credits",
     "withhold": "withhold",
 }
-"""What the demonstration core can be told, and the mode that it then has."""
+"""The words that steer the demonstration core, and the modes that they set."""
 
 NOT_A_DEMONSTRATION = Refusal(Code.PERMISSION_DENIED, "the core can only be steered where the server runs with --demo")
 STEERED_ELSEWHERE = Refusal(
@@ -87,7 +87,7 @@ Endpoint = Callable[[Request, str], Awaitable[View | Act | Refusal]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorServices:
-    """The services behind the operators' interface, and the ports that it reads the audit chain from."""
+    """The services behind the operators' interface, and what it needs to show their results."""
 
     desk: Desk
     cash: Teller
@@ -124,7 +124,7 @@ class AdminApi:
         self._describe_server = describe_server
 
     def app(self) -> Starlette:
-        """The endpoints as an application."""
+        """Makes an application of the endpoints."""
         get, post = ["GET"], ["POST"]
         answer = self._answer
         return Starlette(
@@ -157,7 +157,7 @@ class AdminApi:
         )
 
     def _answer(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
-        """The endpoint with its answer rendered, and with the problems that its failures make."""
+        """Wraps an endpoint: renders what it returns, and turns its failures into problems."""
 
         async def answer(request: Request) -> Response:
             actor = self._actor_of(request)
@@ -292,7 +292,7 @@ class AdminApi:
         body = await decode_body(request, Change)
         key = await self._services.keys.revoke(request.path_params["key"], actor=actor, reason=body.reason)
         if key is None:
-            return refuse_field("key", "is none that exists")
+            return refuse_field("key", "does not exist")
         return key if isinstance(key, Refusal) else {"api_key": key.key, "revoked": True}
 
     async def _core(self, request: Request, actor: str) -> Act | Refusal:
@@ -314,6 +314,6 @@ class AdminApi:
     async def _server(self, request: Request, _: str) -> View | Refusal:
         parameters(request)
         if self._describe_server is None:
-            raise refused("path", "is answered by a running server only", 404)
+            raise refused("path", "is served only by a running server", 404)
         view: View = msgspec.to_builtins(await self._describe_server())
         return view

@@ -1,4 +1,4 @@
-"""What operators read: transfers with what only operators may see, evidence, acts, policy, the audit chain."""
+"""Renders what operators read: transfers in full, evidence, acts, policy, the audit chain."""
 
 from typing import Any
 
@@ -24,9 +24,10 @@ View = dict[str, Any]
 
 
 class ServerState(Struct, frozen=True, kw_only=True):
-    """A running server: where it listens, whether requests should come to it, and what it was started with.
+    """A running server: where it listens, whether it is ready, and what it was started with.
 
-    `config` is the path of its settings file, and `settings` the fingerprint of all of its settings.
+    `reason` says why it is not ready. `config` is the path of its settings file, and `settings` the fingerprint of all
+    its settings.
     """
 
     host: str
@@ -41,14 +42,14 @@ class ServerState(Struct, frozen=True, kw_only=True):
 
 
 class AdminViews:
-    """Turns what services answer into JSON values."""
+    """Turns what the services return into JSON values."""
 
     def __init__(self, rules: Rules) -> None:
         self._render = Renderer(rules.assets)
         self._scales = {code: asset.scale for code, asset in rules.assets.items()}
 
     def transfer(self, transfer: Transfer, events: tuple[Event, ...] = ()) -> View:
-        """A transfer as its user reads it, and what only operators may see."""
+        """Returns a transfer as its user reads it, with what only operators may see."""
         view: View = msgspec.json.decode(self._render.transfer(transfer, events))
         return view | {
             "idempotency_key": transfer.key,
@@ -64,7 +65,7 @@ class AdminViews:
         }
 
     def evidence(self, evidence: Evidence) -> View:
-        """The evidence about one transfer; `evidence` are the digests that bind an act to what was shown."""
+        """Returns the evidence on one transfer; the digests under `evidence` bind an act to what was shown."""
         transfer, rows, verdicts = evidence.transfer, evidence.ledger, evidence.verdicts
         asset = transfer.source.asset
         return {
@@ -93,7 +94,7 @@ class AdminViews:
         }
 
     def _verdict(self, verdict: Verdict) -> View:
-        # The asset is shown as the core has it, which may be one that is not configured.
+        # The core may name an asset that is not configured here.
         scale = self._scales.get(verdict.asset)
         return {
             "side": verdict.side,
@@ -108,7 +109,7 @@ class AdminViews:
 
 
 def act_view(act: Act) -> View:
-    """What an act did."""
+    """Returns what an act did."""
     view: View = {
         "action": act.action,
         "request_id": None if act.request_id is None else str(act.request_id),
@@ -125,7 +126,7 @@ def act_view(act: Act) -> View:
 
 
 def reconciled_view(reconciled: Reconciled) -> View:
-    """A reconciliation that has just run."""
+    """Returns a reconciliation that has just run."""
     return {
         "clean": reconciled.clean,
         "items": msgspec.to_builtins(reconciled.items),
@@ -138,12 +139,12 @@ def reconciled_view(reconciled: Reconciled) -> View:
 
 
 def report_view(report: Report) -> View:
-    """A reconciliation on record."""
+    """Returns a recorded reconciliation."""
     return {"clean": report.clean, "items": msgspec.json.decode(report.items), "at": format_time(report.at)}
 
 
 def policy_view(policy: Policy) -> View:
-    """The policy in force."""
+    """Returns the policy in force."""
     return {
         "version": policy.version,
         "frozen_users": sorted(policy.frozen_users),
@@ -154,7 +155,7 @@ def policy_view(policy: Policy) -> View:
 
 
 def audit_view(link: ChainedEntry) -> View:
-    """An entry of the audit chain."""
+    """Returns an entry of the audit chain."""
     entry = link.entry
     return {
         "audit_id": link.number,
