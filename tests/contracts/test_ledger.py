@@ -37,7 +37,7 @@ class TestLedger(LedgerExamples):
 
 
 async def test_timestamps_rise_over_restarts_and_when_the_clock_steps_back(tmp_path):
-    """The ledger goes on from the last timestamp it gave, to a failed event too, whatever the wall clock says."""
+    """The ledger counts on from the last timestamp it gave, even to a failed event, whatever the wall clock says."""
     harness = EmbeddedLedgerHarness(tmp_path / "ledger.db", each_call=False)
     await harness.open()
     world = World(harness)
@@ -56,7 +56,7 @@ async def test_timestamps_rise_over_restarts_and_when_the_clock_steps_back(tmp_p
 
 
 async def test_a_turn_that_is_taken_back_leaves_nothing(tmp_path):
-    """Accounts, balances, holds and burnt ids of a failed turn are gone, in memory and on disk; the rest stays."""
+    """Accounts, balances, holds and burnt ids of a failed turn are gone, in memory and on disk; earlier ones stay."""
     harness = EmbeddedLedgerHarness(tmp_path / "ledger.db", each_call=False)
     await harness.open()
     world = World(harness)

@@ -43,7 +43,7 @@ CALLS = 300
 
 
 class History:
-    """Makes up calls; all that it draws comes from its seed."""
+    """Makes up calls; everything random comes from its seed."""
 
     def __init__(self, seed: int, world: World) -> None:
         self.random = Random(seed)
@@ -53,15 +53,15 @@ class History:
         self.next_number = FIRST_TRANSFER
 
     def rarely(self, one_in: int) -> bool:
-        """True once in so many times."""
+        """Returns True once in this many times."""
         return self.random.randrange(one_in) == 0
 
     def accounts(self) -> list[LedgerAccount]:
-        """Some accounts, new, repeated and wrong ones."""
+        """Returns some accounts: new, repeated and wrong ones."""
         return [self.account() for _ in range(self.random.randint(1, 6))]
 
     def account(self) -> LedgerAccount:
-        """An account, mostly a good one."""
+        """Returns an account, mostly a good one."""
         random = self.random
         number = random.choice((*ACCOUNTS, *ACCOUNTS, 0, U128_MAX))
         flags = {5: DEBITS_LIMITED, 6: DEBITS_LIMITED, 7: CREDITS_LIMITED, 8: AccountFlag.HISTORY}.get(number, 0)
@@ -85,7 +85,7 @@ class History:
         return replace(account, **random.choice(wrong)) if self.rarely(4) else account
 
     def transfers(self) -> list[LedgerTransfer]:
-        """A batch: single transfers, and chains among them."""
+        """Returns a batch of single transfers and chains."""
         random = self.random
         batch: list[LedgerTransfer] = []
         for _ in range(random.choice((1, 1, 3, 8, 20))):
@@ -101,13 +101,13 @@ class History:
         return batch
 
     def heard(self, batch: list[LedgerTransfer], results: list[str]) -> None:
-        """Takes in which holds there are, and a few that there are not."""
+        """Notes which holds exist, and now and then one that does not."""
         for transfer, result in zip(batch, results, strict=True):
             if transfer.flags & PENDING and (result == "created" or self.rarely(20)):
                 self.holds.append(transfer.id - self.world.harness.id_base)
 
     def transfer(self) -> LedgerTransfer:
-        """A transfer: good, repeated, a fence, or wrong in a way or two."""
+        """Returns a transfer: good, repeated, a fence, or wrong in one or two ways."""
         random = self.random
         if self.sent and self.rarely(8):
             repeated = random.choice(self.sent)
@@ -116,14 +116,14 @@ class History:
         return self.spoilt(transfer) if self.rarely(5) else transfer
 
     def number(self) -> int:
-        """A new number for a transfer, or once in a while one that was used before."""
+        """Returns a new number for a transfer, or now and then a used one."""
         if self.rarely(25):
             return self.random.randrange(FIRST_TRANSFER, self.next_number + 5)
         self.next_number += 1
         return self.next_number
 
     def movement(self) -> LedgerTransfer:
-        """A plain transfer or a hold, of an amount that often is too much."""
+        """Returns a plain transfer or a hold, whose amount is often too large."""
         random = self.random
         debit, credit = random.choices((*ACCOUNTS[:10], *ACCOUNTS[:10], 11, 12, UNKNOWN), k=2)
         amount = random.choice((0, 1, 5, 50, random.randrange(1_000), 1 << 126 if self.rarely(10) else 3))
@@ -133,7 +133,7 @@ class History:
         return self.world.plain(self.number(), debit, credit, amount, ledger=ledger, flags=flags, **data)
 
     def resolution(self) -> LedgerTransfer:
-        """A post, a void, or a fence under a hold's own id."""
+        """Returns a post, a void, or a fence under a hold's own id."""
         random = self.random
         hold = random.choice(self.holds[-30:])
         if self.rarely(6):
@@ -144,7 +144,7 @@ class History:
         return self.world.void(self.number(), hold, random.choice((0, 0, amount)))
 
     def spoilt(self, transfer: LedgerTransfer) -> LedgerTransfer:
-        """The transfer with one or two fields changed to what is often wrong."""
+        """Returns the transfer with one or two fields changed to values that are often wrong."""
         at, random = self.world.at, self.random
         changes: tuple[dict[str, Any], ...] = (
             {"id": 0},
@@ -171,8 +171,8 @@ class History:
 
 
 def places(outcomes: Sequence[AccountOutcome | TransferOutcome], known: dict[int, int]) -> list[object]:
-    """Where each timestamp of a batch lies: on an earlier event of this history, or so many places after the first new
-    one of the batch. Takes the new ones into what is known.
+    """Returns where each timestamp of a batch lies: on an earlier event of this history, or at its distance from the
+    first new one of the batch. Adds the new ones to `known`.
     """
     fresh = [(index, outcome.timestamp) for index, outcome in enumerate(outcomes) if outcome.timestamp not in known]
     found: list[object] = [
@@ -187,7 +187,7 @@ def places(outcomes: Sequence[AccountOutcome | TransferOutcome], known: dict[int
 
 
 def untimed(rows: Sequence[LedgerAccount | LedgerTransfer]) -> list[LedgerAccount | LedgerTransfer]:
-    """The rows without their timestamps."""
+    """Returns the rows without their timestamps."""
     return [replace(row, timestamp=0) for row in rows]
 
 
@@ -196,7 +196,7 @@ SEEDS = [int(os.environ["LEDGER_SEED"])] if "LEDGER_SEED" in os.environ else [1,
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"seed {seed}" if seed in {1, 2, 3} else "a new seed")
 async def test_both_ledgers_tell_the_same_story(tmp_path, seed):
-    """G15: thousands of mixed events give the same results, order of timestamps, rows, balances and history on both."""
+    """Thousands of mixed events give the same results, timestamp order, rows, balances and history on both (G15)."""
     place = need("tigerbeetle")
     real = TigerBeetleHarness(place.address, place.cluster)
     await real.open()

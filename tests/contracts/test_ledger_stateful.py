@@ -13,17 +13,17 @@ from real_servers import need
 
 
 class EmbeddedLedgerMachine(LedgerMachine):
-    """The embedded ledger, which also forgets turns that are taken back."""
+    """The embedded ledger, whose turns may also be taken back."""
 
     @initialize(each_call=st.booleans(), remembered=st.sampled_from((None, 0, 2)), usual=st.booleans())
     def start(self, each_call, remembered, usual):
-        """Opens a ledger of one kind or another."""
+        """Opens a ledger with one kind of commit and cache."""
         self.each_call = each_call
         self.open_ledger(type(self).new_harness(each_call=each_call, remembered=remembered), usual=usual)
 
     @rule(turn=st.lists(batches, max_size=2), new_accounts=st.lists(accounts, max_size=2))
     def take_a_turn_back(self, turn, new_accounts):
-        """Where each call commits, only the call that fails is taken back, and it did nothing."""
+        """A call fails: where calls share a commit the whole turn is taken back, else that call alone."""
 
         async def fail():
             before = deepcopy(self.model)
@@ -41,7 +41,7 @@ class EmbeddedLedgerMachine(LedgerMachine):
 
 
 class TestEmbeddedLedger(LedgerAgainstModel):
-    """The embedded ledger, in all its kinds."""
+    """The embedded ledger, with every kind of commit and cache."""
 
     machine = EmbeddedLedgerMachine
     examples = 120
@@ -52,7 +52,7 @@ class TestEmbeddedLedger(LedgerAgainstModel):
 
 
 class TestTigerBeetle(LedgerAgainstModel):
-    """TigerBeetle, in a session for each history."""
+    """TigerBeetle, with a session for each history."""
 
     examples = 25
 

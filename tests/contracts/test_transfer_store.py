@@ -62,7 +62,7 @@ class TestTransferStore(StoreExamples):
         ],
     )
     async def test_the_database_itself_refuses_to_rewrite_history(self, harness, statement):
-        """A statement past the store cannot change a final transfer, a key, an event or the registry."""
+        """A statement run past the store cannot change a final transfer, a key, an event or the registry."""
         [first] = await accepted(harness.store, transfer())
         await taken(harness.store, first, FAILED)
         await harness.store.register([first.source])
@@ -71,7 +71,7 @@ class TestTransferStore(StoreExamples):
             await harness.write(statement)
 
     async def test_a_filtered_walk_over_many_rows_finds_what_is_far_away(self, harness, monkeypatch):
-        """A page that looked at its share of rows ends early with a cursor, and the walk still meets everything."""
+        """A filtered page that reaches its bound of rows ends early with a cursor; the walk still finds everything."""
         for adapter in (sqlite, postgresql, cassandra_history):
             monkeypatch.setattr(adapter, "HISTORY_SCAN_MAX", 3)
         batch = [transfer(number, asset="BTC" if number in {0, 4, 10} else "USDT") for number in range(11)]
@@ -84,7 +84,7 @@ class TestTransferStore(StoreExamples):
 
 @pytest.mark.parametrize("adapter", sorted(EMBEDDED))
 async def test_a_turn_taken_back_leaves_nothing(adapter, tmp_path):
-    """After a commit that failed, keys, ids, sums, events, numbers and marks are as before, and all can be used."""
+    """After a failed commit, keys, ids, sums, events, numbers and timestamps are as before, and can be used again."""
     harness = await open_embedded(adapter, tmp_path)
     [kept] = await accepted(harness.store, transfer(1))
     await harness.store.register([Account("ada", "funding", "USDT")])

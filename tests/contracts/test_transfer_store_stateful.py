@@ -69,7 +69,7 @@ class EmbeddedStoreMachine(StoreMachine):
 
 
 class EachCallMachine(EmbeddedStoreMachine):
-    """The same, with a commit after every call."""
+    """The embedded store where every call commits."""
 
     turns = "calls"
 

@@ -1,12 +1,11 @@
-"""What the contract suites of the ports have in common: a harness, and how pytest is to run them.
+"""What the contract suites of the ports share: a harness that opens the adapter, and how pytest runs the tests.
 
-Both suites are classes to inherit from, with one fixture to write: pandas offers its suite for extension arrays in the
-same way. Against a star import of test functions (as SQLAlchemy's suite for dialects is used) they can be read,
-linted and overridden like any class, and two adapters can be tested in one module. Against a pytest plugin they need no
-options and nothing that runs where nobody asked for it. And one class per port holds the whole of its contract, so that
-a test added here is run by everybody.
+Each suite is one class to inherit from, and the user writes one fixture; pandas publishes its suite for extension
+arrays in this way. A star import of test functions, as for SQLAlchemy's suite of dialects, cannot be overridden or
+linted, and serves one adapter per module; a pytest plugin would run in every project that installs the package. One
+class holds the whole contract, so nobody misses a part of it or a test that is added later.
 
-Only whoever runs a suite needs pytest, pytest-asyncio and hypothesis.
+Only those who run a suite need pytest, pytest-asyncio and hypothesis.
 """
 
 from abc import ABC, abstractmethod
@@ -27,7 +26,7 @@ except ModuleNotFoundError as missing:
 class Harness(ABC):
     """Opens an adapter for a test, closes it, and opens it again with what it recorded.
 
-    A new harness stands for a system that has recorded nothing yet, or for a part of one that nobody else uses.
+    A new harness stands for a system that has recorded nothing yet, or for an unused part of a shared one.
     """
 
     @abstractmethod
@@ -44,17 +43,17 @@ class Harness(ABC):
         await self.open()
 
     async def durable(self) -> None:  # noqa: B027 - most adapters have nothing to wait for.
-        """Returns when all that the adapter returned so far is on stable storage; see `ports/durability.py`.
+        """Returns when everything the adapter returned so far is on stable storage; see `ports/durability.py`.
 
-        At once, unless the adapter shares commits.
+        Override it where calls share a commit; elsewhere there is nothing to wait for.
         """
 
 
 class ContractTests:
-    """A part of a suite, whose coroutines pytest-asyncio runs in its strict mode too."""
+    """A part of a suite; its coroutines run in pytest-asyncio's strict mode as well as in its auto mode."""
 
     def __init_subclass__(cls) -> None:
-        """Marks the tests that are coroutines, and only those: pytest-asyncio warns of marks on the others."""
+        """Marks the coroutines for pytest-asyncio; it warns about marks on other tests."""
         super().__init_subclass__()
         for name, test in vars(cls).items():
             if name.startswith("test_") and iscoroutinefunction(test):
@@ -62,8 +61,8 @@ class ContractTests:
 
 
 def explain_failures(package: str, path: Iterable[str]) -> None:
-    """Has pytest show the values of a failed `assert` in a package's modules, as it does in test modules.
+    """Makes pytest show the values in a failed `assert` of a package's modules, as it does in test modules.
 
-    Must be called before they are imported.
+    Must be called before those modules are imported.
     """
     pytest.register_assert_rewrite(*(f"{package}.{module.name}" for module in iter_modules(path)))

@@ -1,4 +1,4 @@
-"""What a ledger promises about accounts."""
+"""What a ledger promises about creating accounts and looking them up."""
 
 from msgspec.structs import replace
 
@@ -18,17 +18,17 @@ from internal_transfer.ports.ledger import U128_MAX, AccountFlag, AccountResult
 
 
 class Accounts(LedgerTests):
-    """What a ledger promises about accounts."""
+    """What a ledger promises about creating accounts and looking them up."""
 
     async def test_an_account_with_balances_exists_all_the_same(self, world: World) -> None:
-        """The zero balances of a request are not compared with those that the account has by now."""
+        """An account that has moved money still `exists`: its balances are not compared with the request's zeros."""
         await world.open_accounts(BANK, ALICE)
         await world.succeed(world.plain(1, BANK, ALICE, 5))
         [outcome] = await world.ledger.create_accounts([world.account(ALICE)])
         assert outcome.status is AccountResult.EXISTS
 
     async def test_accounts_come_back_as_they_were_created(self, world: World) -> None:
-        """Every field, at its greatest value too, is kept over a restart."""
+        """Every field survives a restart, even at its largest value."""
         sent = world.account(
             7,
             ledger=U32_MAX,
@@ -45,19 +45,19 @@ class Accounts(LedgerTests):
         assert before == after == replace(sent, timestamp=created.timestamp)
 
     async def test_a_failed_account_id_is_not_burnt(self, world: World) -> None:
-        """An account that was refused can be created under the same id once it is right."""
+        """An account that was refused can be created under the same id once the request is right."""
         [refused] = await world.ledger.create_accounts([world.account(ALICE, code=0)])
         [created] = await world.ledger.create_accounts([world.account(ALICE)])
         assert [refused.status, created.status] == [AccountResult.CODE_MUST_NOT_BE_ZERO, AccountResult.CREATED]
 
     async def test_existing_accounts_tell_when_they_were_created(self, world: World) -> None:
-        """`exists` comes with the timestamp of the original."""
+        """`exists` comes with the timestamp at which the account was created."""
         [created] = await world.ledger.create_accounts([world.account(ALICE)])
         [_, exists] = await world.ledger.create_accounts([world.account(BOB), world.account(ALICE)])
         assert (exists.status, exists.timestamp) == (AccountResult.EXISTS, created.timestamp)
 
     async def test_lookups_of_accounts_keep_order_and_repeats(self, world: World) -> None:
-        """Unknown ids are left out, the others come in the order asked, as often as asked."""
+        """A look-up leaves unknown ids out and returns the others in the order asked, repeated ids repeatedly."""
         await world.open_accounts(ALICE, BOB)
         found = await world.ledger.lookup_accounts([world.at(number) for number in (BOB, UNKNOWN, ALICE, BOB)])
         assert [account.id for account in found] == [world.at(number) for number in (BOB, ALICE, BOB)]

@@ -1,4 +1,4 @@
-"""A ledger against the plainest model of one, over random histories with restarts."""
+"""Compares a ledger with a simple model of one over random histories with restarts."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -73,9 +73,9 @@ batches = st.lists(st.one_of(movements, resolutions), max_size=6)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Every result, balance and row of the ledger is the model's, after every turn.
+    """After every turn, every result, balance and row of the ledger is the model's.
 
-    What is drawn are small ids; the ledger and the model get them from the harness's base on.
+    Hypothesis draws small ids; the ledger and the model both get them with the harness's `id_base` added.
     """
 
     new_harness: ClassVar[Callable[[], LedgerHarness]]
@@ -88,11 +88,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(usual=st.booleans())
     def start(self, *, usual: bool) -> None:
-        """Opens a new ledger, with good accounts half of the time."""
+        """Opens a new ledger, in half of the histories with good accounts in it."""
         self.open_ledger(type(self).new_harness(), usual=usual)
 
     def open_ledger(self, harness: LedgerHarness, *, usual: bool) -> None:
-        """Opens a harness's ledger; with `usual` there are good accounts in it."""
+        """Opens a harness's ledger; `usual` puts good accounts into it."""
         self.run(harness.open())
         self.harness = harness
         if usual:
@@ -110,33 +110,33 @@ class LedgerMachine(RuleBasedStateMachine):
         return hasattr(self, "harness")
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """Runs a call to its end."""
+        """Runs a coroutine and returns its result."""
         return self.runner.run(call)
 
     def at(self, number: int) -> int:
-        """Returns the ledger's id for one that was drawn; 0 stays what it is."""
+        """Returns the ledger's id for a drawn one; 0 stays 0."""
         return (self.harness.id_base + number) % 2**128 if number else 0
 
     def moved(self, batch: Sequence[LedgerTransfer]) -> list[LedgerTransfer]:
-        """Returns the transfers with the ledger's ids."""
+        """Returns the transfers with the ledger's ids in place of the drawn ones."""
         names = ("id", "pending_id", "debit_account_id", "credit_account_id")
         return [replace(event, **{name: self.at(getattr(event, name)) for name in names}) for event in batch]
 
     async def send(self, turn: Sequence[Sequence[LedgerTransfer]]) -> None:
-        """Gives batches to the ledger and to the model, and compares the results."""
+        """Sends batches to the ledger and to the model, and compares the results."""
         for batch in map(self.moved, turn):
             outcomes = await self.harness.ledger.create_transfers(batch)
             assert [outcome.status for outcome in outcomes] == self.model.create_transfers(batch)
 
     async def send_accounts(self, drawn: Sequence[LedgerAccount]) -> None:
-        """Gives a batch of accounts to the ledger and to the model, and compares the results."""
+        """Sends a batch of accounts to the ledger and to the model, and compares the results."""
         batch = [replace(account, id=self.at(account.id)) for account in drawn]
         outcomes = await self.harness.ledger.create_accounts(batch)
         assert [outcome.status for outcome in outcomes] == self.model.create_accounts(batch)
 
     @rule(batch=st.lists(accounts, max_size=5))
     def create_accounts(self, batch: list[LedgerAccount]) -> None:
-        """One batch of accounts is a turn."""
+        """Sends one batch of accounts as a turn."""
 
         async def create() -> None:
             await self.send_accounts(batch)
@@ -146,7 +146,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(turn=st.lists(batches, min_size=1, max_size=3))
     def create_transfers(self, turn: list[list[LedgerTransfer]]) -> None:
-        """Up to three batches of transfers are a turn."""
+        """Sends up to three batches of transfers as a turn."""
 
         async def create() -> None:
             await self.send(turn)
@@ -156,12 +156,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """The ledger is closed and opened again."""
+        """Closes the ledger and opens it again."""
         self.run(self.harness.reopen())
 
     @invariant()
     def agrees_with_the_model(self) -> None:
-        """Look-ups and history are the model's, and the history replayed gives the balances."""
+        """Look-ups and history match the model, and replaying the history gives the balances."""
         if not self.is_open:
             return
         account_ids = [self.at(number) for number in ACCOUNT_IDS]
@@ -192,14 +192,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 class LedgerAgainstModel(ContractTests):
-    """The contract as a whole, in histories that nobody thought of."""
+    """The whole contract, shown by random histories."""
 
     machine: ClassVar[type[LedgerMachine]] = LedgerMachine
     examples: ClassVar[int] = 50
     """How many histories are tried."""
 
     def test_any_history_gives_what_the_model_gives(self, new_harness: Callable[..., LedgerHarness]) -> None:
-        """G15: whatever is sent in whatever order, the ledger and the model do not differ."""
+        """Whatever is sent, in whatever order, the ledger and the model agree (G15)."""
         machine = type(self.machine.__name__, (self.machine,), {"new_harness": staticmethod(new_harness)})
         run_state_machine_as_test(
             machine,

@@ -1,4 +1,4 @@
-"""What the events of one call have to do with each other."""
+"""How the events of one call affect each other."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from internal_transfer.ports.ledger import BATCH_MAX, AccountFlag, AccountResult
 
 
 class BatchesAndChains(LedgerTests):
-    """What the events of one call have to do with each other."""
+    """How the events of one call affect each other."""
 
     async def test_an_empty_batch_does_nothing(self, world: World) -> None:
-        """No events, no results."""
+        """An empty batch gets an empty list of results."""
         assert await world.ledger.create_accounts([]) == []
         assert await world.ledger.create_transfers([]) == []
         assert await world.ledger.lookup_accounts([]) == []
         assert await world.ledger.lookup_transfers([]) == []
 
     async def test_later_events_of_a_batch_see_the_earlier_ones(self, world: World) -> None:
-        """A hold, its repeat, its post and a second post in one call get their results one after the other."""
+        """A hold, its repeat, its post and a second post in one call each see the effect of those before them."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         hold, post = world.hold(1, ALICE, BOB, 60), world.post(2, 1, 60)
@@ -33,7 +33,7 @@ class BatchesAndChains(LedgerTests):
         ]
 
     async def test_batches_have_a_greatest_size(self, world: World) -> None:
-        """8,189 events go through in one call; one more is refused before anything is done."""
+        """A call takes 8,189 events; one more is refused before anything is done."""
         await world.open_accounts(BANK, ALICE)
         transfers = [world.plain(number, BANK, ALICE, 1) for number in range(1, BATCH_MAX + 2)]
         with pytest.raises(ValueError, match="8189"):
@@ -96,7 +96,7 @@ class BatchesAndChains(LedgerTests):
     async def test_numbers_wider_than_their_field_are_refused_before_anything_is_done(
         self, world: World, fields: dict[str, Any]
     ) -> None:
-        """A number that TigerBeetle could not even carry is a `ValueError`, and the event before it is not created."""
+        """A number too wide for its field raises `ValueError`, and the good event before it is not created."""
         await world.open_accounts(BANK, ALICE)
         with pytest.raises(ValueError, match=r"wider|bits"):
             await world.ledger.create_transfers(
@@ -108,14 +108,14 @@ class BatchesAndChains(LedgerTests):
         assert await world.ledger.lookup_accounts([world.at(BOB)]) == []
 
     async def test_a_chain_is_made_as_a_whole(self, world: World) -> None:
-        """All members of a chain are created, and what follows it is by itself."""
+        """All members of a chain are created; the event after the chain stands alone."""
         await world.open_accounts(BANK, ALICE)
         assert await world.create(
             world.plain(1, BANK, ALICE, 1, flags=LINKED), world.plain(2, BANK, ALICE, 1), world.plain(3, BANK, BANK, 1)
         ) == ["created", "created", "accounts_must_be_different"]
 
     async def test_a_chain_fails_as_a_whole(self, world: World) -> None:
-        """The member that fails keeps its result, the others say `linked_event_failed`, and nothing of them remains."""
+        """The failing member keeps its result, the others get `linked_event_failed`, and the chain leaves no trace."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         await world.succeed(world.hold(1, ALICE, BOB, 10), world.hold(2, ALICE, BOB, 20))
@@ -142,7 +142,7 @@ class BatchesAndChains(LedgerTests):
         assert await world.balances(ALICE) == (0, 5 + 3 + 7 + 5 + 5, 0, 100)
 
     async def test_in_a_chain_only_the_member_with_the_transient_result_is_burnt(self, world: World) -> None:
-        """The burnt member stays burnt though its chain was taken back; the others can be sent again."""
+        """The failing member's id stays burnt although its chain was undone; the other members can be sent again."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         chain = [
@@ -157,7 +157,7 @@ class BatchesAndChains(LedgerTests):
         await world.succeed(world.hold(1, ALICE, BOB, 60), world.hold(3, ALICE, BOB, 1))
 
     async def test_a_chain_must_end_within_the_batch(self, world: World) -> None:
-        """A chain whose last event is linked fails: that event with `linked_event_chain_open`, which goes first."""
+        """If a batch ends inside a chain, its last event gets `linked_event_chain_open`, before any other check."""
         await world.open_accounts(BANK, ALICE)
         good, bad = world.plain(1, BANK, ALICE, 1, flags=LINKED), world.plain(2, BANK, BANK, 1, flags=LINKED)
         last = world.plain(3, BANK, ALICE, 1, flags=LINKED, timestamp=1)
@@ -171,7 +171,7 @@ class BatchesAndChains(LedgerTests):
         assert await world.balances(ALICE) == (0, 0, 0, 0)
 
     async def test_a_chain_that_succeeded_does_not_succeed_again(self, world: World) -> None:
-        """Sent again, its first member says `exists` and the rest `linked_event_failed`, though they exist."""
+        """Sent again, the first member gets `exists` and the rest `linked_event_failed`, although they exist."""
         await world.open_accounts(BANK, ALICE)
         chain = [
             world.plain(1, BANK, ALICE, 1, flags=LINKED),
@@ -184,7 +184,7 @@ class BatchesAndChains(LedgerTests):
         assert await world.balances(ALICE) == (0, 0, 0, 3)
 
     async def test_accounts_are_created_in_chains_too(self, world: World) -> None:
-        """One bad account of a chain takes the others with it; a good chain goes through."""
+        """One bad account fails its whole chain; a good chain is created."""
         linked = AccountFlag.LINKED
         chain = [world.account(1, flags=linked), world.account(2, flags=linked, code=0), world.account(3)]
         outcomes = await world.ledger.create_accounts([*chain, world.account(4)])
@@ -201,7 +201,7 @@ class BatchesAndChains(LedgerTests):
         assert outcome.status is AccountResult.LINKED_EVENT_CHAIN_OPEN
 
     async def test_a_probe_tells_what_became_of_a_hold_and_changes_nothing(self, world: World) -> None:
-        """In a chain of a void under a new id and a transfer that must fail, the first result tells how the hold is."""
+        """A void chained to a transfer that must fail gets a result that tells the hold's state, and has no effect."""
         await world.open_accounts(BANK, ALICE)
         await world.succeed(world.hold(1, BANK, ALICE, 5))
         spoil = world.plain(21, BANK, ALICE, 1, ledger=0)

@@ -1,4 +1,4 @@
-"""Ids that a transient failure burnt for ever, and the fence that rests on them."""
+"""Ids that a transient failure burns for ever, and the fence built on them."""
 
 import pytest
 
@@ -18,10 +18,10 @@ FENCE = 900
 
 
 class BurntIds(LedgerTests):
-    """Ids that a transient failure burnt for ever, and the fence that rests on them."""
+    """Ids that a transient failure burns for ever, and the fence built on them."""
 
     async def test_the_transient_results_burn_the_id_for_ever(self, world: World) -> None:
-        """Each of the five results for things that may change leaves `id_already_failed`, also after a restart."""
+        """After any of the five transient results the id gets `id_already_failed`, also after a restart."""
         await world.open_accounts(BANK, 5)
         await world.open_accounts(ALICE, flags=DEBITS_LIMITED)
         await world.open_accounts(BOB, flags=CREDITS_LIMITED)
@@ -42,7 +42,7 @@ class BurntIds(LedgerTests):
         assert await world.ledger.lookup_transfers([event.id for event in failing]) == []
 
     async def test_a_burnt_id_is_no_hold(self, world: World) -> None:
-        """A post of an id that was burnt finds nothing, and is burnt itself."""
+        """A post of a burnt id finds no hold, and burns its own id."""
         await world.open_accounts(BANK)
         assert await world.create(world.hold(1, BANK, UNKNOWN, 1), world.post(2, 1, 1), world.post(2, 1, 1)) == [
             "credit_account_not_found",
@@ -51,7 +51,7 @@ class BurntIds(LedgerTests):
         ]
 
     async def test_other_results_leave_the_id_usable(self, world: World) -> None:
-        """A transfer that is refused for its own faults can be sent again, repaired, under its id."""
+        """A transfer refused for any other reason can be repaired and sent again under its id."""
         await world.open_accounts(BANK, ALICE)
         await world.open_accounts(5, ledger=2)
         await world.succeed(world.plain(1, BANK, ALICE, 1), world.hold(2, BANK, ALICE, 9), world.void(3, 2))
@@ -80,7 +80,7 @@ class BurntIds(LedgerTests):
         ],
     )
     async def test_the_fence_tells_whether_the_hold_was_made(self, world: World, life: list[str], answer: str) -> None:
-        """A void of a hold that cannot exist, under the hold's own id, burns the id or tells that it is taken."""
+        """The fence, a void of an impossible hold sent under the hold's own id, burns that id or shows it is taken."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         assert await world.create(world.void(FENCE + 1, FENCE)) == ["pending_transfer_not_found"]

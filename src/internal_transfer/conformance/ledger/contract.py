@@ -11,8 +11,8 @@ from internal_transfer.conformance.ledger.two_phases import TwoPhases
 
 
 class LedgerExamples(Accounts, OrderOfChecks, TwoPhases, BurntIds, BatchesAndChains, History, Limits):
-    """The contract rule by rule, each with an example of it."""
+    """The contract rule by rule, each shown by an example."""
 
 
 class LedgerContract(LedgerExamples, LedgerAgainstModel):
-    """The whole contract. Inherit from it, with a fixture `new_harness` that returns what makes a `LedgerHarness`."""
+    """The whole contract; a subclass adds a fixture `new_harness` that returns a function making a `LedgerHarness`."""

@@ -6,22 +6,22 @@ from internal_transfer.conformance.suites import Harness
 from internal_transfer.ports.ledger import Ledger
 
 OWN_IDS = 1 << 32
-"""This many ids from a base on, and as many from 2^127 more, are a test's own."""
+"""A test owns this many ids from its base on, and as many from base + 2^127 on."""
 
 
 class LedgerHarness(Harness):
-    """Opens a ledger that is empty at first, or one that others use too and of which a test has its own ids."""
+    """Opens a ledger that starts empty, or a shared one in which the test has ids of its own."""
 
     ledger: Ledger
     """The ledger as it is open now; `open` sets it."""
 
     id_base: int = 0
-    """Added to the ids of a test, so that tests can share a ledger that never forgets; `new_id_base` draws one."""
+    """Added to a test's ids, so that tests can share a ledger that cannot be emptied; `new_id_base` draws one."""
 
     history_start: int = 0
-    """The timestamp after which the test's transfers come."""
+    """All transfers of the test have a larger timestamp than this."""
 
 
 def new_id_base() -> int:
-    """Returns a base for ids that no test had before, below 2^125."""
+    """Returns a base, below 2^125, whose ids no other test has used."""
     return randbits(93) * OWN_IDS

@@ -1,4 +1,4 @@
-"""Timestamps, and reading what happened."""
+"""Timestamps, and reading back what happened."""
 
 from msgspec.structs import replace
 
@@ -21,10 +21,10 @@ from internal_transfer.ports.ledger import AMOUNT_MAX, U128_MAX
 
 
 class History(LedgerTests):
-    """Timestamps, and reading what happened."""
+    """Timestamps, and reading back what happened."""
 
     async def test_timestamps_rise_with_every_event(self, world: World) -> None:
-        """Each event gets the next nanosecond, failed ones too; `exists` gets the original's."""
+        """Each event of a batch gets the next nanosecond, even a failed one; `exists` gets the original's timestamp."""
         await world.open_accounts(BANK, ALICE)
         outcomes = await world.ledger.create_transfers(
             [
@@ -38,7 +38,7 @@ class History(LedgerTests):
         assert [outcome.timestamp - first for outcome in outcomes] == [0, 1, 0, 3]
 
     async def test_history_is_read_in_order_page_by_page(self, world: World) -> None:
-        """Transfers come by rising timestamp from any point on, and the newest by falling."""
+        """Transfers are read from any timestamp on in rising order, and the newest in falling order."""
         await world.open_accounts(BANK, ALICE)
         outcomes = await world.ledger.create_transfers([world.plain(9 - n, BANK, ALICE, n) for n in range(8)])
         timestamps = [outcome.timestamp for outcome in outcomes]
@@ -51,7 +51,7 @@ class History(LedgerTests):
         assert await world.ledger.transfers_after(U64_MAX, 5) == []
 
     async def test_transfers_come_back_as_they_were_created(self, world: World) -> None:
-        """Every field, at its greatest value too, is kept over a restart; look-ups keep order and repeats."""
+        """Every field survives a restart, even at its largest value; look-ups keep order and repeats."""
         await world.open_accounts(BANK, ALICE, ledger=U32_MAX)
         fields = {"user_data_128": U128_MAX, "user_data_64": U64_MAX, "user_data_32": U32_MAX}
         hold = world.hold(1, BANK, ALICE, U128_MAX, ledger=U32_MAX, code=U16_MAX, **fields)
@@ -72,7 +72,7 @@ class History(LedgerTests):
         assert found == [expected_post, expected_hold, expected_post]
 
     async def test_replaying_the_history_gives_the_balances(self, world: World) -> None:
-        """G1 and G12: replayed from nothing the transfers give every balance, and per ledger debits equal credits."""
+        """Replaying all transfers from nothing gives every balance, and debits equal credits (G1, G12)."""
         await world.fund(ALICE, 1_000)
         await world.open_accounts(BOB, 5)
         for round_ in range(1, 30):

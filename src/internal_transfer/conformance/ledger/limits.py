@@ -1,4 +1,4 @@
-"""The limits that a ledger itself keeps."""
+"""The balance limits that the ledger itself enforces."""
 
 from collections import Counter
 
@@ -7,10 +7,10 @@ from internal_transfer.ports.ledger import TransferResult
 
 
 class Limits(LedgerTests):
-    """The limits that a ledger itself keeps."""
+    """The balance limits that the ledger itself enforces."""
 
     async def test_racing_spends_never_overdraw(self, world: World) -> None:
-        """G3: of a batch of holds for more than there is, as many go through as the balance covers, and none more."""
+        """Of holds that together exceed the balance, exactly those it covers are created (G3)."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         results = Counter(await world.create(*(world.hold(number, ALICE, BOB, 30) for number in range(1, 11))))
@@ -33,7 +33,7 @@ class Limits(LedgerTests):
         await world.succeed(world.post(3, 1, 50), world.hold(4, ALICE, BOB, 50))
 
     async def test_the_twin_limit_holds_credits_to_debits(self, world: World) -> None:
-        """An account whose credits must not exceed its debits takes in no more than it gave."""
+        """An account whose credits must not exceed its debits takes in no more than it has paid out."""
         await world.open_accounts(BANK)
         await world.open_accounts(ALICE, flags=CREDITS_LIMITED)
         await world.succeed(world.plain(1, ALICE, BANK, 10), world.hold(2, BANK, ALICE, 6))

@@ -1,4 +1,4 @@
-"""The plainest ledger that could be right: dicts, and the tables of checks written out. Only for comparison."""
+"""The simplest correct ledger, in dicts, with the tables of checks written out; only for comparison."""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -35,7 +35,7 @@ def fields_of(thing: LedgerAccount | LedgerTransfer) -> Fields:
 
 
 class LedgerModel:
-    """Accounts and transfers by id, as dicts of their fields without timestamps; and the ids that are burnt."""
+    """Accounts and transfers by id, as dicts of their fields without timestamps, and the burnt ids."""
 
     def __init__(self) -> None:
         self.accounts: dict[int, Fields] = {}
@@ -44,15 +44,15 @@ class LedgerModel:
         self.burnt: set[int] = set()
 
     def create_accounts(self, batch: Sequence[LedgerAccount]) -> list[str]:
-        """The results of a batch of accounts."""
+        """Returns the results of a batch of accounts."""
         return self._batch([fields_of(account) for account in batch], self._account_faults, self._add_account)
 
     def create_transfers(self, batch: Sequence[LedgerTransfer]) -> list[str]:
-        """The results of a batch of transfers."""
+        """Returns the results of a batch of transfers."""
         return self._batch([fields_of(transfer) for transfer in batch], self._transfer_faults, self._add_transfer)
 
     def _batch(self, batch: list[Fields], faults: Faults, add: Add) -> list[str]:
-        """Cuts the batch into chains (of one, mostly), and does each all or nothing."""
+        """Cuts the batch into chains, mostly of one event, and does each all or nothing."""
         results: list[str] = []
         while batch:
             length = 1
@@ -168,7 +168,7 @@ class LedgerModel:
             yield f"pending_transfer_already_{self.resolutions[t['pending_id']]}"
 
     def _filled_in(self, t: Fields) -> Fields:
-        """A post or void with what it left out taken from its hold; others as they are."""
+        """Returns a post or void with what it left out taken from its hold, and any other transfer unchanged."""
         if not t["flags"] & (POST | VOID):
             return t
         hold = self.transfers[t["pending_id"]]

@@ -1,4 +1,4 @@
-"""Which result wins where several are deserved: TigerBeetle's order of precedence."""
+"""Which of several faults decides the result: TigerBeetle's order of precedence."""
 
 from dataclasses import dataclass
 from itertools import count
@@ -25,14 +25,14 @@ from internal_transfer.ports.ledger import BURNING, U128_MAX
 
 @dataclass
 class Repair:
-    """The result as things are, and the fields that are put right after it."""
+    """The result expected now, and the fields to repair afterwards."""
 
     result: str
     fields: dict[str, Any]
 
 
 def repairs(*steps: tuple[str, dict[str, Any]]) -> list[Repair]:
-    """Returns the results expected one after the other, each with the repair that follows it."""
+    """Returns the expected results in order, each with the repair that follows it."""
     return [Repair(result, fields) for result, fields in steps]
 
 
@@ -60,7 +60,7 @@ ACCOUNT_REPAIRS = repairs(
 
 
 async def walk(world: World, fields: dict[str, Any], steps: list[Repair]) -> None:
-    """Sends a transfer again and again, repaired a little more each time; a burnt id is exchanged for a fresh one."""
+    """Sends a transfer repeatedly, a little more repaired each time; a burnt id is replaced by a fresh one."""
     fresh = count(5_000)
     seen = []
     for repair in steps:
@@ -74,10 +74,10 @@ async def walk(world: World, fields: dict[str, Any], steps: list[Repair]) -> Non
 
 
 class OrderOfChecks(LedgerTests):
-    """Which result wins where several are deserved: TigerBeetle's order of precedence."""
+    """Which of several faults decides the result: TigerBeetle's order of precedence."""
 
     async def test_accounts_are_checked_in_tigerbeetles_order(self, world: World) -> None:
-        """An account that is wrong in every way gets, one repair after the other, each result in its turn."""
+        """An account that is wrong in every way gets each result in turn as its faults are repaired one by one."""
         fields = {
             "id": 0,
             "timestamp": 1,
@@ -98,7 +98,7 @@ class OrderOfChecks(LedgerTests):
         assert seen == [repair.result for repair in ACCOUNT_REPAIRS]
 
     async def test_transfers_are_checked_in_tigerbeetles_order(self, world: World) -> None:
-        """A transfer that is wrong in every way gets, one repair after the other, each result in its turn."""
+        """A transfer that is wrong in every way gets each result in turn as its faults are repaired one by one."""
         await world.open_accounts(ALICE, flags=DEBITS_LIMITED)
         await world.open_accounts(BOB, flags=CREDITS_LIMITED)
         await world.open_accounts(BANK, 5)
@@ -151,7 +151,7 @@ class OrderOfChecks(LedgerTests):
         )
 
     async def test_posts_are_checked_in_tigerbeetles_order(self, world: World) -> None:
-        """A post that is wrong in every way gets, one repair after the other, each result in its turn."""
+        """A post that is wrong in every way gets each result in turn as its faults are repaired one by one."""
         await world.open_accounts(BANK, ALICE, BOB)
         await world.succeed(world.plain(1, BANK, ALICE, 50), world.hold(2, BANK, ALICE, 50), world.post(3, 2, 50))
         await world.succeed(world.hold(4, BANK, ALICE, 50), world.void(5, 4), world.hold(6, BANK, ALICE, 50))
@@ -215,7 +215,7 @@ class OrderOfChecks(LedgerTests):
     async def test_sums_never_overflow(
         self, world: World, before: str, then: tuple[str, int, int], result: str
     ) -> None:
-        """With 2^128-1 moved, one unit more is refused, the sum that overflows is named, and the id is not burnt."""
+        """With 2^128-1 moved, one unit more is refused, the result names the sum, and the id is not burnt."""
         await world.open_accounts(BANK, ALICE, BOB)
         makes = {"hold": world.hold, "plain": world.plain}
         await world.succeed(makes[before](1, BANK, ALICE, U128_MAX))

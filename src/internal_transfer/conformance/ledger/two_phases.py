@@ -1,4 +1,4 @@
-"""Holds, and what posts and voids make of them."""
+"""Holds, and how posts and voids resolve them."""
 
 import pytest
 from msgspec.structs import replace
@@ -8,7 +8,7 @@ from internal_transfer.ports.ledger import AMOUNT_MAX, TransferResult
 
 
 class TwoPhases(LedgerTests):
-    """Holds, and what posts and voids make of them."""
+    """Holds, and how posts and voids resolve them."""
 
     @pytest.mark.parametrize(
         ("first", "second", "result"),
@@ -23,7 +23,7 @@ class TwoPhases(LedgerTests):
     async def test_a_hold_is_resolved_once(
         self, world: World, first: tuple[str, int], second: tuple[str, int], result: str
     ) -> None:
-        """G4: after a post or void under one id, another under another id changes nothing, and its id is not burnt."""
+        """Once a hold is posted or voided, a second post or void has no effect, and its id is not burnt (G4)."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         makes = {"post": world.post, "void": world.void}
@@ -48,7 +48,7 @@ class TwoPhases(LedgerTests):
     async def test_a_resolution_moves_what_it_says_and_releases_the_rest(
         self, world: World, resolve: str, amount: int, moved: int
     ) -> None:
-        """A post moves its amount, 2^128-1 being all of it; what it does not move, and all of a void, is released."""
+        """A post moves its amount (2^128-1 means all) and releases the rest; a void releases everything."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         await world.succeed(world.hold(1, ALICE, BOB, 100))
@@ -63,7 +63,7 @@ class TwoPhases(LedgerTests):
         [(99, "pending_transfer_has_different_amount"), (101, "exceeds_pending_transfer_amount"), (0, "created")],
     )
     async def test_a_void_is_for_all_of_the_hold(self, world: World, amount: int, result: str) -> None:
-        """A void may leave the amount 0 or repeat the hold's; any other is refused."""
+        """A void's amount may be 0 or the hold's; any other is refused."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         await world.succeed(world.hold(1, ALICE, BOB, 100))
@@ -88,7 +88,7 @@ class TwoPhases(LedgerTests):
     async def test_a_resolution_sent_again_is_recognised(
         self, world: World, sent: tuple[str, int], again: tuple[str, int], result: str
     ) -> None:
-        """Amounts are compared by what they mean for the hold, not by how they were written."""
+        """A repeat is compared by what its amount means for the hold, not by how it is written."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         makes = {"post": world.post, "void": world.void}
@@ -103,7 +103,7 @@ class TwoPhases(LedgerTests):
     async def test_a_resolution_inherits_what_it_leaves_zero(
         self, world: World, field: str, sent: int, again: int, result: str
     ) -> None:
-        """User data left 0 is the hold's, in what is stored and in what a repeat is compared with."""
+        """User data left 0 is taken from the hold, both in what is stored and when a repeat is compared."""
         await world.open_accounts(BANK, ALICE)
         await world.succeed(world.hold(1, BANK, ALICE, 100, **{field: 7}), world.post(2, 1, 100, **{field: sent}))
         [post] = await world.ledger.lookup_transfers([world.at(2)])
@@ -118,7 +118,7 @@ class TwoPhases(LedgerTests):
         assert await world.create(world.post(2, 1, 100, **{field: again})) == [expected]
 
     async def test_a_post_before_its_hold_burns_the_post_alone(self, world: World) -> None:
-        """The post's id never works again; the hold can still be made, and posted under another id."""
+        """The post's id is burnt; the hold can still be created, and posted under another id."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         assert await world.create(world.post(2, 1, 100)) == ["pending_transfer_not_found"]
@@ -127,7 +127,7 @@ class TwoPhases(LedgerTests):
         await world.succeed(world.post(3, 1, 100))
 
     async def test_a_hold_made_again_after_it_was_posted_exists(self, world: World) -> None:
-        """A hold's row does not change when it is resolved, and tells nothing of it."""
+        """Resolving a hold does not change its row, and the row does not show it."""
         await world.open_accounts(BANK, ALICE)
         hold = world.hold(1, BANK, ALICE, 100)
         [created] = await world.ledger.create_transfers([hold])
@@ -137,7 +137,7 @@ class TwoPhases(LedgerTests):
         assert await world.ledger.lookup_transfers([hold.id]) == [replace(hold, timestamp=created.timestamp)]
 
     async def test_holds_are_resolved_after_a_restart(self, world: World) -> None:
-        """What was held before a restart is posted, voided and refused afterwards as if there had been none."""
+        """Holds from before a restart are posted, voided and refused after it as if there had been none."""
         await world.fund(ALICE, 100)
         await world.open_accounts(BOB)
         await world.succeed(*(world.hold(number, ALICE, BOB, 10) for number in (1, 2, 3)))

@@ -1,4 +1,4 @@
-"""A ledger as a test of the contract sees it, and short ways to say what is sent to it."""
+"""A test's view of a ledger, with short ways to write what is sent to it."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -29,7 +29,7 @@ U64_MAX, U32_MAX, U16_MAX = 2**64 - 1, 2**32 - 1, 2**16 - 1
 
 
 class World:
-    """A test's view of a ledger: small ids of its own, and results alone where timestamps do not matter."""
+    """A test's view of a ledger: its own small ids, and plain results where timestamps do not matter."""
 
     def __init__(self, harness: LedgerHarness) -> None:
         self.harness = harness
@@ -44,15 +44,15 @@ class World:
         await self.harness.reopen()
 
     def at(self, number: int) -> int:
-        """The ledger's id for a test's number; 0 and 2^128-1 stay what they are."""
+        """Returns the ledger's id for a test's number; 0 and 2^128-1 stay as they are."""
         return number if number in (0, U128_MAX) else self.harness.id_base + number
 
     def account(self, number: int, **fields: Any) -> LedgerAccount:
-        """An account, good but for what the fields say."""
+        """Returns an account that is good except for the given fields."""
         return LedgerAccount(**{"ledger": 1, "code": 1} | fields, id=self.at(number))
 
     def plain(self, number: int, debit: int, credit: int, amount: int, **fields: Any) -> LedgerTransfer:
-        """A transfer in one phase."""
+        """Returns a transfer in one phase."""
         return LedgerTransfer(
             **{"ledger": 1, "code": 1} | fields,
             id=self.at(number),
@@ -64,48 +64,48 @@ class World:
     def hold(
         self, number: int, debit: int, credit: int, amount: int, *, flags: int = 0, **fields: Any
     ) -> LedgerTransfer:
-        """A pending transfer."""
+        """Returns a pending transfer."""
         return self.plain(number, debit, credit, amount, flags=PENDING | flags, **fields)
 
     def post(self, number: int, hold: int, amount: int, *, flags: int = 0, **fields: Any) -> LedgerTransfer:
-        """A post of a hold."""
+        """Returns a post of a hold."""
         return LedgerTransfer(id=self.at(number), pending_id=self.at(hold), amount=amount, flags=POST | flags, **fields)
 
     def void(self, number: int, hold: int, amount: int = 0, *, flags: int = 0, **fields: Any) -> LedgerTransfer:
-        """A void of a hold."""
+        """Returns a void of a hold."""
         return LedgerTransfer(id=self.at(number), pending_id=self.at(hold), amount=amount, flags=VOID | flags, **fields)
 
     async def open_accounts(self, *numbers: int, **fields: Any) -> None:
-        """Creates accounts."""
+        """Creates accounts, all of which must be new."""
         outcomes = await self.ledger.create_accounts([self.account(number, **fields) for number in numbers])
         assert {outcome.status for outcome in outcomes} == {AccountResult.CREATED}
 
     async def fund(self, number: int, amount: int) -> None:
-        """Opens an account that may not be overdrawn, and puts this much into it from BANK."""
+        """Opens an account that may not be overdrawn, and moves this amount into it from BANK."""
         await self.open_accounts(BANK)
         await self.open_accounts(number, flags=DEBITS_LIMITED)
         await self.succeed(self.plain(9_000 + number, BANK, number, amount))
 
     async def create(self, *transfers: LedgerTransfer) -> list[TransferResult]:
-        """What becomes of the transfers of one batch."""
+        """Creates transfers in one batch and returns their results."""
         return [outcome.status for outcome in await self.ledger.create_transfers(transfers)]
 
     async def succeed(self, *transfers: LedgerTransfer) -> None:
-        """Creates transfers in one batch."""
+        """Creates transfers in one batch, all of which must succeed."""
         assert await self.create(*transfers) == [TransferResult.CREATED] * len(transfers)
 
     async def balances(self, number: int) -> tuple[int, int, int, int]:
-        """Debits pending and posted, credits pending and posted."""
+        """Returns debits pending and posted, then credits pending and posted."""
         [account] = await self.ledger.lookup_accounts([self.at(number)])
         return balances(account)
 
     async def available(self, number: int) -> int:
-        """What the account's owner may still spend: posted less held."""
+        """Returns what the account's owner may still spend: posted less held."""
         held, spent, _, received = await self.balances(number)
         return received - spent - held
 
     async def history(self, after: int | None = None) -> Sequence[LedgerTransfer]:
-        """All transfers of this test after a timestamp, page by page."""
+        """Returns all transfers of this test after a timestamp, read page by page."""
         transfers: list[LedgerTransfer] = []
         last = self.harness.history_start if after is None else after
         while page := await self.ledger.transfers_after(last, 3):
@@ -115,12 +115,12 @@ class World:
 
 
 def balances(account: LedgerAccount) -> tuple[int, int, int, int]:
-    """Debits pending and posted, credits pending and posted."""
+    """Returns debits pending and posted, then credits pending and posted."""
     return account.debits_pending, account.debits_posted, account.credits_pending, account.credits_posted
 
 
 def replay(transfers: Sequence[LedgerTransfer]) -> dict[int, list[int]]:
-    """The balances by account that a history of transfers leads to, from nothing."""
+    """Returns the balances by account that follow from a history of transfers, starting from nothing."""
     by_id = {transfer.id: transfer for transfer in transfers}
     sums: dict[int, list[int]] = {}
     for transfer in transfers:

@@ -1,4 +1,4 @@
-"""A transfer store against a model of plain dictionaries, over random histories with restarts."""
+"""Compares a transfer store with a model of plain dictionaries over random histories with restarts."""
 
 import asyncio
 import contextvars
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 OWNERS = (ADA, BOB)
 LATE = (DAY + 1) * MILLISECONDS_PER_DAY - 1
-"""Ids of this time with an even number, and of one millisecond later with an odd one, are of two days."""
+"""The last millisecond of a day. Even numbers get ids of this time, odd ones of the next day's first millisecond."""
 
 PROPOSALS = st.builds(
     lambda number, owner, key, amount, limit, due: proposal(
@@ -58,7 +58,7 @@ NEXT = {Status.REQUESTING: Status.PENDING, Status.PENDING: Status.SUCCESS}
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Drives a store and the model side by side: `model` is what the store should return now."""
+    """Drives a store and the model side by side; `model` holds what the store should return now."""
 
     new_harness: ClassVar[Callable[[], StoreHarness]]
     harness: StoreHarness
@@ -94,12 +94,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(batch=st.lists(PROPOSALS, min_size=1, max_size=4))
     def accept(self, batch: list[Proposal]) -> None:
-        """Transfers are accepted, or refused for their key, id or limit."""
+        """Accepts transfers; the key, id or limit of some is refused."""
         assert self.inside(self.harness.store.accept(batch)) == [self.model.accept(each) for each in batch]
 
     @rule(batch=st.lists(CHANGES, min_size=1, max_size=4))
     def record(self, batch: list[dict[str, Any]]) -> None:
-        """Changes are recorded, some of an older revision and some that are illegal."""
+        """Records changes; some are of an older revision, and some are illegal."""
         changes = [self.change(**each) for each in batch]
         expected = deepcopy(self.model)
         try:
@@ -122,7 +122,7 @@ class StoreMachine(RuleBasedStateMachine):
         need: Need | None,
         leg_state: LegState,
     ) -> Change:
-        """Returns the change that was drawn, of one of the transfers that there are."""
+        """Returns the drawn change, of one of the transfers on record."""
         candidates = self.model.open()
         if move == ANYTHING or not candidates:
             candidates = [*self.model.transfers.values(), transfer()]
@@ -149,7 +149,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(most=st.integers(1, 4), late=st.integers(0, 12))
     def lease_due(self, most: int, late: int) -> None:
-        """The transfers that are due are leased, the oldest due first."""
+        """Leases due transfers, the oldest due first."""
         now = NOON + late
         due = sorted(
             (each for each in self.model.open() if each.due_at <= now), key=lambda each: (each.due_at, each.id)
@@ -160,13 +160,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def make_due(self) -> None:
-        """All open transfers become due."""
+        """Makes all open transfers due."""
         assert self.inside(self.harness.store.make_due(now_ms=NOON + 3)) == len(self.model.open())
         self.model.replace([replace(each, due_at=min(each.due_at, NOON + 3)) for each in self.model.open()])
 
     @rule(owners=st.lists(st.sampled_from(OWNERS), min_size=1, max_size=3), kind=st.sampled_from(("spot", "earn")))
     def register(self, owners: list[Owner], kind: str) -> None:
-        """Accounts are numbered in the order in which they are first seen."""
+        """Registers accounts, which are numbered in the order in which they are first seen."""
         accounts = [Account(owner, kind, "USDT") for owner in owners]
         for account in accounts:
             if account not in self.model.accounts:
@@ -176,23 +176,23 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
-        """All that was returned becomes durable."""
+        """Makes all results so far durable."""
         self.outside(self.harness.durable())
 
     @rule()
     def restart(self) -> None:
-        """The store is closed and opened again."""
+        """Closes the store and opens it again."""
         self.commit()
         self.outside(self.harness.reopen())
 
     @invariant()
     def time_passes(self) -> None:
-        """Every change has a time of its own."""
+        """Gives every change a time of its own."""
         self.clock += 1
 
     @rule(number=st.integers(0, 11), key=st.sampled_from("abcdefgh"), owner=st.sampled_from(OWNERS))
     def look_up(self, number: int, key: str, owner: Owner) -> None:
-        """Reads that do not have to write first what the turn holds back."""
+        """Reads by id and key, which a store must answer even from work it has not written yet."""
         store, model = self.harness.store, self.model
         transfer_id = transfer(number, at=LATE + number % 2).id
         assert self.inside(store.get([transfer_id])) == [model.transfers.get(transfer_id)]
@@ -204,7 +204,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        """Reads everything through every call that lists."""
+        """Reads everything, through every call that lists."""
         store, model = self.harness.store, self.model
         feed = self.inside(store.feed(0, 1_000))
         self.compare_feed([event for _, event in feed])
@@ -226,7 +226,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.look_at_what_is_open()
 
     def compare_feed(self, events: list[Event]) -> None:
-        """Holds the feed against the model's: the same events, in order within each transfer or altogether."""
+        """Compares the feed with the model's: the same events, in order within each transfer or altogether."""
         if self.harness.has_one_feed:
             assert events == self.model.events
             return
@@ -239,7 +239,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert events == [by_place[place] for place in places]
 
     def look_at_what_is_open(self) -> None:
-        """Reads what is stuck, the summary and the ledger's mark."""
+        """Reads the summary, the stuck transfers and the largest ledger timestamp."""
         store, opened = self.harness.store, self.model.open()
         summary = self.inside(store.open_summary())
         for status in OPEN:
@@ -260,14 +260,14 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class StoreAgainstModel(ContractTests):
-    """The contract as a whole, in histories that nobody thought of."""
+    """The whole contract, shown by random histories."""
 
     machine: ClassVar[type[StoreMachine]] = StoreMachine
     examples: ClassVar[int] = 50
     """How many histories are tried."""
 
     def test_any_history_gives_what_the_model_gives(self, new_harness: Callable[[], StoreHarness]) -> None:
-        """Any history of calls, commits and restarts gives the model's results (G6, G8, G11, G13, G15)."""
+        """Whatever is called, in whatever order, the store and the model agree (G6, G8, G11, G13, G15)."""
         machine = type(self.machine.__name__, (self.machine,), {"new_harness": staticmethod(new_harness)})
         run_state_machine_as_test(
             machine,

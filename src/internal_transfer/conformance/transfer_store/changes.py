@@ -1,4 +1,4 @@
-"""How the record of a transfer goes on."""
+"""Recording a transfer's next state."""
 
 import pytest
 from msgspec.structs import replace
@@ -26,10 +26,10 @@ from internal_transfer.ports.transfer_store import Change, TransferStore
 
 
 class Changes(StoreTests):
-    """How the record of a transfer goes on."""
+    """Recording a transfer's next state."""
 
     async def test_every_field_of_a_change_is_recorded(self, harness: StoreHarness) -> None:
-        """All that a change may write is read back, with the store's own count of revisions."""
+        """Every field that a change may write is read back; the revision is the store's own count."""
         [first] = await accepted(harness.store, transfer(memo="m"))
         after = step(
             first,
@@ -55,7 +55,7 @@ class Changes(StoreTests):
         assert (failed.revision, failed.version, failed.failure) == (3, 3, Code.VOIDED_BY_OPERATOR)
 
     async def test_a_change_of_an_older_revision_is_not_recorded(self, store: TransferStore) -> None:
-        """A writer that missed the last write changes nothing, also within a batch; the rest of the batch goes on."""
+        """A change of an older revision returns None, even within a batch; the rest of the batch is recorded."""
         first, other = await accepted(store, transfer(1), transfer(2))
         stale = Change(1, replace(first, attempts=9))
         [renewed] = await changed(store, Change(1, replace(first, attempts=1)))
@@ -74,7 +74,7 @@ class Changes(StoreTests):
         assert [event.status for event in (await store.events([first.id]))[0]] == [REQUESTING, PENDING, SUCCESS]
 
     async def test_a_change_of_a_transfer_that_does_not_exist_is_not_recorded(self, store: TransferStore) -> None:
-        """No record has the expected revision, so nothing is written."""
+        """A change of an unknown transfer returns None, and nothing is written."""
         assert await store.record([step(transfer(), PENDING)]) == [None]
         assert await store.get([transfer().id]) == [None]
         assert await store.feed(0, 10) == []
@@ -83,9 +83,7 @@ class Changes(StoreTests):
     async def test_only_changes_of_the_table_are_recorded(
         self, harness: StoreHarness, before: Status, after: Status
     ) -> None:
-        """Each pair of statuses is either legal or raises; then nothing of the batch is recorded, and others' work is
-        kept (G8).
-        """
+        """A change of status not in the table raises, and of its batch nothing is recorded (G8)."""
         store = harness.store
         first, other = await accepted(store, transfer(1), transfer(2))
         first = await taken(store, first, *WAYS[before])
@@ -102,7 +100,7 @@ class Changes(StoreTests):
 
     @pytest.mark.parametrize("final", [SUCCESS, FAILED])
     async def test_a_final_transfer_takes_no_change_at_all(self, harness: StoreHarness, final: Status) -> None:
-        """Not even a change that keeps the status touches a final record (G8)."""
+        """A final record cannot be changed, not even without a change of status (G8)."""
         [first] = await accepted(harness.store, transfer())
         ended = await taken(harness.store, first, *WAYS[final])
         with pytest.raises(IllegalTransition):
@@ -111,7 +109,7 @@ class Changes(StoreTests):
         assert await harness.store.get([first.id]) == [ended]
 
     async def test_a_refusal_that_raises_takes_nobody_elses_work_back(self, harness: StoreHarness) -> None:
-        """A bug in one caller's batch leaves what others did in the same turn on record."""
+        """A batch that raises leaves what other callers did in the same turn on record."""
         first, second = await accepted(harness.store, transfer(1), transfer(2))
         with pytest.raises(IllegalTransition):
             await harness.store.record([Change(1, replace(first, status=SUCCESS, version=2))])

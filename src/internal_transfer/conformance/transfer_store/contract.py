@@ -11,8 +11,8 @@ from internal_transfer.conformance.transfer_store.registry_and_leases import Reg
 
 
 class StoreExamples(KeysAndIds, DailyLimits, Changes, EventsAndFeed, History, OpenTransfers, RegistryAndLeases):
-    """The contract rule by rule, each with an example of it."""
+    """The contract rule by rule, each shown by an example."""
 
 
 class StoreContract(StoreExamples, StoreAgainstModel):
-    """The whole contract. Inherit from it, with a fixture `new_harness` that returns what makes a `StoreHarness`."""
+    """The whole contract; a subclass adds a fixture `new_harness` that returns a function making a `StoreHarness`."""

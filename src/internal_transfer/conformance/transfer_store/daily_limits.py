@@ -1,4 +1,4 @@
-"""Daily limits (G13)."""
+"""The daily limit of each owner and asset (G13)."""
 
 from msgspec.structs import replace
 
@@ -24,10 +24,10 @@ from internal_transfer.ports.transfer_store import Accepted, DailyLimitExceeded,
 
 
 class DailyLimits(StoreTests):
-    """Daily limits (G13)."""
+    """The daily limit of each owner and asset (G13)."""
 
     async def test_a_daily_limit_is_exact(self, store: TransferStore) -> None:
-        """The last unit can be used and not one more; what is left is told, and a refusal leaves nothing behind."""
+        """The last unit can be used and not one more; a refusal says what is left and records nothing."""
         await accepted(store, transfer(1, amount=60))
         over = transfer(2, amount=41, key="k")
         assert await store.accept([proposal(over, daily_units=100)]) == [DailyLimitExceeded(40)]
@@ -39,13 +39,13 @@ class DailyLimits(StoreTests):
         assert await store.daily_used(ADA, "USDT", DAY) == 100
 
     async def test_a_daily_limit_holds_within_a_batch(self, store: TransferStore) -> None:
-        """Proposals of one batch see what those before them used, and a smaller one may fit after a larger did not."""
+        """Each proposal of a batch sees what those before it used; a smaller one may fit after a larger did not."""
         batch = [proposal(transfer(n, amount=amount), daily_units=100) for n, amount in enumerate((60, 50, 30, 20, 10))]
         outcomes = await store.accept(batch)
         assert outcomes == [Accepted(), DailyLimitExceeded(40), Accepted(), DailyLimitExceeded(10), Accepted()]
 
     async def test_a_daily_limit_is_by_owner_asset_and_day(self, store: TransferStore) -> None:
-        """Other owners, assets and UTC days have sums of their own; the day is that of the id's time."""
+        """Each owner, asset and UTC day has its own sum; the day is that of the id's time."""
         midnight = (DAY + 1) * MILLISECONDS_PER_DAY
         batch = [
             transfer(amount=100, at=midnight - 1),
@@ -59,7 +59,7 @@ class DailyLimits(StoreTests):
         assert await store.daily_used(ADA, "BTC", DAY) == 100
 
     async def test_a_daily_limit_survives_a_restart(self, harness: StoreHarness) -> None:
-        """Sums beyond 64 bits are exact after reopening."""
+        """Sums larger than 64 bits are exact after a restart."""
         await accepted(harness.store, transfer(1, amount=2**112 - 1), transfer(2, amount=2**112 - 1))
         await harness.reopen()
         assert await harness.store.daily_used(ADA, "USDT", DAY) == 2**113 - 2
@@ -67,7 +67,7 @@ class DailyLimits(StoreTests):
         assert outcome == DailyLimitExceeded(1)
 
     async def test_a_failed_transfer_gives_its_share_back_once_to_its_own_day(self, harness: StoreHarness) -> None:
-        """FAILED after midnight or a restart gives back to the day of the id; a change that lost a race gives none."""
+        """A transfer that fails after midnight or a restart gives back to its id's day, and does so once."""
         store = harness.store
         late = transfer(amount=70, at=(DAY + 1) * MILLISECONDS_PER_DAY - 1)
         early = transfer(amount=30, at=(DAY + 1) * MILLISECONDS_PER_DAY)
@@ -84,7 +84,7 @@ class DailyLimits(StoreTests):
         assert await harness.store.accept([proposal(transfer(5, amount=70), daily_units=70)]) == [Accepted()]
 
     async def test_success_keeps_its_share(self, store: TransferStore) -> None:
-        """A transfer that ended well still counts against its day."""
+        """A transfer that succeeded still counts against its day."""
         [first] = await accepted(store, transfer(amount=70))
         await taken(store, first, PENDING, SUCCESS)
         assert await store.daily_used(ADA, "USDT", DAY) == 70

@@ -1,4 +1,4 @@
-"""Events, and the feed of them (G11)."""
+"""Events, and the feed that has all of them (G11)."""
 
 from msgspec.structs import replace
 
@@ -21,10 +21,10 @@ from internal_transfer.ports.transfer_store import Change
 
 
 class EventsAndFeed(StoreTests):
-    """Events, and the feed of them (G11)."""
+    """Events, and the feed that has all of them (G11)."""
 
     async def test_every_transition_has_exactly_one_event(self, harness: StoreHarness) -> None:
-        """Changes of status have one event each, with its version, time and code; other changes have none."""
+        """Each change of status has one event with its version, time and code; other changes have none."""
         store = harness.store
         [first] = await accepted(store, transfer())
         [renewed] = await changed(store, Change(1, replace(first, attempts=1, updated_at=NOON + 500)))
@@ -42,7 +42,7 @@ class EventsAndFeed(StoreTests):
         assert [event for _, event in await harness.store.feed(0, 10)] == events
 
     async def test_a_reader_of_the_feed_never_skips(self, harness: StoreHarness) -> None:
-        """A reader that goes on from its last number, between writes and restarts, gets every event once, in order."""
+        """Between writes and restarts, a reader that goes on from its last number gets every event once, in order."""
         seen, after = [], 0
         for number in range(12):
             [each] = await accepted(harness.store, transfer(number))
@@ -63,7 +63,7 @@ class EventsAndFeed(StoreTests):
         ]
 
     async def test_a_reader_of_the_feed_finds_its_place_again(self, harness: StoreHarness) -> None:
-        """Each reader has a position of its own, 0 at first, which survives a restart and never goes back."""
+        """Each reader has its own position, which starts at 0, survives a restart and never goes back."""
         store = harness.store
         assert await store.reader_position("publisher") == 0
         await store.move_reader("publisher", 7)

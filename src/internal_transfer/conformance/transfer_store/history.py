@@ -1,4 +1,4 @@
-"""The transfers that an owner sees, page by page."""
+"""An owner's transfers, read page by page."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,7 +27,7 @@ from internal_transfer.ports.transfer_store import HistoryQuery, TransferStore
 async def walk(
     store: TransferStore, *, most: int = 2, meanwhile: Callable[[], Awaitable[None]] | None = None, **query: Any
 ) -> list[Transfer]:
-    """Returns all transfers of a history, read page by page, with something done after each page."""
+    """Returns an owner's whole history, read page by page; `meanwhile` is called between pages."""
     met: list[Transfer] = []
     after, until = None, None
     while True:
@@ -52,10 +52,10 @@ MOVES = [
 
 
 class History(StoreTests):
-    """The transfers that an owner sees, page by page."""
+    """An owner's transfers, read page by page."""
 
     async def test_history_shows_the_newest_accepted_first(self, store: TransferStore) -> None:
-        """The order is that of acceptance, not of ids or times, and other owners' transfers are left out."""
+        """Transfers come in order of acceptance, not of ids or times, and other owners' are left out."""
         ids = [3, 9, 1, 7, 5]
         for number in ids:
             await accepted(store, transfer(number, at=NOON - number), transfer(number, owner=BOB, at=NOON + number + 1))
@@ -65,8 +65,8 @@ class History(StoreTests):
         assert await walk(store, most=100) == expected
 
     async def test_a_walk_meets_what_was_committed_before_it_exactly_once(self, harness: StoreHarness) -> None:
-        """While others accept transfers, with ids above and below, and statuses change, a walk neither skips nor
-        repeats, and shows each transfer as it is when its page is read.
+        """While others accept and change transfers, a walk shows each one committed before it began exactly once, in
+        its state when its page is read.
         """
         before = [transfer(number) for number in (50, 10, 90, 30, 70)]
         await accepted(harness.store, *before)
@@ -102,7 +102,7 @@ class History(StoreTests):
         ],
     )
     async def test_history_filters(self, store: TransferStore, query: dict[str, Any], numbers: list[int]) -> None:
-        """Each filter, and several together, show exactly what fits, on pages of every size."""
+        """Each filter, alone or with others, shows exactly the matching transfers, on pages of every size."""
         for number, asset, route, created_at, statuses in MOVES:
             [each] = await accepted(store, transfer(number, asset=asset, route=route, created_at=created_at))
             await taken(store, each, *statuses)

@@ -1,4 +1,4 @@
-"""Which transfers are accepted: each key and each id once."""
+"""Accepting transfers: each key and each id is taken once."""
 
 from msgspec.structs import replace
 
@@ -22,25 +22,25 @@ from internal_transfer.ports.transfer_store import Accepted, IdTaken, KeyTaken, 
 
 
 class KeysAndIds(StoreTests):
-    """Which transfers are accepted: each key and each id once."""
+    """Accepting transfers: each key and each id is taken once."""
 
     async def test_an_accepted_transfer_is_read_back_as_it_was(self, store: TransferStore) -> None:
-        """What is accepted is found by id and by key at once, field by field."""
+        """An accepted transfer is found at once by id and by key, with every field as it was."""
         memo = "für Ada 💶"
         [first] = await accepted(store, transfer(amount=2**112 - 1, memo=memo, legs=()))
         assert await store.get([first.id]) == [first]
         assert await store.by_keys([(ADA, first.key)]) == [KeyTaken(first, b"content")]
 
     async def test_unknown_ids_and_keys_are_none(self, store: TransferStore) -> None:
-        """Answers keep the order asked, with None for what is not on record."""
+        """Results keep the order asked, with None for what is not on record."""
         first, second = await accepted(store, transfer(1), transfer(2))
         assert await store.get([second.id, TransferId(77), first.id, second.id]) == [second, None, first, second]
         asked_keys = [(ADA, second.key), (ADA, "other"), (BOB, first.key), (ADA, first.key)]
         found = await store.by_keys(asked_keys)
         assert found == [KeyTaken(second, b"content"), None, None, KeyTaken(first, b"content")]
 
-    async def test_a_used_key_answers_its_transfer_and_records_nothing(self, store: TransferStore) -> None:
-        """The second claim of a key gets the first's transfer, as it is now, and its fingerprint (G6)."""
+    async def test_a_used_key_returns_its_transfer_and_records_nothing(self, store: TransferStore) -> None:
+        """A second claim of a key returns the first one's transfer as it is now, and its fingerprint (G6)."""
         [first] = await accepted(store, transfer(1, key="k"))
         pending = await taken(store, first, PENDING)
         again = transfer(2, key="k", amount=5)
@@ -50,21 +50,21 @@ class KeysAndIds(StoreTests):
         assert len(await store.feed(0, 10)) == 2
 
     async def test_a_key_is_claimed_once_within_a_batch(self, store: TransferStore) -> None:
-        """Of two proposals with one key in a batch the first wins, and another owner's same key is another key."""
+        """The first of two proposals with one key wins; another owner may use the same key."""
         first, second, other = transfer(1, key="k"), transfer(2, key="k"), transfer(3, key="k", owner=BOB)
         outcomes = await store.accept([proposal(first), proposal(second, fingerprint=b"x"), proposal(other)])
         assert outcomes == [Accepted(), KeyTaken(first, b"content"), Accepted()]
         assert await store.get([first.id, second.id, other.id]) == [first, None, other]
 
     async def test_a_key_outlives_its_failed_transfer(self, harness: StoreHarness) -> None:
-        """What failed stays failed under its key, also after a restart."""
+        """A failed transfer keeps its key, also after a restart."""
         [first] = await accepted(harness.store, transfer(key="k"))
         failed = await taken(harness.store, first, FAILED, failure=Code.INSUFFICIENT_BALANCE)
         await harness.reopen()
         assert await harness.store.accept([proposal(transfer(9, key="k"))]) == [KeyTaken(failed, b"content")]
 
     async def test_a_taken_id_is_refused_and_its_key_stays_free(self, harness: StoreHarness) -> None:
-        """An id is inserted only if absent: within a batch, later, and after a restart; the key can be used again."""
+        """A taken id is refused within a batch, later and after a restart; the refused proposal's key stays free."""
         first = transfer(1)
         clash = transfer(1, key="k", owner=BOB, amount=7)
         assert await harness.store.accept([proposal(first), proposal(clash)]) == [Accepted(), IdTaken()]
@@ -77,13 +77,13 @@ class KeysAndIds(StoreTests):
         await accepted(harness.store, replace(clash, id=transfer(2).id))
 
     async def test_the_key_is_looked_at_before_the_id_and_the_id_before_the_limit(self, store: TransferStore) -> None:
-        """A retry finds its transfer whatever else is wrong, and an id that is taken is said before a limit."""
+        """A retry finds its transfer whatever else is wrong, and a taken id is reported before a limit."""
         [first] = await accepted(store, transfer(1, key="k"))
         outcomes = await store.accept([proposal(first, daily_units=0), proposal(transfer(1, key="l"), daily_units=0)])
         assert outcomes == [KeyTaken(first, b"content"), IdTaken()]
 
     async def test_ids_need_not_rise(self, harness: StoreHarness) -> None:
-        """An id below the highest is accepted when it is free, in the same turn and after a restart."""
+        """A free id below the highest is accepted, in the same turn and after a restart."""
         await accepted(harness.store, transfer(9), transfer(3))
         await harness.reopen()
         low = transfer(1, id=snowflake(at_ms=NOON - 5, node=0, counter=0))

@@ -1,4 +1,4 @@
-"""The plainest record of transfers that could be right: dictionaries and lists. Only for comparison."""
+"""The simplest correct record of transfers, in dictionaries and lists; only for comparison."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ OPEN = {Status.REQUESTING, Status.PENDING}
 
 
 class StoreModel:
-    """What a store remembers."""
+    """All that a store remembers."""
 
     def __init__(self) -> None:
         self.transfers: dict[TransferId, Transfer] = {}
@@ -52,7 +52,7 @@ class StoreModel:
         return Accepted()
 
     def record(self, change: Change) -> Transfer | None:
-        """Records one change; raises `IllegalTransition`, and then is of no use any more."""
+        """Records one change; after raising `IllegalTransition` the model is in no defined state."""
         after = change.after
         before = self.transfers.get(after.id)
         if before is None or before.revision != change.revision:
@@ -69,9 +69,9 @@ class StoreModel:
         return after
 
     def open(self) -> list[Transfer]:
-        """Returns the transfers that are not final, as they were accepted."""
+        """Returns the transfers that are not final, in the order of acceptance."""
         return [each for each in self.transfers.values() if each.status in OPEN]
 
     def replace(self, transfers: Sequence[Transfer]) -> None:
-        """Puts transfers in the place of those with their ids."""
+        """Replaces transfers by newer states of them."""
         self.transfers.update({each.id: each for each in transfers})

@@ -29,14 +29,14 @@ from internal_transfer.ports.transfer_store import Change, TransferStore
 class OpenTransfers(StoreTests):
     """What the scanner and the operators ask for."""
 
-    async def test_due_transfers_are_claimed_once_and_oldest_first(self, harness: StoreHarness) -> None:
-        """A lease keeps a row from others until it ends; final rows and rows not yet due are never claimed."""
+    async def test_due_transfers_are_leased_once_and_oldest_first(self, harness: StoreHarness) -> None:
+        """A leased transfer goes to nobody else until its lease ends; final and not yet due ones are never leased."""
         store = harness.store
         batch = await accepted(store, *[transfer(n, due_at=NOON + due) for n, due in enumerate((30, 10, 20, 40, 0))])
         await taken(store, batch[4], FAILED)
-        claimed = await store.lease_due(now_ms=NOON + 30, lease_ms=100, most=2)
-        assert claimed == [replace(batch[n], due_at=NOON + 130) for n in (1, 2)]
-        assert await store.get([batch[1].id]) == [claimed[0]]
+        leased = await store.lease_due(now_ms=NOON + 30, lease_ms=100, most=2)
+        assert leased == [replace(batch[n], due_at=NOON + 130) for n in (1, 2)]
+        assert await store.get([batch[1].id]) == [leased[0]]
         assert [each.id for each in await store.lease_due(now_ms=NOON + 30, lease_ms=100, most=5)] == [batch[0].id]
         assert await store.lease_due(now_ms=NOON + 30, lease_ms=100, most=5) == []
         await harness.reopen()
@@ -44,7 +44,7 @@ class OpenTransfers(StoreTests):
         assert [each.id for each in again] == [batch[n].id for n in (3, 0, 1, 2)]
 
     async def test_a_lease_is_no_revision(self, store: TransferStore) -> None:
-        """Whoever read the transfer before it was leased can still record its next state."""
+        """A caller that read a transfer before it was leased can still record its next state."""
         [first] = await accepted(store, transfer(due_at=NOON))
         [leased] = await store.lease_due(now_ms=NOON, lease_ms=50, most=1)
         assert leased.revision == first.revision
@@ -52,18 +52,18 @@ class OpenTransfers(StoreTests):
         assert [each.id for each in await store.lease_due(now_ms=NOON + 10, lease_ms=50, most=1)] == [recorded.id]
 
     async def test_a_restart_makes_all_open_transfers_due(self, harness: StoreHarness) -> None:
-        """All open transfers become due, and only those, and none is put off by it."""
+        """All open transfers become due, and only those; none that was due becomes due later."""
         batch = await accepted(harness.store, *[transfer(n, due_at=NOON + due) for n, due in enumerate((-5, 50, 60))])
         await taken(harness.store, batch[2], FAILED)
         await harness.reopen()
         assert await harness.store.make_due(now_ms=NOON) == 2
         assert [each.due_at for each in await as_recorded(harness.store, *batch[:2])] == [NOON - 5, NOON]
-        claimed = await harness.store.lease_due(now_ms=NOON, lease_ms=50, most=9)
-        assert [each.id for each in claimed] == [batch[0].id, batch[1].id]
+        leased = await harness.store.lease_due(now_ms=NOON, lease_ms=50, most=9)
+        assert [each.id for each in leased] == [batch[0].id, batch[1].id]
 
     @pytest.mark.parametrize("status", list(Status))
     async def test_transfers_are_listed_by_status(self, harness: StoreHarness, status: Status) -> None:
-        """A status lists its transfers by rising id, page by page, whatever order they were accepted in."""
+        """Each status lists its transfers by rising id, page by page, in whatever order they were accepted."""
         expected = []
         for number in (8, 2, 6, 4):
             for offset, other in enumerate(Status):
@@ -77,7 +77,7 @@ class OpenTransfers(StoreTests):
         assert await harness.store.by_status(status, after=expected[3].id, most=3) == []
 
     async def test_stuck_transfers_are_old_or_need_a_person(self, store: TransferStore) -> None:
-        """Open transfers from before the time, and those that need a person, oldest first; never final ones."""
+        """Open transfers that are old or need a person are listed, oldest first; final ones never are."""
         batch = await accepted(store, *[transfer(n, created_at=NOON + at) for n, at in enumerate((50, 10, 90, 20, 95))])
         await store.record([Change(1, replace(batch[2], needs_person=Need.HOLD_COLLISION))])
         await taken(store, batch[3], PENDING, SUCCESS)
@@ -87,7 +87,7 @@ class OpenTransfers(StoreTests):
         assert [each.id for each in await store.stuck(open_before_ms=NOON + 51, most=2)] == [batch[1].id, batch[0].id]
 
     async def test_the_summary_counts_what_is_open(self, harness: StoreHarness) -> None:
-        """Counts, ages and reasons are those of open transfers; both open statuses are always named."""
+        """Counts, ages and reasons cover open transfers only; both open statuses are always named."""
         empty = await harness.store.open_summary()
         assert (empty.by_status, empty.oldest_open_ms) == ({REQUESTING: 0, PENDING: 0}, {})
         assert (empty.oldest_asked_ms, empty.needs_person) == ({}, {})
@@ -103,8 +103,8 @@ class OpenTransfers(StoreTests):
         assert summary.needs_person == {"hold_missing": 1}
 
     async def test_the_summary_tells_since_when_each_core_owes_an_answer(self, harness: StoreHarness) -> None:
-        """The time is that of the asking: retries do not renew it, an answer ends it, another command starts it again,
-        and nothing is owed to a final transfer or one that waits for a person.
+        """The time is when the core was asked: retries keep it, an answer ends it, another command starts it again, and
+        final transfers and those that wait for a person are left out.
         """
         legs = (Leg(Side.SOURCE, "one"), Leg(Side.TARGET, "two"))
         first, second = await accepted(harness.store, transfer(1, legs=legs), transfer(2, legs=legs))

@@ -1,4 +1,4 @@
-"""The transfers that stores are told of, and short ways to tell them."""
+"""The transfers that the tests put on record, and short ways to do so."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -24,14 +24,14 @@ ADA, BOB = Owner("ada"), Owner("bob")
 
 REQUESTING, PENDING, SUCCESS, FAILED = Status.REQUESTING, Status.PENDING, Status.SUCCESS, Status.FAILED
 LEGAL = {(REQUESTING, PENDING), (REQUESTING, FAILED), (PENDING, SUCCESS), (PENDING, FAILED)}
-"""The changes of status that there are."""
+"""All legal changes of status."""
 WAYS: dict[Status, tuple[Status, ...]] = {
     REQUESTING: (),
     PENDING: (PENDING,),
     SUCCESS: (PENDING, SUCCESS),
     FAILED: (FAILED,),
 }
-"""How an accepted transfer comes to each status."""
+"""The statuses that take an accepted transfer to each status."""
 
 
 def transfer(
@@ -45,7 +45,7 @@ def transfer(
     amount: int = 100,
     **more: Any,
 ) -> Transfer:
-    """Returns a transfer whose id has this number within its millisecond; its key is its own unless given."""
+    """Returns a transfer whose id has this number within its millisecond; by default its key is its own."""
     values: dict[str, Any] = {
         "id": snowflake(at_ms=at, node=1, counter=number),
         "owner": owner,
@@ -90,14 +90,14 @@ async def accepted(store: TransferStore, *transfers: Transfer) -> list[Transfer]
 
 
 async def changed(store: TransferStore, *changes: Change) -> list[Transfer]:
-    """Records changes, all of which must be of the latest revision, and returns the transfers as recorded."""
+    """Records changes, none of which may be of an older revision, and returns the transfers as recorded."""
     results = [each for each in await store.record(changes) if each is not None]
     assert len(results) == len(changes)
     return results
 
 
 async def as_recorded(store: TransferStore, *transfers: Transfer) -> list[Transfer]:
-    """Returns transfers, all of which must be on record, as they are there now."""
+    """Returns the current state of transfers, all of which must be on record."""
     found = [each for each in await store.get([each.id for each in transfers]) if each is not None]
     assert len(found) == len(transfers)
     return found
