@@ -403,7 +403,7 @@ def test_doctor_finds_what_is_wrong(data, tmp_path):
     assert code == 1
     assert set(found) == {"directory", "pins", "port"}
     assert "chmod 700" in found["directory"]
-    assert "assets.USDT.scale: is '7' in the settings, but '6' since it was first used" in found["pins"]
+    assert "assets.USDT.scale: is '7' in the settings, but was '6' when first used" in found["pins"]
     DataDirectory(data).database.write_bytes(b"no database at all" * 100)
     checks, _ = answer_of("doctor", "--data", data, "--config", tmp_path / "none.toml", "--port", "0")
     assert {"settings", "database", "pins"} <= set(failing(checks))

@@ -184,7 +184,10 @@ def test_memory_is_bounded(tmp_path, clock):
         ('{"keys":[5]}', r"keys\[0\]: must be an object"),
         ('{"keys":[{"kty":"OKP"}]}', r"keys\[0\]: is not a key"),
         ('{"keys":[{"kty":"oct","k":"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}]}', "HS256 is not supported"),
-        (json.dumps({"keys": [public_jwk(kid="a"), public_jwk(kid="a")]}), "kid must be a string of its own"),
+        (
+            json.dumps({"keys": [public_jwk(kid="a"), public_jwk(kid="a")]}),
+            "kid must be a string of its own",
+        ),
         (json.dumps({"keys": [json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(SIGNING_KEY))]}), "private key"),
     ],
 )

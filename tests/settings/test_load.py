@@ -145,7 +145,7 @@ LIMIT = "[tiers.standard.limits.USDT]\n"
 
 WRONG = [
     ("colour = 1", "colour: is not a setting"),
-    ("[server]\ncolour = 1", "server.colour: is not a setting; see the shipped defaults.toml for all of them"),
+    ("[server]\ncolour = 1", "server.colour: is not a setting; the shipped defaults.toml has all of them"),
     ("[sever]\nhttp_workers = 1", "sever: is not a setting; did you mean 'server'?"),
     ("[assets.USDT]\nsclae = 1", "assets.USDT.sclae: is not a setting; did you mean 'scale'?"),
     ('[[routes]]\nform = "spot"\nto = "earn"', "routes[0].form: is not a setting; did you mean 'from'?"),
@@ -166,19 +166,19 @@ WRONG = [
     ("[assets.USDT]\nprecision = 7", "assets.USDT.precision: must be at most the scale (6)"),
     ("[assets.USDT]\nnumber = 0", "assets.USDT.number: must be a whole number >= 1"),
     ("[assets.USDT]\nnumber = 4294967296", "assets.USDT.number: must be a whole number <= 4294967295"),
-    ("[assets.USDT]\nnumber = 3", "assets.BTC.number: must be another one: 3 is USDT's"),
+    ("[assets.USDT]\nnumber = 3", "assets.BTC.number: must be unique: 3 is already USDT's"),
     ("[assets.usdt]\nnumber = 100", "assets.usdt: must be named by"),
     ("assets = 1", "assets: must be a table"),
     ("assets.USDT = 1", "assets.USDT: must be a table"),
     ("assets.NEW = 1", "assets.NEW: must be a table, not a whole number"),
-    ("[account_types.earn]\ncode = 1", "account_types.earn.code: must be another one: 1 is funding's"),
+    ("[account_types.earn]\ncode = 1", "account_types.earn.code: must be unique: 1 is already funding's"),
     ("[account_types.earn]\ncode = 65000", "account_types.earn.code: must be a whole number <= 64999"),
     ('[account_types.earn]\nholder = "bank"', 'account_types.earn.holder: must be "ledger" or "core"'),
     ('[account_types.earn]\ncore = "core"', "account_types.earn.core: must be left out"),
     ('[account_types.spot]\ncore = "No Name"', "account_types.spot.core: must be text in quotes matching regex"),
     ('[account_types.Spot]\ncode = 9\nholder = "core"', "account_types.Spot: must be named by"),
-    ('[[routes]]\nfrom = "funding"\nto = "moon"', "routes[0].to: must be an account type; 'moon' is none"),
-    ('[[routes]]\nfrom = "moon"\nto = "funding"', "routes[0].from: must be an account type; 'moon' is none"),
+    ('[[routes]]\nfrom = "funding"\nto = "moon"', "routes[0].to: must be an account type; 'moon' is not one"),
+    ('[[routes]]\nfrom = "moon"\nto = "funding"', "routes[0].from: must be an account type; 'moon' is not one"),
     ('[[routes]]\nfrom = "spot"\nto = "spot"', "routes[0].to: must differ from `from`"),
     ('[[routes]]\nfrom = "spot"\nto = "earn"\n' * 2, "routes[1]: must not repeat the route from spot to earn"),
     ('[[routes]]\nfrom = "spot"', "routes[0].to: must be given"),
@@ -191,9 +191,9 @@ WRONG = [
     (LIMIT + 'daily = "5"', "tiers.standard.limits.USDT.daily: must be at least max (1000000)"),
     (
         LIMIT + f'daily = "{AMOUNT_UNITS_MAX}"',
-        "tiers.standard.limits.USDT.daily: must be more than zero and below 2^112",
+        "tiers.standard.limits.USDT.daily: must be more than zero and less than 2^112",
     ),
-    ('[tiers.standard.limits.MOON]\nmin = "1"', "tiers.standard.limits.MOON: must be for an asset"),
+    ('[tiers.standard.limits.MOON]\nmin = "1"', "tiers.standard.limits.MOON: must be an asset in [assets]"),
     ("[tiers.Gold]\nlimits = {}", "tiers.Gold: must be named by"),
     ("[tiers.gold]\ncolour = 1", "tiers.gold.colour: is not a setting"),
     ("[tiers.gold]\nlimits = 1", "tiers.gold.limits: must be a table, not a whole number"),
@@ -212,8 +212,8 @@ WRONG = [
         '[[issuers]]\nissuer = ""\nkeys_file = "settings.toml"',
         "issuers[0].issuer: must be text in quotes of length >= 1",
     ),
-    ('[[sub_accounts]]\nmaster = "a b"\nsubs = ["c"]', "sub_accounts[0].master: must be made of"),
-    ('[[sub_accounts]]\nmaster = "a"\nsubs = ["b c"]', "sub_accounts[0].subs: must be made of"),
+    ('[[sub_accounts]]\nmaster = "a b"\nsubs = ["c"]', "sub_accounts[0].master: must be 1 to 64 of"),
+    ('[[sub_accounts]]\nmaster = "a"\nsubs = ["b c"]', "sub_accounts[0].subs: must be 1 to 64 of"),
     ('[[sub_accounts]]\nmaster = "a"\nsubs = []', "sub_accounts[0].subs: must be a list of length >= 1"),
     (
         '[[sub_accounts]]\nmaster = "a"\nsubs = [1]',
@@ -266,7 +266,7 @@ def test_secrets_come_from_the_environment_and_are_never_shown(settings_of):
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [
-        ("INTERNAL_TRANSFER_POSTGRESS_URL", "x", "must be one of"),
+        ("INTERNAL_TRANSFER_POSTGRESS_URL", "x", "is not read; these are"),
         ("INTERNAL_TRANSFER_REDIS_URL", " ", "must not be empty"),
     ],
 )
@@ -309,8 +309,8 @@ def test_a_value_pinned_otherwise_stops_the_start():
     with pytest.raises(StartRefusedError) as refused:
         check_pins(wanted, wanted | {"assets.USDT.scale": "8", "numbers.4": "ETC"})
     assert str(refused.value) == (
-        "assets.USDT.scale: is '6' in the settings, but '8' since it was first used: put the old value back; "
-        "numbers.4: is 'ETH' in the settings, but 'ETC' since it was first used: put the old value back"
+        "assets.USDT.scale: is '6' in the settings, but was '8' when first used: put the old value back; "
+        "numbers.4: is 'ETH' in the settings, but was 'ETC' when first used: put the old value back"
     )
 
 
@@ -320,8 +320,7 @@ def test_another_holder_is_named_alone(settings_of):
     with pytest.raises(StartRefusedError) as refused:
         check_pins(wanted, pins(load(None, {})))
     assert str(refused.value) == (
-        "account_types.spot.holder: is 'ledger' in the settings, but 'core' since it was first used: "
-        "put the old value back"
+        "account_types.spot.holder: is 'ledger' in the settings, but was 'core' when first used: put the old value back"
     )
 
 
@@ -331,8 +330,7 @@ def test_what_was_pinned_and_is_missing_stops_the_start(settings_of):
     with pytest.raises(StartRefusedError) as refused:
         check_pins(wanted, wanted | pins(settings_of('[assets."X.Y"]\nnumber = 99\nscale = 2\nprecision = 2\n')))
     assert str(refused.value) == (
-        "assets.X.Y: missing from the settings, though pinned when first used: restore it, "
-        "with `closed = true` where retired"
+        "assets.X.Y: missing from the settings, but in use before: restore it, with `closed = true` where retired"
     )
     with pytest.raises(StartRefusedError, match=r"account_types\.vault, assets\.OLD: .* restore them"):
         check_pins(

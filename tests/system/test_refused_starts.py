@@ -102,7 +102,7 @@ async def test_pinned_setting(server, place):
     assert await server.stop() == 0
     server.config.write_text(server.config.read_text() + "[assets.USDT]\nscale = 8\n")
     said = await refused(place, "--demo", "--config", str(server.config))
-    assert "assets.USDT.scale: is '8' in the settings, but '6' since it was first used" in said
+    assert "assets.USDT.scale: is '8' in the settings, but was '6' when first used" in said
     assert "put the old value back" in said
 
 

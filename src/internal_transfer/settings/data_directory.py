@@ -1,4 +1,4 @@
-"""The data directory: made, checked and held by one server at a time."""
+"""The data directory, which one server at a time creates, checks and locks."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from internal_transfer.ports.errors import StartRefusedError
 
 
 class DataDirectory:
-    """A directory that only its owner can open, locked for as long as this object is open."""
+    """A directory that only its owner can open, locked from `acquire` to `release`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -21,17 +21,17 @@ class DataDirectory:
 
     @property
     def admin_socket(self) -> Path:
-        """The socket on which a running server takes operators' commands."""
+        """The socket for operators of a running server."""
         return self.path / "admin.sock"
 
     @property
     def ledger_socket(self) -> Path:
-        """The socket on which a ledger's host serves other processes."""
+        """The socket on which a process with the role `ledger` serves others."""
         return self.path / "ledger.sock"
 
     @property
     def is_held(self) -> bool:
-        """Tells whether another process has the directory locked right now; raises `StartRefusedError`."""
+        """Tells whether another process holds the lock now; raises `StartRefusedError` where that cannot be seen."""
         try:
             handle = os.open(self.path / "lock", os.O_RDWR)
         except FileNotFoundError:
@@ -47,7 +47,7 @@ class DataDirectory:
         return False
 
     def acquire(self) -> None:
-        """Makes the directory if need be and locks it; raises `StartRefusedError` saying what to do."""
+        """Locks the directory, which is created where missing; raises `StartRefusedError` with what to do."""
         assert self._lock is None, "held already"
         try:
             self._make()
@@ -69,7 +69,7 @@ class DataDirectory:
         try:
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-            # The database holds secrets; in a directory that others may enter, SQLite would let them read it.
+            # The database holds secrets, and SQLite would create it readable by others.
             os.close(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             self.release()
@@ -79,7 +79,7 @@ class DataDirectory:
             ) from error
 
     def _make(self) -> None:
-        """Makes the directory so that it survives a loss of power: SQLite syncs what is in it, but not its own name."""
+        """Creates the directory and syncs its name, which SQLite does not, so that it survives a loss of power."""
         missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in missing:
@@ -90,7 +90,7 @@ class DataDirectory:
                 os.close(parent)
 
     def release(self) -> None:
-        """Lets the directory go."""
+        """Releases the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -1,4 +1,4 @@
-"""The development issuer: signs tokens with a key in the data directory, which only `serve --demo` makes."""
+"""The issuer for demonstrations: signs tokens with a key in the data directory, which `serve --demo` creates."""
 
 import os
 import secrets
@@ -32,31 +32,31 @@ class _Stored(Struct, frozen=True):
 
 
 class DemoIssuer:
-    """A key pair (EdDSA) and what is done with it."""
+    """A key pair (EdDSA) that signs tokens."""
 
     def __init__(self, stored: _Stored) -> None:
         self._stored = stored
 
     @staticmethod
     def read(directory: Path) -> "DemoIssuer":
-        """The issuer of a data directory; raises `StartRefusedError` where there is none."""
+        """Returns the issuer of a data directory; raises `StartRefusedError` where there is none."""
         path = directory / FILE_NAME
         try:
             return DemoIssuer(msgspec.json.decode(path.read_bytes(), type=_Stored))
         except FileNotFoundError as error:
             raise StartRefusedError(
-                f"{path}: there is no demo issuer; only `internal-transfer serve --demo` makes one"
+                f"{path}: there is no demo issuer; `internal-transfer serve --demo` creates one"
             ) from error
         except OSError as error:
             raise StartRefusedError(f"{path}: cannot be read: {error.strerror}") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StartRefusedError(
-                f"{path}: is not a demo issuer's key; delete it, and serve --demo makes one"
+                f"{path}: is not a demo issuer's key; delete it, and `serve --demo` creates one"
             ) from error
 
     @staticmethod
     def create(directory: Path) -> "DemoIssuer":
-        """The issuer of a data directory, made if there is none; its file can be read by its owner only."""
+        """Returns the issuer of a data directory, created where missing; only its owner can read the file."""
         path = directory / FILE_NAME
         if path.exists():
             return DemoIssuer.read(directory)
@@ -76,7 +76,7 @@ class DemoIssuer:
         return DemoIssuer(stored)
 
     def public_keys(self) -> dict[str, list[dict[str, str]]]:
-        """The JWK set that verifies the tokens."""
+        """Returns the JWK set that verifies the tokens."""
         stored = self._stored
         return {
             "keys": [
@@ -92,13 +92,13 @@ class DemoIssuer:
         }
 
     def trusted(self) -> TrustedIssuer:
-        """The issuer as the authenticator takes it."""
+        """Returns the issuer for the authenticator."""
         [key] = self.public_keys()["keys"]
         renewal = "get a new one with: internal-transfer token --data DIR --user USER"
         return TrustedIssuer(ISSUER, AUDIENCE, {self._stored.kid: jwt.PyJWK(key)}, renewal)
 
     def token(self, owner: Owner, *, roles: tuple[str, ...], tier: str, now_seconds: int) -> str:
-        """A token of one hour from this wall-clock time on."""
+        """Returns a token that is valid for one hour from this wall-clock time."""
         stored = self._stored
         private = jwt.PyJWK({"kty": stored.kty, "crv": stored.crv, "alg": stored.alg, "x": stored.x, "d": stored.d})
         claims = {

@@ -1,4 +1,4 @@
-"""Whose tokens are trusted: an issuer's name, its audience and its public keys."""
+"""The trusted issuers of tokens, with their audiences and public keys."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from msgspec import Struct
 from internal_transfer.ports.errors import StartRefusedError
 
 ALGORITHMS = frozenset({"EdDSA", "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
-"""Public-key signatures only: whoever can read the keys file of a shared-secret scheme can sign tokens."""
+"""Only public-key signatures: with a shared secret, anybody who can read the keys file could sign tokens."""
 
 
 class TrustedIssuer(Struct, frozen=True):
-    """Who may issue tokens, for which audience, and with which keys, by key id ("" where a key has none).
+    """An issuer, its audience, and its keys by key id ("" for a key without one).
 
-    `renewal` tells a caller whose token has expired how to get a new one.
+    `renewal` tells the caller how to replace an expired token.
     """
 
     issuer: str
@@ -26,7 +26,7 @@ class TrustedIssuer(Struct, frozen=True):
 
 
 def read_issuer(*, issuer: str, audience: str, keys_file: Path) -> TrustedIssuer:
-    """Reads an issuer's public keys (a JWK set); raises `StartRefusedError` naming the file and what is wrong."""
+    """Reads an issuer's public keys (a JWK set); raises `StartRefusedError`, which names the file and the fault."""
     try:
         keys = msgspec.json.decode(keys_file.read_bytes(), type=dict[str, Any])["keys"]
     except OSError as error:
@@ -43,14 +43,14 @@ def read_issuer(*, issuer: str, audience: str, keys_file: Path) -> TrustedIssuer
         try:
             parsed = jwt.PyJWK(key)
         except jwt.PyJWTError as error:
-            # The library's message repeats the key, which may be a private one by mistake.
+            # The library's message repeats the key, which may be a private key by mistake.
             raise StartRefusedError(f"{where}: is not a key of a supported type") from error
         if parsed.algorithm_name not in ALGORITHMS:
             raise StartRefusedError(f"{where}: {parsed.algorithm_name} is not supported; use a public-key algorithm")
         if "d" in key:
-            raise StartRefusedError(f"{where}: is a private key; only its public half belongs here")
+            raise StartRefusedError(f"{where}: is a private key; only its public half belongs in this file")
         key_id = key.get("kid", "")
         if not isinstance(key_id, str) or key_id in trusted:
-            raise StartRefusedError(f"{where}: kid must be a string of its own")
+            raise StartRefusedError(f"{where}: kid must be a string of its own, which no other key has")
         trusted[key_id] = parsed
     return TrustedIssuer(issuer, audience, trusted)

@@ -1,9 +1,9 @@
-"""The settings: read once at start from TOML, checked whole, and passed on as frozen values.
+"""Reads the settings from TOML, once at start, and checks all of them.
 
-A user's file is laid over the shipped `defaults.toml`: tables merge key by key, so a file names only what differs;
-lists (`[[routes]]`, `[[issuers]]`, `[[sub_accounts]]`) replace the shipped list. `shipped_assets = false` leaves out
-the shipped assets and their limits, for those who number their own. Whatever is wrong raises `StartRefusedError`, which
-names the key: `assets.USDT.scale: must be a whole number <= 30`.
+A user's file is merged into the shipped `defaults.toml`: tables merge key by key, so the file needs only the keys that
+differ; lists (`[[routes]]`, `[[issuers]]`, `[[sub_accounts]]`) replace the shipped list. `shipped_assets = false` omits
+the shipped assets and their limits, for users who number their own. Any fault raises `StartRefusedError`, which names
+the key: `assets.USDT.scale: must be a whole number <= 30`.
 
 Secrets come from the environment alone; `SECRETS` lists them.
 """
@@ -48,16 +48,16 @@ from internal_transfer.settings.systems import (
 )
 
 SECRETS = {
-    "INTERNAL_TRANSFER_POSTGRES_URL": "where PostgreSQL is, with user and password",
-    "INTERNAL_TRANSFER_REDIS_URL": "where Valkey or Redis is, with its password",
+    "INTERNAL_TRANSFER_POSTGRES_URL": "the address of PostgreSQL, with user and password",
+    "INTERNAL_TRANSFER_REDIS_URL": "the address of Valkey or Redis, with its password",
     "INTERNAL_TRANSFER_KAFKA_PASSWORD": "the SASL password of Kafka",
     "INTERNAL_TRANSFER_CQL_PASSWORD": "the password of ScyllaDB or Cassandra",
 }
-"""The environment variables that are read, and what each is. Any other of the same prefix is refused as a slip."""
+"""The environment variables that are read. Any other with the same prefix is refused as a mistake."""
 
 _PREFIX = "INTERNAL_TRANSFER_"
 ACCOUNT_CODE_MAX = 64_999
-"""Larger codes (to 65,535) are for the service's own accounts, such as those of deposits and withdrawals."""
+"""Larger codes (up to 65,535) are for the service's own accounts, such as those of deposits and withdrawals."""
 
 
 class _Asset(Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +95,7 @@ class _SubAccounts(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole of a settings file, one level deep; each table in it is read under its own path."""
+    """A whole settings file, one level deep; each table in it is read by itself, so that errors name its path."""
 
     assets: dict[str, Any]
     account_types: dict[str, Any]
@@ -124,9 +124,9 @@ T = TypeVar("T", bound=Struct)
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Reads the settings: the shipped ones, a user's file over them, secrets from the environment.
+    """Reads the shipped settings, a user's file over them, and the secrets in the environment.
 
-    Raises `StartRefusedError` naming the key and what it has to be.
+    Raises `StartRefusedError`, which names the key and what it must be.
     """
     shipped = tomllib.loads(resources.files(__package__).joinpath("defaults.toml").read_text("utf-8"))
     if path is None:
@@ -142,7 +142,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
 
 
 def parse(document: dict[str, Any], *, directory: Path, environment: Mapping[str, str]) -> Settings:
-    """The settings in a whole document; files that it names are looked for from `directory`."""
+    """Returns the settings in a whole document; the files that it names are relative to `directory`."""
     file = _read(document, _File, "")
     assets = _assets(file.assets)
     account_types = _account_types(file.account_types)
@@ -198,7 +198,7 @@ def _merge(shipped: dict[str, Any], given: dict[str, Any], path: str) -> dict[st
 
 
 def _check_top_keys(tables: Any, path: str) -> None:
-    """Finds what was meant for the whole file, and in TOML belongs to the table that it stands below."""
+    """Refuses a key meant for the whole file that stands below a table, which in TOML makes it part of that table."""
     entries = tables.items() if isinstance(tables, dict) else enumerate(tables)
     for key, value in entries:
         where = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}" if path else str(key)
@@ -218,7 +218,7 @@ def _assets(tables: dict[str, Any]) -> dict[str, Asset]:
         asset = Asset(code, **asdict(_read(table, _Asset, path)))
         _require(asset.precision <= asset.scale, f"{path}.precision", f"must be at most the scale ({asset.scale})")
         other = numbers.setdefault(asset.number, code)
-        _require(other == code, f"{path}.number", f"must be another one: {asset.number} is {other}'s")
+        _require(other == code, f"{path}.number", f"must be unique: {asset.number} is already {other}'s")
         assets[code] = asset
     return assets
 
@@ -233,11 +233,13 @@ def _account_types(tables: dict[str, Any]) -> dict[str, AccountType]:
         _require(given.holder in tuple(Holder), f"{path}.holder", 'must be "ledger" or "core"')
         holder = Holder(given.holder)
         _require(
-            holder is Holder.CORE or not given.core, f"{path}.core", "must be left out: the ledger holds this type"
+            holder is Holder.CORE or not given.core,
+            f"{path}.core",
+            "must be left out: the ledger holds this type",
         )
         core = (given.core or "core") if holder is Holder.CORE else ""
         other = codes.setdefault(given.code, name)
-        _require(other == name, f"{path}.code", f"must be another one: {given.code} is {other}'s")
+        _require(other == name, f"{path}.code", f"must be unique: {given.code} is already {other}'s")
         kinds[name] = AccountType(name, given.code, holder, core, given.closed)
     return kinds
 
@@ -248,7 +250,7 @@ def _routes(entries: list[Any], kinds: dict[str, AccountType]) -> frozenset[Rout
         path = f"routes[{index}]"
         given = _read(entry, _Route, path)
         for key, name in (("from", given.source), ("to", given.target)):
-            _require(name in kinds, f"{path}.{key}", f"must be an account type; {name!r} is none")
+            _require(name in kinds, f"{path}.{key}", f"must be an account type; {name!r} is not one")
         _require(given.source != given.target, f"{path}.to", "must differ from `from`; the same type needs no route")
         route = Route(given.source, given.target)
         _require(route not in routes, path, f"must not repeat the route from {given.source} to {given.target}")
@@ -264,7 +266,7 @@ def _limits(tier: str, table: Any, assets: dict[str, Asset]) -> dict[str, Limit]
         where = f"{path}.limits.{code}"
         asset = assets.get(code)
         if asset is None:
-            raise StartRefusedError(f"{where}: must be for an asset of [assets]")
+            raise StartRefusedError(f"{where}: must be an asset in [assets]")
         given = _read(entry, _Limit, where)
         least, most, daily = (
             _units(value, asset, f"{where}.{key}")
@@ -282,7 +284,7 @@ def _units(text: str, asset: Asset, path: str) -> int:
         units = parse_amount(text, scale=asset.scale, precision=asset.precision)
     except AmountPrecisionError as error:
         raise StartRefusedError(f"{path}: must have at most {asset.precision} decimal places") from error
-    _require(0 < units <= AMOUNT_UNITS_MAX, path, "must be more than zero and below 2^112 smallest units")
+    _require(0 < units <= AMOUNT_UNITS_MAX, path, "must be more than zero and less than 2^112 smallest units")
     return units
 
 
@@ -293,7 +295,7 @@ def _sub_accounts(entries: list[Any]) -> dict[Owner, frozenset[Owner]]:
         path = f"sub_accounts[{index}]"
         given = _read(entry, _SubAccounts, path)
         for key, owner in (("master", given.master), *(("subs", sub) for sub in given.subs)):
-            _require(is_owner(owner), f"{path}.{key}", "must be made of 1 to 64 of A-Z a-z 0-9 _ . : -")
+            _require(is_owner(owner), f"{path}.{key}", "must be 1 to 64 of A-Z a-z 0-9 _ . : -")
         _require(given.master not in by_master, f"{path}.master", f"must not repeat {given.master!r}")
         for sub in given.subs:
             _require(sub != given.master, f"{path}.subs", "must not name the master")
@@ -312,7 +314,7 @@ def _issuers(entries: list[Any], directory: Path) -> tuple[Issuer, ...]:
         given = _read(entry, Issuer, path)
         keys_file = directory / given.keys_file
         _require(given.issuer not in issuers, f"{path}.issuer", f"must not repeat {given.issuer!r}")
-        _require(keys_file.is_file(), f"{path}.keys_file", f"must be a file; {keys_file} is none")
+        _require(keys_file.is_file(), f"{path}.keys_file", f"must be a file; {keys_file} is not one")
         issuers[given.issuer] = Issuer(given.issuer, str(keys_file), given.audience)
     return tuple(issuers.values())
 
@@ -321,8 +323,8 @@ def _secrets(environment: Mapping[str, str]) -> Secrets:
     found: dict[str, str] = {}
     for name, value in environment.items():
         if name.startswith(_PREFIX):
-            _require(name in SECRETS, name, f"must be one of the variables that are read: {', '.join(SECRETS)}")
-            _require(bool(value.strip()), name, "must not be empty; leave it unset instead")
+            _require(name in SECRETS, name, f"is not read; these are: {', '.join(SECRETS)}")
+            _require(bool(value.strip()), name, "must not be empty; unset it instead")
             found[name.removeprefix(_PREFIX).lower()] = value
     return Secrets(**found)
 
@@ -347,7 +349,7 @@ _WHERE = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
 
 
 def _read(table: Any, kind: type[T], path: str) -> T:
-    """The table as a struct; errors name the key below `path` and are put in the words of a settings file."""
+    """Returns the table as a struct; errors name the key below `path`, in the words of a settings file."""
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
@@ -361,7 +363,7 @@ def _in_words(message: str, path: str, names: list[str]) -> str:
     message = message[: where.start()] if where else message
     if unknown := _UNKNOWN.fullmatch(message):
         close = get_close_matches(unknown.group(1), names, n=1)
-        advice = f"did you mean {close[0]!r}?" if close else "see the shipped defaults.toml for all of them"
+        advice = f"did you mean {close[0]!r}?" if close else "the shipped defaults.toml has all of them"
         return f"{'.'.join([*keys, unknown.group(1)])}: is not a setting; {advice}"
     if missing := _MISSING.fullmatch(message):
         return f"{'.'.join([*keys, missing.group(1)])}: must be given"

@@ -1,4 +1,4 @@
-"""What is pinned: the numbers, codes and scales that must never change once money was recorded under them."""
+"""The settings that must never change once money was recorded under them, such as numbers, codes and scales."""
 
 import re
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ _PINNED_TABLE = re.compile(r"(assets\..+)\.number|(account_types\..+)\.code")
 
 
 def pins(settings: Settings) -> dict[str, str]:
-    """What is pinned at first use, by key path, for `Operations.pin`.
+    """Returns the values to pin at first use by their keys, for `Operations.pin`.
 
-    Numbers and codes are pinned in both directions, so that a number whose asset was deleted is never given to another.
+    Numbers and codes are pinned in both directions, so that the number of a deleted asset is never given to another.
     """
     pinned: dict[str, str] = {}
     for asset in settings.rules.assets.values():
@@ -30,16 +30,15 @@ def pins(settings: Settings) -> dict[str, str]:
 
 
 def check_pins(wanted: Mapping[str, str], pinned: Mapping[str, str]) -> None:
-    """Raises `StartRefusedError`, naming the keys, for values that were pinned otherwise, and for assets and account
-    types that were pinned and are wanted no more.
+    """Raises `StartRefusedError`, which names the keys, for values that differ from the pinned ones, and for pinned
+    assets and account types that are missing.
     """
     differing = {key for key, value in pinned.items() if wanted.get(key, value) != value}
-    # Which core a type has, and its flags in the ledger, follow from who holds it.
+    # The core and the ledger flags of an account type follow from its holder.
     for key in [key for key in differing if key.endswith(".holder")]:
         differing -= {key.replace(".holder", f".{follows}") for follows in ("core", "flags")}
     faults = [
-        f"{key}: is {wanted[key]!r} in the settings, but {pinned[key]!r} since it was first used: "
-        "put the old value back"
+        f"{key}: is {wanted[key]!r} in the settings, but was {pinned[key]!r} when first used: put the old value back"
         for key in sorted(differing)
     ]
     missing = sorted(
@@ -49,7 +48,7 @@ def check_pins(wanted: Mapping[str, str], pinned: Mapping[str, str]) -> None:
     )
     if missing:
         faults.append(
-            f"{', '.join(missing)}: missing from the settings, though pinned when first used: restore "
+            f"{', '.join(missing)}: missing from the settings, but in use before: restore "
             f"{'it' if len(missing) == 1 else 'them'}, with `closed = true` where retired"
         )
     if faults:

@@ -1,4 +1,4 @@
-"""The settings: what is configured, as frozen values. `settings/load.py` reads and checks them."""
+"""What can be configured, as frozen values; `settings/load.py` reads and checks them."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -25,10 +25,10 @@ Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
-    """The HTTP server: headers and bodies have to be complete within the deadline; connections are bounded.
+    """The HTTP server. Headers and bodies must be complete within the deadline; each process bounds its connections.
 
-    `http_workers` processes speak HTTP for the one that holds the service; 0 leaves all of it to that one, and without
-    the key there is one for each further processor, up to three.
+    `http_workers` is the number of HTTP workers. With 0 the service's own process speaks HTTP; without the key there
+    is one worker for each processor but the first, up to three.
     """
 
     receive_deadline_seconds: Seconds
@@ -39,10 +39,10 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
 class Transfers(Struct, frozen=True, forbid_unknown_fields=True):
     """How transfers are accepted and answered.
 
-    An answer comes when the transfer is final, or after `wait_seconds` (a client may ask for up to
-    20 s). The gateway gives up on a request after `deadline_seconds`; while it works, nobody else takes
-    the transfer for `lease_seconds`. A transfer without a hold expires after `expiry_seconds`. When a core has owed an
-    answer for `core_silence_seconds`, `open_max` transfers are open, or `queue_max` requests wait, new ones are shed.
+    A client is answered when its transfer is final, or after `wait_seconds` (it may ask for up to 20 s). The gateway
+    gives up on a request after `deadline_seconds`; nobody else works on its transfer for `lease_seconds` at a time. A
+    transfer without a hold expires after `expiry_seconds`. New transfers are shed when a core has owed an answer for
+    `core_silence_seconds`, when `open_max` transfers are open, and when `queue_max` requests wait.
     """
 
     wait_seconds: Annotated[float, Meta(ge=0, le=20)]
@@ -56,7 +56,7 @@ class Transfers(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Scanner(Struct, frozen=True, forbid_unknown_fields=True):
-    """How often due transfers are looked for, for how long they are leased, and how many at a time."""
+    """How often the scanner looks for due transfers, how long it leases them, and how many at a time."""
 
     interval_seconds: Seconds
     lease_seconds: Seconds
@@ -64,14 +64,14 @@ class Scanner(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Retries(Struct, frozen=True, forbid_unknown_fields=True):
-    """The first and the longest pause between attempts; it doubles in between, with jitter."""
+    """The first and the longest pause between attempts; the pause doubles each time, with jitter."""
 
     first_seconds: Seconds
     longest_seconds: Seconds
 
 
 class Alerts(Struct, frozen=True, forbid_unknown_fields=True):
-    """From which age on an open transfer is stuck, alerted about, and critical."""
+    """The ages at which an open transfer counts as stuck, raises an alert, and is critical."""
 
     stuck_seconds: Seconds
     alert_seconds: Seconds
@@ -79,14 +79,14 @@ class Alerts(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RateLimit(Struct, frozen=True, forbid_unknown_fields=True):
-    """The token bucket of each user and API key."""
+    """The token bucket of each user and each API key."""
 
     per_minute: Count
     burst: Count
 
 
 class Issuer(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may issue tokens; `keys_file` (a JWKS) is relative to the settings file and exists."""
+    """An issuer of tokens; `keys_file` (a JWKS) is given relative to the settings file, and exists."""
 
     issuer: Annotated[str, Meta(min_length=1, max_length=512)]
     keys_file: Annotated[str, Meta(min_length=1)]
@@ -94,7 +94,7 @@ class Issuer(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Secrets(Struct, frozen=True):
-    """What must not stand in a file; empty where the system is not used. Never shown in a representation."""
+    """Secrets from the environment; empty for systems that are not used."""
 
     postgres_url: str = ""
     redis_url: str = ""
@@ -102,12 +102,12 @@ class Secrets(Struct, frozen=True):
     cql_password: str = ""
 
     def __repr__(self) -> str:
-        """Names only, so that no log can leak a value."""
+        """The names alone, so that no log leaks a value."""
         return f"Secrets({', '.join(name for name, value in asdict(self).items() if value)})"
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Everything that is configured; `tiers` are the names that a token may carry."""
+    """Everything that is configured; `tiers` are the names that a token may contain."""
 
     rules: Rules
     tiers: frozenset[str]
@@ -130,7 +130,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def fingerprint(settings: Settings) -> str:
-    """A hash of everything that is configured but secrets: two processes that have the same are configured alike."""
+    """Returns a hash of all settings but the secrets, equal for processes that are configured alike."""
     issuers = tuple(replace(issuer, keys_file=str(Path(issuer.keys_file).resolve())) for issuer in settings.issuers)
     shown = replace(settings, issuers=issuers, secrets=Secrets())
     return sha256(msgspec.json.encode(shown, order="deterministic")).hexdigest()

@@ -1,6 +1,6 @@
-"""Which system stands behind each port, and how it is reached; the settings' part about them.
+"""The settings about other systems: which one stands behind each port, and how it is reached.
 
-Passwords are not here: they come from the environment (`settings.SECRETS`).
+Passwords come from the environment (`SECRETS` in `settings/load.py`).
 """
 
 from enum import StrEnum
@@ -16,7 +16,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$")]
 
 
 class StoreSystem(StrEnum):
-    """What records transfers, and what operators decide."""
+    """The system that records transfers and operators' decisions."""
 
     EMBEDDED = "embedded"
     POSTGRESQL = "postgresql"
@@ -24,7 +24,7 @@ class StoreSystem(StrEnum):
 
 
 class LedgerSystem(StrEnum):
-    """What holds the money; `socket` is the embedded ledger, served by a process with the role `ledger`."""
+    """The system that holds the money; `socket` is the embedded ledger in a process with the role `ledger`."""
 
     EMBEDDED = "embedded"
     TIGERBEETLE = "tigerbeetle"
@@ -32,7 +32,7 @@ class LedgerSystem(StrEnum):
 
 
 class CoreSystem(StrEnum):
-    """How trading cores are told, and what brings their confirmations."""
+    """How commands reach the trading cores, and their confirmations reach the service."""
 
     EMBEDDED = "embedded"
     KAFKA = "kafka"
@@ -40,14 +40,14 @@ class CoreSystem(StrEnum):
 
 
 class LimiterSystem(StrEnum):
-    """What counts requests."""
+    """The system that counts requests."""
 
     EMBEDDED = "embedded"
     VALKEY = "valkey"
 
 
 class EventsSystem(StrEnum):
-    """Where the events of transfers are published."""
+    """Where events of transfers are published."""
 
     NONE = "none"
     KAFKA = "kafka"
@@ -64,17 +64,17 @@ class Systems(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_alone(self) -> bool:
-        """Tells whether the record is in the data directory, so that one process does everything."""
+        """Tells whether transfers are recorded in the data directory, so that one process does everything."""
         return self.store is StoreSystem.EMBEDDED
 
     @property
     def shares_a_commit(self) -> bool:
-        """Tells whether store, ledger and core are all embedded, so that their steps may share one commit."""
+        """Tells whether store, ledger and core are all embedded, so that one commit can hold steps of all three."""
         embedded = (self.store, self.ledger, self.core)
         return embedded == (StoreSystem.EMBEDDED, LedgerSystem.EMBEDDED, CoreSystem.EMBEDDED)
 
     def check(self) -> None:
-        """Raises `StartRefusedError` where processes that share a record would not share the money."""
+        """Raises `StartRefusedError` where processes would share a store but not the ledger or the core."""
         for name, value in (("ledger", self.ledger), ("core", self.core)):
             if not self.is_alone and value == "embedded":
                 raise StartRefusedError(
@@ -84,9 +84,9 @@ class Systems(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PostgresqlSystem(Struct, frozen=True, forbid_unknown_fields=True):
-    """How many connections each process opens; where and who is in the secret URL, TLS too.
+    """The schema, and the connections of each process; address, user and TLS are in the secret URL.
 
-    `pooled`: a PgBouncer in transaction mode is in between.
+    `pooled` says that the connections go through a PgBouncer in transaction mode.
     """
 
     db_schema: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
@@ -95,10 +95,10 @@ class PostgresqlSystem(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CassandraSystem(Tls, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where ScyllaDB or Cassandra is; `replication` makes a keyspace that does not exist, where it is given.
+    """How ScyllaDB or Cassandra is reached; a missing keyspace is created with `replication`, where that is given.
 
-    `reach`, `local` or `everywhere`: whose agreement counts, the same for all processes. `tablets` is said to ScyllaDB
-    for a keyspace that is made.
+    `reach` says which replicas must agree, `local` or `everywhere`, and is the same for all processes. `tablets` is an
+    option of ScyllaDB for a keyspace that is created.
     """
 
     hosts: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
@@ -112,7 +112,7 @@ class CassandraSystem(Tls, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class TigerBeetleSystem(Struct, frozen=True, forbid_unknown_fields=True):
-    """The cluster and its replicas' addresses."""
+    """The cluster's id, and the addresses of its replicas in their order."""
 
     cluster: Annotated[str, Meta(pattern=r"^[0-9]{1,39}$")]
     addresses: Annotated[list[Address], Meta(min_length=1)]
@@ -125,9 +125,9 @@ class LedgerSocket(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KafkaSystem(Tls, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The brokers, and as whom to speak to them (SASL, where a user is given).
+    """The brokers, and the user to log in as (by SASL; none where it is empty).
 
-    `partitions` are those of a topic that is made; so many processes can share its work.
+    `partitions` is the number for topics that are created, and so the most processes that can share their work.
     """
 
     servers: Annotated[list[Address], Meta(min_length=1)]
@@ -140,7 +140,7 @@ class KafkaSystem(Tls, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class AeronSystem(Struct, frozen=True, forbid_unknown_fields=True):
     """The media driver's directory, and the channels to and from the cores.
 
-    `heard_on` is where the service listens for verdicts, if that differs from where the core sends them.
+    `heard_on` is the channel on which the service listens for verdicts, where it differs from the one cores send on.
     """
 
     directory: str
@@ -151,4 +151,4 @@ class AeronSystem(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ValkeySystem(Tls, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Files for TLS; where and who is in the secret URL, with the keys' prefix and whether it is a cluster."""
+    """TLS; everything else is in the secret URL: address, user, prefix of the keys, and whether it is a cluster."""

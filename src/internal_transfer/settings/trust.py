@@ -1,4 +1,4 @@
-"""Whose tokens are believed: the configured issuers, and in a demonstration the one in the data directory."""
+"""The issuers whose tokens are accepted: the configured ones, and in a demonstration that of the data directory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from internal_transfer.settings.settings import Settings
 
 
 class IssuerKeys(Struct, frozen=True):
-    """A trusted issuer in a form that can be told to another process: its public keys are JWKs."""
+    """A trusted issuer in a form that can be sent to another process: its public keys are JWKs."""
 
     issuer: str
     audience: str
@@ -23,7 +23,7 @@ class IssuerKeys(Struct, frozen=True):
 
 
 def trusted_issuers(settings: Settings, data: Path, *, demo: bool) -> list[TrustedIssuer]:
-    """Reads all keys; raises `StartRefusedError` where a file is wrong, or nobody is believed at all."""
+    """Reads all keys; raises `StartRefusedError` for a faulty file, and where there is no issuer at all."""
     issuers = [
         read_issuer(issuer=entry.issuer, audience=entry.audience, keys_file=Path(entry.keys_file))
         for entry in settings.issuers
@@ -31,18 +31,18 @@ def trusted_issuers(settings: Settings, data: Path, *, demo: bool) -> list[Trust
     if demo:
         issuers.append(DemoIssuer.create(data).trusted())
     if not issuers:
-        raise StartRefusedError("issuers: name who issues your users' tokens, or start with --demo")
+        raise StartRefusedError("issuers: name the issuer of your users' tokens, or start with --demo")
     return issuers
 
 
 def to_keys(issuers: Sequence[TrustedIssuer]) -> tuple[IssuerKeys, ...]:
-    """The issuers with the keys that were read at the start, whatever their files say by now."""
+    """Returns the issuers with the keys that were read at the start, even if their files have changed since."""
     return tuple(
         IssuerKeys(
             issuer.issuer,
             issuer.audience,
             tuple(
-                # The library's JWK of a public key leaves out its id and the algorithm that it is for.
+                # The library's JWK leaves out the id and the algorithm of a public key.
                 key.Algorithm.to_jwk(key.key, as_dict=True) | {"kid": key_id, "alg": key.algorithm_name}
                 for key_id, key in issuer.keys.items()
             ),
@@ -53,7 +53,7 @@ def to_keys(issuers: Sequence[TrustedIssuer]) -> tuple[IssuerKeys, ...]:
 
 
 def from_keys(told: Sequence[IssuerKeys]) -> list[TrustedIssuer]:
-    """The issuers that `to_keys` was given."""
+    """Returns the issuers that `to_keys` was given."""
     return [
         TrustedIssuer(entry.issuer, entry.audience, {key["kid"]: jwt.PyJWK(key) for key in entry.keys}, entry.renewal)
         for entry in told
