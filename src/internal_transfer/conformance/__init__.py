@@ -1,1 +1,1 @@
-"""The conformance kit: shows whether a trading core keeps its promises, by telling it orders and looking."""
+"""The conformance kit: shows whether a trading core, a ledger or a transfer store keeps the promises of its port."""

@@ -204,9 +204,10 @@ class UnsupportedError(ValueError):
 class Ledger(Protocol):
     """Accounts and two-phase transfers.
 
-    Calls take at most `BATCH_MAX` items (more raise `ValueError`) and answer one result per item, in order. All raise
-    `Unavailable` when nothing was done and `OutcomeUnknown` when something may have been. Time-outs, closing,
-    balancing and imported flags raise `UnsupportedError` before anything is done.
+    Calls take at most `BATCH_MAX` items and return one result per item, in order. Before anything is done, more items
+    and numbers too wide for their field raise `ValueError`; time-outs, closing, balancing and imported flags raise
+    `UnsupportedError`. All calls raise `Unavailable` when nothing was done and `OutcomeUnknown` when something may have
+    been.
     """
 
     async def create_accounts(self, accounts: Sequence[LedgerAccount]) -> list[AccountOutcome]:

@@ -9,10 +9,12 @@ from internal_transfer.conformance.ledger.limits import Limits
 from internal_transfer.conformance.ledger.order_of_checks import OrderOfChecks
 from internal_transfer.conformance.ledger.two_phases import TwoPhases
 
+# pytest runs the tests of the last base first: the simple rules before those built on them.
 
-class LedgerExamples(Accounts, OrderOfChecks, TwoPhases, BurntIds, BatchesAndChains, History, Limits):
+
+class LedgerExamples(History, Limits, BatchesAndChains, BurntIds, TwoPhases, OrderOfChecks, Accounts):
     """The contract rule by rule, each shown by an example."""
 
 
-class LedgerContract(LedgerExamples, LedgerAgainstModel):
+class LedgerContract(LedgerAgainstModel, LedgerExamples):
     """The whole contract; a subclass adds a fixture `new_harness` that returns a function making a `LedgerHarness`."""
