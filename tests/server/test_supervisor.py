@@ -38,13 +38,11 @@ class Shell:
 class Kept:
     """Children of a supervisor; each number runs the next of its scripts, and the last one again and again."""
 
-    def __init__(self, *scripts, child=Shell, start_seconds=20.0, stop_seconds=20.0):
+    def __init__(self, *scripts, child=Shell, stop_seconds=20.0):
         self.runs = []
         self._scripts = list(scripts)
         self._child = child
-        self.supervisor = Supervisor(
-            "HTTP worker", self._launch, count=1, start_seconds=start_seconds, stop_seconds=stop_seconds
-        )
+        self.supervisor = Supervisor("HTTP worker", self._launch, count=1, stop_seconds=stop_seconds)
 
     def _launch(self, number, ready):
         assert number == 0
@@ -103,9 +101,10 @@ async def test_a_later_child_that_does_not_become_ready():
     assert [entry["code"] for entry in logs] == [-signal.SIGTERM, 0, 7, 7]
 
 
-async def test_a_child_that_is_not_ready_in_time():
+async def test_a_child_that_is_not_ready_in_time(monkeypatch):
     """The start is refused, and the child is killed with everything else that ends."""
-    kept = Kept("read line", start_seconds=0.2)
+    monkeypatch.setattr(supervisor, "START_SECONDS", 0.2)
+    kept = Kept("read line")
     with pytest.RaisesGroup(pytest.RaisesExc(StartRefusedError, match=r"HTTP worker 1 was not ready in 0\.2 s")):
         async with asyncio.TaskGroup() as tasks:
             kept.supervisor.start(tasks)

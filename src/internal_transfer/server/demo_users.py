@@ -1,4 +1,4 @@
-"""What a demonstration has besides: users with money, and a call to begin with."""
+"""The users of a demonstration: their money, and a first call to try."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def give_demo_balances(service: Service) -> None:
-    """Deposits the demo users' money; the references make it happen once per directory."""
+    """Deposits the demo users' money, once per directory: the references repeat."""
     for user in DEMO_USERS:
         for asset, amount in DEMO_BALANCES.items():
             cash = Cash(
@@ -32,7 +32,7 @@ async def give_demo_balances(service: Service) -> None:
 
 
 def first_call(service: Service, data: Path, *, host: str, port: int) -> str:
-    """A `curl` line with which the first of the users moves money."""
+    """Returns a `curl` line with which the first of the users moves money."""
     token = DemoIssuer.read(data).token(
         Owner(DEMO_USERS[0]), roles=("user",), tier="standard", now_seconds=service.clock.now_ms() // 1000
     )

@@ -1,4 +1,4 @@
-"""The doors of a server: the applications of users and operators, and where operators come in."""
+"""The doors of a server: the applications for users and operators, and where operators reach theirs."""
 
 import os
 import socket
@@ -34,7 +34,7 @@ ADMIN_PREFIX = "/api/v1/admin"
 def public_app(
     service: Service, settings: Settings, issuers: list[TrustedIssuer], *, demo: bool, state: DescribeServer
 ) -> ASGIApp:
-    """The users' application, with the operators' routes for tokens that carry their role."""
+    """Returns the users' application, with the operators' routes for tokens that carry their role."""
     authenticator = Authenticator(issuers, service.clock)
     context = ApiContext(
         rules=settings.rules,
@@ -72,12 +72,11 @@ def admin_app(
     state: DescribeServer | None,
     actor_of: Callable[[Request], str | Refusal] | None = None,
 ) -> ASGIApp:
-    """The operators' application; without `actor_of` for whoever can open the socket, or the directory.
+    """Returns the operators' application; without `actor_of`, for a user who can open the socket or the directory.
 
-    `state` tells of the server, where there is one.
+    `state` describes the server, if one runs.
     """
     local = f"local:{os.getuid()}"
-
     services = OperatorServices(
         desk=service.desk,
         cash=service.cash,
@@ -107,14 +106,14 @@ def operators_doors(
     demo: bool,
     bounds: Bounds,
 ) -> list[HttpServer]:
-    """The servers for those who run the service: health and metrics on their port, the desk on its own socket.
+    """Returns the operators' servers: health and metrics on a port, their application on its own socket.
 
     Raises `StartRefusedError`.
     """
     health = create_health_app(readiness=unready, registry=service.telemetry.registry)
-    desk = admin_app(service, demo=demo, state=state)
+    admin = admin_app(service, demo=demo, state=state)
     own = listen_owner_only(service.directory.admin_socket)
     return [
         HttpServer(app, listener, clock=service.clock, bounds=bounds)
-        for app, listener in ((health, health_listener), (desk, own))
+        for app, listener in ((health, health_listener), (admin, own))
     ]

@@ -16,14 +16,12 @@ from pathlib import Path
 import structlog
 
 from internal_transfer.server.sockets import listen
-from internal_transfer.server.supervisor import Supervisor, reason_of, told_to_stop
+from internal_transfer.server.supervisor import READY_LINE, Supervisor, reason_of, told_to_stop
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.demo_issuer import FILE_NAME, DemoIssuer
 
-START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 """How long a process may take to stop; its HTTP workers may take 50 of them."""
-READY_LINE = "internal-transfer is ready on "
 
 _log = structlog.get_logger(__name__)
 
@@ -81,7 +79,6 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> None:
         "process",
         lambda number, ready: _Process(options, listener, number, ready, said),
         count=options.count,
-        start_seconds=START_SECONDS,
         stop_seconds=STOP_SECONDS,
     )
 

@@ -1,8 +1,7 @@
 """The HTTP server: uvicorn with uvloop and httptools, and bounds on what a connection may take.
 
-uvicorn keeps half-sent headers for ever and bounds neither their size nor, in a problem's shape, the number of
-connections. The protocol here does: every request has to be complete within a deadline that starts with its first
-byte, whatever trickles in.
+uvicorn keeps half-sent headers for ever, does not bound their size, and refuses connections without a problem. The
+protocol here requires every request to be complete within a deadline that starts with its first byte.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ Returned = TypeVar("Returned")
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
-    """What connections may take.
+    """What a connection may take.
 
     `request_seconds`: for the headers and body of one request, and for the first byte on a new connection.
     `idle_seconds`: between requests. `stop_seconds`: for what was accepted before a stop.
@@ -61,8 +60,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._whole = False
         self._head_complete = False
         self._head_is_too_large = False
-        # Of the head that is not complete yet; of the piece being parsed; of that piece after its last whole request.
-        # The last is counted as nothing where it cannot be known.
+        # Of the incomplete head; of the piece being parsed; of that piece after its last whole request, or 0 if that
+        # cannot be known.
         self._head_bytes = self._piece_bytes = self._rest_bytes = 0
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -80,7 +79,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parses what came; a request that is still incomplete afterwards has a deadline running."""
+        """Parses a piece; afterwards a request that is still incomplete has a deadline running."""
         if self.transport.is_closing():
             return
         self._silent = self._whole = False
@@ -105,7 +104,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Starts the request, unless its head is too large."""
         self._head_complete = True
         if self._head_bytes + self._piece_bytes > self._bounds.head_bytes_most:
-            # The piece may have a body or other requests as well, so now the head itself is measured.
+            # The piece may hold a body or other requests too, so now the head itself is measured.
             head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if head_bytes > self._bounds.head_bytes_most:
                 self._head_is_too_large = True
@@ -113,14 +112,14 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The request is whole; its deadline has done its work."""
+        """Ends the deadline of a request that is whole."""
         self._whole = True
         self._head_bytes = self._rest_bytes = 0
         if self._deadline is not None:
             self._end_deadline()
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not a problem.
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are no problem document.
         """Refuses what cannot be parsed, with a problem."""
         if self._head_is_too_large:
             self._refuse(self._head_too_large())
@@ -147,7 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
             # An earlier request is still being answered, so this one's pace does not matter yet.
             self._begin_deadline()
         elif self._silent:
-            # A connection that never asked anything is closed without a word.
+            # A connection that never asked for anything is closed without an answer.
             self.transport.close()
         else:
             self._refuse(self._problems.request(408, "request", "did not arrive in time", retry=Retry.SAME_KEY))
@@ -155,8 +154,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, reply: Reply) -> None:
         """Answers in the application's place and closes the connection.
 
-        Where a whole request is still to be answered, its answer goes out instead, and then the connection closes:
-        two answers must not mix.
+        If a whole request is still to be answered, its answer goes out instead before the connection closes: two
+        answers must not mix.
         """
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
@@ -180,14 +179,14 @@ class BoundedProtocol(HttpToolsProtocol):
 def run_on_uvloop(main: Coroutine[Any, Any, Returned]) -> Returned:
     """Runs a coroutine on a new loop, which is left open until the process ends.
 
-    uvloop's `close()` runs until libuv has closed every handle, and under load it was seen to wait for one for ever,
-    after a connection had been cut off whose peer was still sending. A server that has finished must not hang in that.
+    uvloop's `close()` waits until libuv has closed every handle. Under load it was seen to wait for ever, after a
+    connection had been cut off whose peer was still sending. A server that has finished must not hang there.
     """
     return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(main)
 
 
 def calm_collector() -> None:
-    """Has the collector of cycles leave alone what the start made, and run seldom: the hot path makes few cycles."""
+    """Has the garbage collector ignore what the start made, and run seldom: the hot path makes few cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -196,7 +195,7 @@ def calm_collector() -> None:
 class HttpServer(uvicorn.Server):
     """One listening socket with its application.
 
-    Signals belong to the process, which has more than one server: nothing is done about them here.
+    It does nothing about signals: they belong to the process, which has more than one server.
     """
 
     def __init__(self, app: ASGIApp, listener: socket.socket, *, clock: Clock, bounds: Bounds | None = None) -> None:
@@ -221,7 +220,7 @@ class HttpServer(uvicorn.Server):
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
+        """The port that the server listens on."""
         port: int = self._listener.getsockname()[1]
         return port
 

@@ -1,4 +1,4 @@
-"""The server process: the service with its three doors - users, health, operators - from start to clean stop."""
+"""One server process, from start to clean stop: the service with its doors for users, health and operators."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ from internal_transfer.server.doors import admin_app, operators_doors, public_ap
 from internal_transfer.server.http import Bounds, HttpServer, calm_collector
 from internal_transfer.server.http_workers.pool import HttpWorkers
 from internal_transfer.server.sockets import listen_when_free
-from internal_transfer.server.supervisor import reason_of, told_to_stop
+from internal_transfer.server.supervisor import READY_LINE, reason_of, told_to_stop
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
 from internal_transfer.settings.settings import Settings, fingerprint
@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What the command line says about a server; port 0 picks a free one, and a `listener` that is given is used."""
+    """What the command line says about a server; port 0 picks a free one, and a given `listener` replaces it."""
 
     data: Path = Path("data")
     config: Path | None = None
@@ -50,8 +50,8 @@ class ServeOptions:
 async def serve(options: ServeOptions) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what it accepted.
 
-    Prints, on standard output, a `curl` line where it is a demonstration, and one line when it is ready. Raises
-    `StartRefusedError` where it cannot start, saying what to do, and `ServiceFailedError` where it cannot go on.
+    Prints one line on standard output when it is ready, in a demonstration after a `curl` line. Raises
+    `StartRefusedError`, which says what to do, or `ServiceFailedError` if it cannot go on.
     """
     if options.demo and not _is_loopback(options.host):
         raise StartRefusedError(f"--demo gives everybody tokens, so it binds loopback only, not {options.host}")
@@ -72,7 +72,7 @@ async def serve(options: ServeOptions) -> None:
 
 async def _serve(options: ServeOptions, settings: Settings, service: Service) -> None:
     if not options.demo:
-        # A start that is refused for lack of an issuer shall not decide what the directory is for.
+        # A start that is refused for lack of an issuer must not decide what the directory is for.
         trusted_issuers(settings, options.data, demo=False)
     await service.prepare(demo=options.demo)
     issuers = trusted_issuers(settings, options.data, demo=options.demo)
@@ -119,12 +119,7 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
         if listener is not None and not workers.count:
             own_door = HttpServer(app, listener, clock=service.clock, bounds=bounds)
             for_users.append(tasks.create_task(own_door.run_until_stopped()))
-
-        async def announce() -> None:
-            await workers.ready()
-            _announce(options, service, port, admin_port=admin_port, workers=workers.count)
-
-        starting = tasks.create_task(announce())
+        starting = tasks.create_task(_announce(options, service, workers, port=port, admin_port=admin_port))
         await stop.wait()
         starting.cancel()
         _log.info("stopping")
@@ -141,24 +136,27 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
     _log.info("stopped")
 
 
-def _announce(options: ServeOptions, service: Service, port: int, *, admin_port: int, workers: int) -> None:
+async def _announce(
+    options: ServeOptions, service: Service, workers: HttpWorkers, *, port: int, admin_port: int
+) -> None:
+    await workers.ready()
     if options.demo and port:
         print(first_call(service, options.data, host=options.host, port=port), flush=True)  # noqa: T201
     roles = ", ".join(sorted(options.roles))
     where = f"http://{options.host}:{port}" if port else f"http://127.0.0.1:{admin_port} (health; roles: {roles})"
-    print(f"internal-transfer is ready on {where}", flush=True)  # noqa: T201
-    _log.info("ready", port=port, admin_port=admin_port, data=str(options.data), workers=workers, roles=roles)
+    print(f"{READY_LINE}{where}", flush=True)  # noqa: T201
+    _log.info("ready", port=port, admin_port=admin_port, data=str(options.data), workers=workers.count, roles=roles)
 
 
 @asynccontextmanager
 async def open_offline(data: Path, config: Path | None) -> AsyncIterator[ASGIApp]:
-    """The operators' application without a server, on a directory that nobody else holds.
+    """Opens the operators' application without a server, on a directory that nobody else holds.
 
-    Raises `StartRefusedError`, also where the directory does not exist yet: there is nothing to operate on.
+    Raises `StartRefusedError`, also if the directory does not exist yet: there is nothing to operate on.
     """
     if not DataDirectory(data).database.exists():
         raise StartRefusedError(f"{data}: holds no data yet; give --data the directory of a server")
-    # Without the role of settling: what is on its way to those who settle stays theirs.
+    # Without the settler: confirmations on their way to the processes that settle stay theirs.
     async with open_service(load(config), data, frozenset({Role.GATEWAY})) as service:
         await service.prepare(demo=None)
         yield admin_app(service, demo=False, state=None)

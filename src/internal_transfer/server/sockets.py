@@ -10,13 +10,13 @@ from internal_transfer.ports.errors import StartRefusedError
 
 BACKLOG = 2048
 PORT_SECONDS = 2.0
-"""How long a port is waited for: the workers of a server that was killed may outlive it for a moment."""
+"""How long to wait for a port: the HTTP workers of a server that was killed may outlive it for a moment."""
 
 _OWN_BACKLOG = 64
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 picks a free one. Raises `StartRefusedError` naming the address."""
+    """Returns a listening socket; port 0 picks a free one. Raises `StartRefusedError` naming the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -32,8 +32,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def listen_when_free(host: str, port: int, clock: Clock, *, option: str) -> socket.socket:
-    """Listens as soon as the port is free, which it has to be within `PORT_SECONDS`; raises `StartRefusedError`,
-    naming the command line's option for another port.
+    """Listens as soon as the port is free. After `PORT_SECONDS` it raises `StartRefusedError`, naming the command
+    line's `option` for another port.
     """
     ends = clock.monotonic() + PORT_SECONDS
     while True:
@@ -52,9 +52,9 @@ async def listen_when_free(host: str, port: int, clock: Clock, *, option: str) -
 
 
 def listen_owner_only(path: Path) -> socket.socket:
-    """A listening Unix socket that only this process's user can open; raises `StartRefusedError` naming the path.
+    """Returns a listening Unix socket that only this process's user can open; raises `StartRefusedError`.
 
-    One that a killed process left is replaced: the caller has locked the directory that it is in.
+    A socket that a killed process left is replaced: the caller has locked its directory.
     """
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

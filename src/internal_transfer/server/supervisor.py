@@ -10,6 +10,9 @@ import structlog
 
 from internal_transfer.ports.errors import StartRefusedError
 
+READY_LINE = "internal-transfer is ready on "
+"""How the line begins that a process prints when it is ready; the rest says where."""
+START_SECONDS = 60.0
 AGAIN_SECONDS = 1.0
 END_SECONDS = 2.0
 """How long a child may take to end after it has closed its connection to this process."""
@@ -82,14 +85,12 @@ class Supervisor:
         launch: Callable[[int, Callable[[], None]], Child],
         *,
         count: int,
-        start_seconds: float,
         stop_seconds: float,
         advice: str = "see the log",
     ) -> None:
         self._name = name
         self._event = name.lower().replace(" ", "_")
         self._launch = launch
-        self._start_seconds = start_seconds
         self._stop_seconds = stop_seconds
         self._advice = advice
         self._stopping = asyncio.Event()
@@ -106,14 +107,14 @@ class Supervisor:
         return [tasks.create_task(self._keep(number)) for number in range(len(self._started))]
 
     async def ready(self) -> None:
-        """Waits until every child has been ready; raises `StartRefusedError` after `start_seconds`."""
+        """Waits until every child has been ready; raises `StartRefusedError` after `START_SECONDS`."""
         try:
-            async with asyncio.timeout(self._start_seconds):
+            async with asyncio.timeout(START_SECONDS):
                 for started in self._started:
                     await started.wait()
         except TimeoutError as error:
             number = next(number for number, started in enumerate(self._started) if not started.is_set())
-            raise self._refused(number, f"was not ready in {self._start_seconds:g} s") from error
+            raise self._refused(number, f"was not ready in {START_SECONDS:g} s") from error
 
     def stop(self) -> None:
         """Asks all children to stop."""

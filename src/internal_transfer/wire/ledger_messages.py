@@ -1,7 +1,7 @@
 """What crosses the Unix socket between a ledger's host and its clients.
 
-A client says `Hello` and is welcomed or refused; then it sends requests without waiting, and answers come under their
-numbers. Numbers of 128 bits are 16 bytes, the most significant first, since MessagePack's integers end at 64 bits.
+A client says `Hello` and is welcomed or refused. Then it sends requests without waiting; each answer carries its
+request's number. Numbers of 128 bits cross as 16 bytes, the most significant first: MessagePack's integers have 64.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown
 from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer
 
 PROTOCOL = 1
-"""Raised whenever a message changes; host and client must be of the same."""
+"""Raised whenever a message changes; host and client must have the same."""
 
 TransferRow: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, int, int, int, int, int, int]
 """Id, debit account, credit account, amount, pending id and user data, each of 16 bytes; then the smaller fields, as
@@ -87,20 +87,20 @@ class Welcome(Struct, frozen=True, array_like=True, tag=0):
 
 
 class Refused(Struct, frozen=True, array_like=True, tag=1):
-    """The host takes no requests of this client; it closes the connection."""
+    """The host takes no requests from this client, and closes the connection."""
 
     message: str
 
 
 class Done(Struct, frozen=True, array_like=True, tag=2):
-    """The answer to a request, which is on record."""
+    """The answer to a request, whose effect is on record."""
 
     number: int
     answer: Raw
 
 
 class Failed(Struct, frozen=True, array_like=True, tag=3):
-    """A request that failed; `is_unknown` where it may have been done all the same."""
+    """A request that failed; `is_unknown` if it may have been carried out all the same."""
 
     number: int
     is_unknown: bool
@@ -108,16 +108,16 @@ class Failed(Struct, frozen=True, array_like=True, tag=3):
 
     @classmethod
     def because(cls, number: int, error: OperatingFailureError) -> "Failed":
-        """The message for a failure of the host's."""
+        """Returns the message for a failure in the host."""
         return cls(number, isinstance(error, OutcomeUnknown), error.message)
 
     def error(self) -> OperatingFailureError:
-        """The failure, as the ledger's."""
+        """Returns the failure as the client raises it."""
         return (OutcomeUnknown if self.is_unknown else Unavailable)(System.LEDGER, self.message)
 
 
 class Invalid(Struct, frozen=True, array_like=True, tag=4):
-    """A request that no ledger would take: a bug of the client, and nothing was done."""
+    """A request that no ledger would take: a bug in the client, and nothing was done."""
 
     number: int
     message: str
@@ -131,7 +131,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def row_of_transfer(transfer: LedgerTransfer) -> TransferRow:
-    """A transfer as it crosses."""
+    """Returns a transfer as it crosses."""
     return (
         transfer.id.to_bytes(16),
         transfer.debit_account_id.to_bytes(16),
@@ -150,7 +150,7 @@ def row_of_transfer(transfer: LedgerTransfer) -> TransferRow:
 
 
 def transfer_of_row(row: TransferRow) -> LedgerTransfer:
-    """A transfer that has crossed."""
+    """Returns a transfer that has crossed."""
     key, debit, credit, amount, pending, user_data, user_data_64, user_data_32, timeout, ledger, code, flags, at = row
     number = int.from_bytes
     return LedgerTransfer(
@@ -171,7 +171,7 @@ def transfer_of_row(row: TransferRow) -> LedgerTransfer:
 
 
 def row_of_account(account: LedgerAccount) -> AccountRow:
-    """An account as it crosses."""
+    """Returns an account as it crosses."""
     return (
         account.id.to_bytes(16),
         account.user_data_128.to_bytes(16),
@@ -189,7 +189,7 @@ def row_of_account(account: LedgerAccount) -> AccountRow:
 
 
 def account_of_row(row: AccountRow) -> LedgerAccount:
-    """An account that has crossed."""
+    """Returns an account that has crossed."""
     key, user_data, held, spent, expected, received, ledger, code, flags, user_data_64, user_data_32, at = row
     number = int.from_bytes
     return LedgerAccount(

@@ -142,7 +142,7 @@ async def test_what_was_given_up_counts_until_it_is_answered(process, client):
         *(bounded.create_transfers([plain(number)]) for number in range(10, 15)), return_exceptions=True
     )
     assert [type(error) for error in given_up] == [OutcomeUnknown] * 3 + [Unavailable] * 2
-    with pytest.raises(Unavailable, match="too many requests are out"):
+    with pytest.raises(Unavailable, match="too many requests are under way"):
         await bounded.lookup_accounts([USER])
     process.signal(signal.SIGCONT)
     # The host answers what was sent before; nothing else came.
@@ -358,7 +358,7 @@ async def test_another_release(served, monkeypatch):
     """A client of another protocol is refused at its start with what to do, and nothing of it is done later either."""
     monkeypatch.setattr(adapter, "PROTOCOL", 99)
     stranger = SocketLedger(SocketLedgerSettings(path=served.directory.ledger_socket))
-    with pytest.raises(StartRefusedError, match="start both from the same release"):
+    with pytest.raises(StartRefusedError, match="start both from one release"):
         await stranger.start()
     with pytest.raises(Unavailable, match="protocol 1, the client 99"):
         await stranger.create_transfers([plain(10)])

@@ -81,6 +81,7 @@ class Pair:
         self.gateway = Gateway()
         self.counted = Counter()
         self.readies = 0
+        self._crossings = 0
         self.stops = 0
         self._there, self._back = asyncio.Event(), asyncio.Event()
         self._app = app
@@ -135,7 +136,8 @@ class Pair:
     async def crossed(self):
         """Returns when all that was said so far has arrived at the service, and what it said at the worker."""
         self._there, self._back = asyncio.Event(), asyncio.Event()
-        self.worker.tell_counts([("crossed", "", "", 1)])
+        self._crossings += 1
+        self.worker.tell_counts({("crossed", "", ""): self._crossings})
         await self._there.wait()
         self.service.stop()
         await self._back.wait()
@@ -527,10 +529,12 @@ async def test_what_is_said_last_arrives():
         pair.worker.tell_ready()
         await pair.crossed()
         assert (pair.readies, pair.stops) == (1, 1)
-        pair.worker.tell_counts([("transfers", "answered", "", 3), ("transfers", "refused", "RATE_LIMITED", 1)])
+        answered, refused = ("transfers", "answered", ""), ("transfers", "refused", "RATE_LIMITED")
+        pair.worker.tell_counts({answered: 1.0})
+        pair.worker.tell_counts({answered: 3.0, refused: 1.0})
         pair.worker.close()
         await pair.service.until_lost()
-        assert pair.counted["transfers", "answered", ""] == 3
-        assert pair.counted["transfers", "refused", "RATE_LIMITED"] == 1
+        assert pair.counted[answered] == 3
+        assert pair.counted[refused] == 1
         await pair.worker.until_lost()
-        pair.worker.tell_counts([("transfers", "answered", "", 1)])
+        pair.worker.tell_counts({answered: 4.0})

@@ -13,45 +13,24 @@ from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.ledger import AccountOutcome, LedgerAccount, LedgerTransfer, TransferOutcome
 from internal_transfer.ports.ledger_checks import check_most
 from internal_transfer.ports.ledger_encoding import encode_accounts, encode_ids, encode_transfers
+from internal_transfer.wire import ledger_messages as messages
 from internal_transfer.wire.frames import FrameError, Frames, decode
-from internal_transfer.wire.ledger_messages import (
-    CLIENT_DECODER,
-    PROTOCOL,
-    AccountRow,
-    CreateAccounts,
-    CreateTransfers,
-    Done,
-    Failed,
-    FromHost,
-    Hello,
-    Invalid,
-    LookupAccounts,
-    LookupTransfers,
-    NewestTransfers,
-    Refused,
-    Request,
-    TransferRow,
-    TransfersAfter,
-    Welcome,
-    account_of_row,
-    row_of_account,
-    transfer_of_row,
-)
+from internal_transfer.wire.ledger_messages import PROTOCOL
 
 T = TypeVar("T")
 
 _U64_MAX = 2**64 - 1
 _ACCOUNT_OUTCOMES = msgspec.msgpack.Decoder(list[AccountOutcome])
 _TRANSFER_OUTCOMES = msgspec.msgpack.Decoder(list[TransferOutcome])
-_ACCOUNTS = msgspec.msgpack.Decoder(list[AccountRow])
-_TRANSFERS = msgspec.msgpack.Decoder(list[TransferRow])
+_ACCOUNTS = msgspec.msgpack.Decoder(list[messages.AccountRow])
+_TRANSFERS = msgspec.msgpack.Decoder(list[messages.TransferRow])
 
 
 class SocketLedgerSettings(Struct, frozen=True, kw_only=True):
-    """Where the host listens. `deadline_seconds` bounds a call, with connecting.
+    """Where the host listens. `deadline_seconds` bounds a call and connecting for it.
 
-    `requests_max` may be out at a time. A call that was given up counts until its answer comes, so that a host that
-    does not answer is not given ever more.
+    At most `requests_max` requests are under way. One whose caller gave up counts until its answer comes, so that a
+    host that does not answer is not sent ever more.
     """
 
     path: Path
@@ -60,15 +39,14 @@ class SocketLedgerSettings(Struct, frozen=True, kw_only=True):
 
 
 class _RefusedError(Exception):
-    """The host does not take requests of this client."""
+    """The host does not take requests from this client."""
 
 
 class SocketLedger:
-    """Implements `Ledger` with one connection for the whole process, which is opened when it is needed.
+    """Implements `Ledger` with one connection for the whole process, opened when it is needed.
 
-    Calls do not wait for each other: requests go out as they come, in the order of the calls, and the host puts those
-    that come together into one commit. Every answer is durable. A call that takes longer than the deadline is unknown,
-    and is never cancelled.
+    Calls do not wait for each other: requests are sent in the order of the calls, and the host puts those that arrive
+    together into one commit. Every answer is durable. A call past its deadline is unknown, and is never cancelled.
     """
 
     def __init__(self, settings: SocketLedgerSettings) -> None:
@@ -77,8 +55,8 @@ class SocketLedger:
         self._connecting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Connects; raises `StartRefusedError` for what will not pass by itself, `Unavailable` while there is no host:
-        then calls may be made all the same, and connect when they can.
+        """Connects. Raises `StartRefusedError` if that needs a change, and `Unavailable` while there is no host:
+        calls may be made all the same, and connect when they can.
         """
         try:
             async with asyncio.timeout(self._settings.deadline_seconds):
@@ -97,7 +75,7 @@ class SocketLedger:
                     raise
 
     async def close(self) -> None:
-        """Closes the connection; what is out then is unknown."""
+        """Closes the connection; calls under way are unknown."""
         line, self._line = self._line, None
         if line is not None:
             line.frames.close()
@@ -107,11 +85,11 @@ class SocketLedger:
         """See the port."""
         encode_accounts(accounts)
         try:
-            rows = [row_of_account(account) for account in accounts]
+            rows = [messages.row_of_account(account) for account in accounts]
         except OverflowError as error:
             raise ValueError("a number of an account is not of 128 bits") from error
         _check_timestamps(accounts)
-        return _ACCOUNT_OUTCOMES.decode(await self._ask(CreateAccounts, rows))
+        return _ACCOUNT_OUTCOMES.decode(await self._ask(messages.CreateAccounts, rows))
 
     async def create_transfers(self, transfers: Sequence[LedgerTransfer]) -> list[TransferOutcome]:
         """See the port."""
@@ -119,45 +97,40 @@ class SocketLedger:
         _check_timestamps(transfers)
         rows = [
             (
-                key,
-                debit,
-                credit,
-                amount,
-                pending,
-                user_data,
-                transfer.user_data_64,
-                transfer.user_data_32,
-                transfer.timeout,
-                transfer.ledger,
-                transfer.code,
-                transfer.flags,
-                transfer.timestamp,
+                *blobs,
+                each.user_data_64,
+                each.user_data_32,
+                each.timeout,
+                each.ledger,
+                each.code,
+                each.flags,
+                each.timestamp,
             )
-            for transfer, key, debit, credit, amount, pending, user_data in requests
+            for each, *blobs in requests
         ]
-        return _TRANSFER_OUTCOMES.decode(await self._ask(CreateTransfers, rows))
+        return _TRANSFER_OUTCOMES.decode(await self._ask(messages.CreateTransfers, rows))
 
     async def lookup_accounts(self, ids: Sequence[int]) -> list[LedgerAccount]:
         """See the port."""
-        rows = _ACCOUNTS.decode(await self._ask(LookupAccounts, encode_ids(ids)))
-        return [account_of_row(row) for row in rows]
+        rows = _ACCOUNTS.decode(await self._ask(messages.LookupAccounts, encode_ids(ids)))
+        return [messages.account_of_row(row) for row in rows]
 
     async def lookup_transfers(self, ids: Sequence[int]) -> list[LedgerTransfer]:
         """See the port."""
-        return _transfers(await self._ask(LookupTransfers, encode_ids(ids)))
+        return _transfers(await self._ask(messages.LookupTransfers, encode_ids(ids)))
 
     async def transfers_after(self, timestamp: int, most: int) -> list[LedgerTransfer]:
         """See the port."""
         check_most(most)
-        return _transfers(await self._ask(TransfersAfter, max(0, min(timestamp, _U64_MAX)), most))
+        return _transfers(await self._ask(messages.TransfersAfter, max(0, min(timestamp, _U64_MAX)), most))
 
     async def newest_transfers(self, most: int) -> list[LedgerTransfer]:
         """See the port."""
         check_most(most)
-        return _transfers(await self._ask(NewestTransfers, most))
+        return _transfers(await self._ask(messages.NewestTransfers, most))
 
     async def check(self) -> list[Finding]:
-        """Says whether the host can be reached, is of this protocol, answers, and is safe from others, for `doctor`."""
+        """Finds for `doctor` whether the host can be reached, is of this protocol, answers, and is closed to others."""
         path = self._settings.path
         try:
             await self.start()
@@ -175,8 +148,8 @@ class SocketLedger:
         checks.append(Finding("ledger permissions", is_private, advice))
         return checks
 
-    async def _ask(self, kind: type[Request], *fields: Any) -> Raw:
-        """Sends a request and waits for its answer."""
+    async def _ask(self, kind: type[messages.Request], *fields: Any) -> Raw:
+        """Sends a request and returns its answer."""
         is_sent = False
         try:
             async with asyncio.timeout(self._settings.deadline_seconds):
@@ -190,7 +163,7 @@ class SocketLedger:
             raise self._not_in_time(is_sent=is_sent) from error
 
     async def _connected(self) -> "_Line":
-        """The connection; opens one where there is none, for all who wait for that."""
+        """Returns the connection; opens it, once for all callers, if there is none."""
         async with self._connecting:
             line = self._line
             if line is None or line.frames.is_lost:
@@ -209,12 +182,12 @@ class SocketLedger:
             return line
 
     def _not_in_time(self, *, is_sent: bool) -> OperatingFailureError:
-        message = f"no answer of the ledger's host in {self._settings.deadline_seconds} s"
+        message = f"no answer from the ledger's host in {self._settings.deadline_seconds} s"
         return (OutcomeUnknown if is_sent else Unavailable)(System.LEDGER, message)
 
 
 class _Line:
-    """One connection, with the requests that are out on it."""
+    """One connection, with the requests that are under way on it."""
 
     def __init__(self, settings: SocketLedgerSettings) -> None:
         self._settings = settings
@@ -230,64 +203,61 @@ class _Line:
         return self._welcome.done() and not self._welcome.cancelled() and self._welcome.exception() is None
 
     async def greet(self) -> None:
-        """Says hello; raises `_RefusedError` or `ConnectionError` where that is not answered as it should."""
-        self.frames.send(Hello(PROTOCOL))
+        """Says hello; raises `_RefusedError`, or `ConnectionError` if the host does not answer."""
+        self.frames.send(messages.Hello(PROTOCOL))
         await self._welcome
 
-    def ask(self, kind: type[Request], fields: tuple[Any, ...]) -> asyncio.Future[Raw]:
-        """Sends a request, and gives its answer's future; raises `Unavailable` where too much is out."""
+    def ask(self, kind: type[messages.Request], fields: tuple[Any, ...]) -> asyncio.Future[Raw]:
+        """Sends a request and returns its answer's future; raises `Unavailable` if too many are under way."""
         if len(self._out) >= self._settings.requests_max or self.frames.is_clogged:
-            raise Unavailable(System.LEDGER, "too many requests are out")
+            raise Unavailable(System.LEDGER, "too many requests are under way")
         number = self._number = self._number + 1
         self.frames.send(kind(number, *fields))
         answer = self._out[number] = asyncio.get_running_loop().create_future()
         return answer
 
     def _receive(self, contents: bytes) -> None:
-        message: FromHost = decode(CLIENT_DECODER, contents)
+        message: messages.FromHost = decode(messages.CLIENT_DECODER, contents)
         match message:
-            case Done():
-                answer = self._taken_in(message.number)
-                if not answer.done():
-                    answer.set_result(message.answer)
-            case Failed() | Invalid():
-                answer = self._taken_in(message.number)
-                if not answer.done():
-                    answer.set_exception(
-                        message.error() if isinstance(message, Failed) else ValueError(message.message)
-                    )
-            case Welcome():
+            case messages.Done():
+                self._settle(message.number, message.answer)
+            case messages.Failed():
+                self._settle(message.number, message.error())
+            case messages.Invalid():
+                self._settle(message.number, ValueError(message.message))
+            case messages.Welcome():
                 if not self._welcome.done():
                     self._welcome.set_result(None)
-            case Refused():
+            case messages.Refused():
                 if not self._welcome.done():
                     self._welcome.set_exception(_RefusedError(message.message))
 
-    def _taken_in(self, number: int) -> asyncio.Future[Raw]:
-        """What waits for an answer, which is out no more; it is done where that one has given up."""
+    def _settle(self, number: int, outcome: Raw | Exception) -> None:
         answer = self._out.pop(number, None)
         if answer is None:
-            raise FrameError(f"request {number} was answered, and is not out")
-        return answer
+            raise FrameError(f"request {number} was answered, and is not under way")
+        if answer.done():  # Its caller has given up.
+            return
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
 
     def _tell_loss(self, _: asyncio.Future[None]) -> None:
         reason = self.frames.broken or "it has ended"
         if not self._welcome.done():
             self._welcome.set_exception(ConnectionError(f"the connection was lost: {reason}"))
-        for answer in self._out.values():
-            if not answer.done():
-                answer.set_exception(
-                    OutcomeUnknown(System.LEDGER, f"the connection to the ledger's host was lost: {reason}")
-                )
-        self._out.clear()
+        for number in list(self._out):
+            lost = OutcomeUnknown(System.LEDGER, f"the connection to the ledger's host was lost: {reason}")
+            self._settle(number, lost)
 
 
 def _transfers(answer: Raw) -> list[LedgerTransfer]:
-    return [transfer_of_row(row) for row in _TRANSFERS.decode(answer)]
+    return [messages.transfer_of_row(row) for row in _TRANSFERS.decode(answer)]
 
 
 def _check_timestamps(items: Sequence[LedgerAccount | LedgerTransfer]) -> None:
-    """Refuses a timestamp that no ledger could have given, and that does not cross."""
+    """Refuses a timestamp that is wider than the message's field."""
     for item in items:
         if item.timestamp and not 0 <= item.timestamp <= _U64_MAX:
             raise ValueError("a timestamp is not of 64 bits")

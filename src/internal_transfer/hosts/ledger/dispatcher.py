@@ -1,4 +1,4 @@
-"""Takes the requests of all clients, and answers what came together after one commit for all of it."""
+"""Takes the requests of all clients, and answers those that came together after one commit for all of them."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,61 +11,42 @@ from msgspec import Raw
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.ports.ledger import Ledger
+from internal_transfer.wire import ledger_messages as messages
 from internal_transfer.wire.frames import FrameError, Frames, decode
-from internal_transfer.wire.ledger_messages import (
-    HOST_DECODER,
-    PROTOCOL,
-    CreateAccounts,
-    CreateTransfers,
-    Done,
-    Failed,
-    FromClient,
-    Hello,
-    Invalid,
-    LookupAccounts,
-    LookupTransfers,
-    NewestTransfers,
-    Refused,
-    Request,
-    TransfersAfter,
-    Welcome,
-    account_of_row,
-    row_of_account,
-    row_of_transfer,
-    transfer_of_row,
-)
 
 WAITING_MAX = 1_024
-"""So many requests of one client may wait before no more of it are read."""
+"""How many requests of one client may wait before the host stops reading from it."""
 ITEMS_PER_COMMIT = 16_384
-"""About so many accounts, transfers and ids one commit takes, so that nobody waits for very long."""
+"""About how many accounts, transfers and ids one commit takes, so that nobody waits for very long."""
+
+Answer = messages.Done | messages.Failed | messages.Invalid
 
 _encode = msgspec.msgpack.Encoder().encode
 _log = structlog.get_logger(__name__)
 
 
 class Dispatcher:
-    """The requests that wait, and the one task that works on them."""
+    """The waiting requests, and the one task that works on them."""
 
     def __init__(self, ledger: Ledger, durability: Durability) -> None:
         self._ledger = ledger
         self._durability = durability
-        self._waiting: list[tuple[Client, Request]] = []
+        self._waiting: list[tuple[Client, messages.Request]] = []
         self._arrived = asyncio.Event()
         self.is_closed = False
         self.clients: set[Client] = set()
 
     def protocol(self) -> asyncio.Protocol:
-        """The protocol for a new connection."""
+        """Returns the protocol for a new connection."""
         return Client(self).frames
 
-    def add(self, client: "Client", request: Request) -> None:
-        """Takes a request; its answer comes in its own time."""
+    def add(self, client: "Client", request: messages.Request) -> None:
+        """Takes a request, which `run` answers."""
         self._waiting.append((client, request))
         self._arrived.set()
 
     def close(self) -> None:
-        """Reads no more, and lets `run` end when everything that was taken is answered."""
+        """Stops reading, and lets `run` end when it has answered every request that was taken."""
         self.is_closed = True
         for client in self.clients:
             client.regulate()
@@ -79,8 +60,8 @@ class Dispatcher:
             while self._waiting:
                 await self._answer(self._next())
 
-    def _next(self) -> list[tuple["Client", Request]]:
-        """The requests of the next commit, in the order in which they came."""
+    def _next(self) -> list[tuple["Client", messages.Request]]:
+        """Returns the requests of the next commit, in the order in which they came."""
         items = count = 0
         while items < ITEMS_PER_COMMIT and count < len(self._waiting):
             items += _items(self._waiting[count][1])
@@ -88,91 +69,86 @@ class Dispatcher:
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         return batch
 
-    async def _answer(self, batch: list[tuple["Client", Request]]) -> None:
-        """Does some requests in one turn of the database, and answers them when that is on record."""
-        answers: list[Done | Failed | Invalid] = []
+    async def _answer(self, batch: list[tuple["Client", messages.Request]]) -> None:
+        """Carries requests out in one turn of the database, and answers them when it is committed."""
+        answers: list[Answer] = []
         for _, request in batch:
             try:
-                answers.append(Done(request.number, Raw(await self._perform(request))))
+                answers.append(messages.Done(request.number, Raw(await self._perform(request))))
             except OperatingFailureError as error:
-                answers.append(Failed.because(request.number, error))
-            except ValueError as error:  # Nothing was begun: the ledger looks at a whole call before it starts.
-                answers.append(Invalid(request.number, str(error)))
+                answers.append(messages.Failed.because(request.number, error))
+            except ValueError as error:  # Nothing was begun: the ledger checks a whole call before it starts.
+                answers.append(messages.Invalid(request.number, str(error)))
         try:
             await self._durability.durable()
         except OperatingFailureError as error:
-            # The turn is lost as a whole, with what was answered in it before it failed.
-            answers = [
-                Failed.because(answer.number, error) if isinstance(answer, Done) else answer for answer in answers
-            ]
+            # The whole turn is lost, with everything that was done in it before it failed.
+            for index, answer in enumerate(answers):
+                if isinstance(answer, messages.Done):
+                    answers[index] = messages.Failed.because(answer.number, error)
         for (client, _), answer in zip(batch, answers, strict=True):
             client.answer(answer)
 
-    async def _perform(self, request: Request) -> bytes:
+    async def _perform(self, request: messages.Request) -> bytes:
         ledger = self._ledger
         match request:
-            case CreateTransfers():
-                return _encode(await ledger.create_transfers([transfer_of_row(row) for row in request.transfers]))
-            case CreateAccounts():
-                return _encode(await ledger.create_accounts([account_of_row(row) for row in request.accounts]))
-            case LookupAccounts():
+            case messages.CreateTransfers():
+                created = [messages.transfer_of_row(row) for row in request.transfers]
+                return _encode(await ledger.create_transfers(created))
+            case messages.CreateAccounts():
+                return _encode(await ledger.create_accounts([messages.account_of_row(row) for row in request.accounts]))
+            case messages.LookupAccounts():
                 found = await ledger.lookup_accounts([int.from_bytes(key) for key in request.ids])
-                return _encode([row_of_account(account) for account in found])
-            case LookupTransfers():
+                return _encode([messages.row_of_account(account) for account in found])
+            case messages.LookupTransfers():
                 transfers = await ledger.lookup_transfers([int.from_bytes(key) for key in request.ids])
-            case TransfersAfter():
+            case messages.TransfersAfter():
                 transfers = await ledger.transfers_after(request.timestamp, request.most)
-            case NewestTransfers():
+            case messages.NewestTransfers():
                 transfers = await ledger.newest_transfers(request.most)
             case _:
                 assert_never(request)
-        return _encode([row_of_transfer(transfer) for transfer in transfers])
+        return _encode([messages.row_of_transfer(transfer) for transfer in transfers])
 
 
 class Client:
-    """One connection, and how much of it waits."""
+    """One connection, and how many of its requests wait."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._take: Callable[[FromClient], None] = self._greet
+        self._take: Callable[[messages.FromClient], None] = self._greet
         self._waiting = 0
-        self.frames = Frames(self._receive, self.regulate)
+        self.frames = Frames(lambda contents: self._take(decode(messages.HOST_DECODER, contents)), self.regulate)
         self.frames.lost.add_done_callback(self._forget)
         dispatcher.clients.add(self)
 
-    def answer(self, answer: Done | Failed | Invalid) -> None:
-        """Sends the answer to a request; nobody is told where the client has gone meanwhile."""
+    def answer(self, answer: Answer) -> None:
+        """Sends the answer to a request; does nothing if the client has gone."""
         self._waiting -= 1
         self.frames.send(answer)
         self.regulate()
 
-    def _receive(self, contents: bytes) -> None:
-        self._take(decode(HOST_DECODER, contents))
-
-    def _greet(self, message: FromClient) -> None:
-        if not isinstance(message, Hello):
+    def _greet(self, message: messages.FromClient) -> None:
+        ours = messages.PROTOCOL
+        if not isinstance(message, messages.Hello):
             raise FrameError("the first message is no greeting")
-        if message.protocol != PROTOCOL:
-            self.frames.send(
-                Refused(
-                    f"this ledger speaks protocol {PROTOCOL}, the client {message.protocol}: "
-                    "start both from the same release"
-                )
-            )
+        if message.protocol != ours:
+            reason = f"this ledger speaks protocol {ours}, the client {message.protocol}: start both from one release"
+            self.frames.send(messages.Refused(reason))
             self.frames.close()
             return
-        self.frames.send(Welcome(PROTOCOL))
+        self.frames.send(messages.Welcome(ours))
         self._take = self._accept
 
-    def _accept(self, message: FromClient) -> None:
-        if isinstance(message, Hello):
+    def _accept(self, message: messages.FromClient) -> None:
+        if isinstance(message, messages.Hello):
             raise FrameError("a greeting came twice")
         self._waiting += 1
         self._dispatcher.add(self, message)
         self.regulate()
 
     def regulate(self) -> None:
-        """Reads no more of a client that sends faster than it is answered, or that does not read its answers."""
+        """Reads no more from a client that has too many requests waiting, or that does not read its answers."""
         frames = self.frames
         frames.pause(is_paused=self._waiting >= WAITING_MAX or frames.is_clogged or self._dispatcher.is_closed)
 
@@ -182,15 +158,15 @@ class Client:
             _log.warning("ledger_client_lost", reason=self.frames.broken)
 
 
-def _items(request: Request) -> int:
+def _items(request: messages.Request) -> int:
     match request:
-        case CreateTransfers():
+        case messages.CreateTransfers():
             return len(request.transfers)
-        case CreateAccounts():
+        case messages.CreateAccounts():
             return len(request.accounts)
-        case LookupAccounts() | LookupTransfers():
+        case messages.LookupAccounts() | messages.LookupTransfers():
             return len(request.ids)
-        case TransfersAfter() | NewestTransfers():
+        case messages.TransfersAfter() | messages.NewestTransfers():
             return request.most
         case _:
             assert_never(request)

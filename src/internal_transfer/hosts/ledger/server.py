@@ -26,7 +26,7 @@ async def serve_ledger(
     clock: Clock,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serves the ledger on `directory.ledger_socket` until `stop` is set, then answers what was taken and ends.
+    """Serves the ledger on `directory.ledger_socket` until `stop` is set, then answers the requests it took and ends.
 
     The caller has acquired the directory, so there is one host at a time. `ready` is called when clients can connect.
     Raises `StartRefusedError`.
@@ -52,7 +52,7 @@ async def serve_ledger(
 
 
 async def _say_goodbye(dispatcher: Dispatcher) -> None:
-    """Closes the connections after the last answers have gone out, or when that takes too long."""
+    """Closes the connections when the last answers have gone out, or after `LAST_ANSWERS_SECONDS`."""
     clients = list(dispatcher.clients)
     for client in clients:
         client.frames.close()

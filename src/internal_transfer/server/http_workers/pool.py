@@ -22,7 +22,6 @@ from internal_transfer.settings.trust import to_keys
 from internal_transfer.wiring.building import Service
 
 BY_DEFAULT_MAX = 3
-START_SECONDS = 30.0
 STOP_SECONDS = 50.0
 """How long a worker may take to answer what it accepted; longer than its HTTP server gives its clients."""
 
@@ -59,7 +58,6 @@ class HttpWorkers:
             "HTTP worker",
             self._launch,
             count=self.count,
-            start_seconds=START_SECONDS,
             stop_seconds=STOP_SECONDS,
             advice="see the log, or set server.http_workers = 0",
         )

@@ -15,18 +15,7 @@ from starlette.types import ASGIApp, Message, Scope
 from internal_transfer.api.problems import Header, Problems, log_failure
 from internal_transfer.domain.transfer import OPEN
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
-from internal_transfer.server.http_workers.messages import (
-    READING,
-    Counted,
-    Failure,
-    Forwarded,
-    ForwardedAnswer,
-    FromWorker,
-    Ready,
-    Stop,
-    Submission,
-    SubmissionAnswer,
-)
+from internal_transfer.server.http_workers import messages
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.wire.lines import Lines
@@ -58,7 +47,7 @@ class ServiceEnd:
         self._ready = ready
         self._tasks = tasks
         self._waits: set[asyncio.Task[None]] = set()
-        self._lines = Lines(msgspec.json.Decoder(FromWorker).decode_lines, self._take)
+        self._lines = Lines(msgspec.json.Decoder(messages.FromWorker).decode_lines, self._take)
         self._lines.lost.add_done_callback(self._end_waits)
 
     def protocol(self) -> asyncio.Protocol:
@@ -71,67 +60,67 @@ class ServiceEnd:
 
     def stop(self) -> None:
         """Asks the worker to finish and end."""
-        self._lines.send(Stop())
+        self._lines.send(messages.Stop())
 
     def abort(self) -> None:
         """Closes the pair at once."""
         self._lines.abort()
 
-    def _take(self, message: FromWorker) -> None:
+    def _take(self, message: messages.FromWorker) -> None:
         match message:
-            case Submission():
+            case messages.Submission():
                 self._gateway.offer(message.request).add_done_callback(partial(self._offered, message))
-            case Forwarded():
+            case messages.Forwarded():
                 self._tasks.create_task(self._answer(message))
-            case Counted():
+            case messages.Counted():
                 for route, outcome, code, number in message.counts:
                     self._count(route, outcome, code, number)
-            case Ready():
+            case messages.Ready():
                 self._ready()
 
-    def _offered(self, submission: Submission, done: asyncio.Future[Answer]) -> None:
+    def _offered(self, submission: messages.Submission, done: asyncio.Future[Answer]) -> None:
         """Sends the gateway's answer, or what went wrong: no submission stays unanswered."""
         try:
             answer = done.result()
             transfer = answer.transfer
             is_open = answer.refusal is None and transfer is not None and transfer.status in OPEN
             if submission.wait_seconds <= 0 or not is_open:
-                self._lines.send(SubmissionAnswer(submission.number, answer))
+                self._lines.send(messages.SubmissionAnswer(submission.number, answer))
             elif not self._lines.lost.done():
                 task = self._tasks.create_task(self._wait(submission, answer))
                 self._waits.add(task)
                 task.add_done_callback(self._waits.discard)
         except OperatingFailureError as error:
-            failure = Failure(isinstance(error, OutcomeUnknown), error.system, error.message)
-            self._lines.send(SubmissionAnswer(submission.number, None, failure))
+            failure = messages.Failure(isinstance(error, OutcomeUnknown), error.system, error.message)
+            self._lines.send(messages.SubmissionAnswer(submission.number, None, failure))
         except (Exception, asyncio.CancelledError):  # noqa: BLE001 - one submission's outermost level.
             self._tell_fault(submission)
 
-    async def _wait(self, submission: Submission, answer: Answer) -> None:
+    async def _wait(self, submission: messages.Submission, answer: Answer) -> None:
         try:
             waited = await self._gateway.wait(answer, submission.wait_seconds)
-            self._lines.send(SubmissionAnswer(submission.number, waited))
+            self._lines.send(messages.SubmissionAnswer(submission.number, waited))
         except Exception:  # noqa: BLE001 - as above; a failure here must not end the other tasks either.
             self._tell_fault(submission)
 
-    def _tell_fault(self, submission: Submission) -> None:
+    def _tell_fault(self, submission: messages.Submission) -> None:
         _log.exception("order_failed", key=submission.request.key, caller=submission.request.caller)
-        failure = Failure(unknown=True, system=System.STORE, message="the service failed")
-        self._lines.send(SubmissionAnswer(submission.number, None, failure))
+        failure = messages.Failure(unknown=True, system=System.STORE, message="the service failed")
+        self._lines.send(messages.SubmissionAnswer(submission.number, None, failure))
 
     def _end_waits(self, _: asyncio.Future[None]) -> None:
         for task in self._waits:
             task.cancel()
 
-    async def _answer(self, request: Forwarded) -> None:
+    async def _answer(self, request: messages.Forwarded) -> None:
         try:
             status, headers, body = await self._run(request)
         except Exception as error:  # noqa: BLE001 - one request's outermost level, as for requests that do not cross.
             log_failure(error, request.path)
-            status, headers, body, _ = self._problems.failure(error, records=request.method not in READING)
-        self._lines.send(ForwardedAnswer(request.number, status, headers, body))
+            status, headers, body, _ = self._problems.failure(error, records=request.method not in messages.READING)
+        self._lines.send(messages.ForwardedAnswer(request.number, status, headers, body))
 
-    async def _run(self, request: Forwarded) -> tuple[int, list[Header], bytes]:
+    async def _run(self, request: messages.Forwarded) -> tuple[int, list[Header], bytes]:
         """Runs the application until it has sent its whole answer; returns status, headers and body."""
         unread = [request.body]
         started: list[Message] = []
@@ -158,7 +147,7 @@ class ServiceEnd:
         return start["status"], [(bytes(name), bytes(value)) for name, value in start["headers"]], b"".join(parts)
 
 
-def _scope(request: Forwarded) -> Scope:
+def _scope(request: messages.Forwarded) -> Scope:
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},

@@ -1,8 +1,8 @@
-"""A process that speaks HTTP for the service; `__main__` is where it begins.
+"""What an HTTP worker's process does, after `__main__` has tied it to the service.
 
-It takes connections from the listening socket that it inherits, and everything it cannot answer by itself goes over the
-socket pair that it inherits too. It ends with the service: at once when that dies, and after answering when asked to.
-A SIGTERM of its own has it answer what it took and end, and the service starts another.
+It takes connections from the listening socket that it inherits, and sends what it cannot answer by itself over the
+socket pair that it inherits too. It dies with the service; told to stop by the service, or by a SIGTERM, it answers
+what it accepted and ends.
 """
 
 import asyncio
@@ -32,10 +32,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Inheritance(Struct, frozen=True):
-    """What the service tells a worker on its standard input, as JSON.
+    """What the service tells a worker on its standard input, as JSON: settings and keys as it read them at its start.
 
-    Settings and keys are those that the service read at its start: a worker that is started later must not differ from
-    it. The secrets among the settings are left out.
+    A worker that is started later must not differ from the service. The secrets among the settings are left out.
     """
 
     settings: Settings
@@ -43,7 +42,7 @@ class Inheritance(Struct, frozen=True):
 
 
 def run(listener_fd: int, pair_fd: int) -> int:
-    """Runs a worker until the service is gone or asks it to stop; answers its exit code."""
+    """Runs a worker until the service is gone or asks it to stop; returns its exit code."""
     configure_logging()
     structlog.contextvars.bind_contextvars(process="http_worker", pid=os.getpid())
     try:
@@ -85,8 +84,7 @@ async def _work(inheritance: Inheritance, listener: socket.socket, pair: socket.
     await loop.create_connection(end.protocol, sock=pair)
     calm_collector()
     async with asyncio.TaskGroup() as tasks:
-        told: dict[tuple[str, str, str], float] = {}
-        counting = tasks.create_task(_tell_counts(end, telemetry, clock, told))
+        counting = tasks.create_task(_tell_counts(end, telemetry, clock))
         lost = tasks.create_task(end.until_lost())
         door = tasks.create_task(server.run_until_stopped())
         end.tell_ready()
@@ -94,23 +92,11 @@ async def _work(inheritance: Inheritance, listener: socket.socket, pair: socket.
         server.stop()
         await door
         counting.cancel()
-        _tell_new_counts(end, telemetry, told)
+        end.tell_counts(telemetry.request_counts())
         end.close()
 
 
-async def _tell_counts(
-    end: WorkerEnd, telemetry: Telemetry, clock: Clock, told: dict[tuple[str, str, str], float]
-) -> None:
+async def _tell_counts(end: WorkerEnd, telemetry: Telemetry, clock: Clock) -> None:
     while True:
         await clock.sleep(COUNTS_SECONDS)
-        _tell_new_counts(end, telemetry, told)
-
-
-def _tell_new_counts(end: WorkerEnd, telemetry: Telemetry, told: dict[tuple[str, str, str], float]) -> None:
-    counts = []
-    for labels, total in telemetry.request_counts().items():
-        if total > told.get(labels, 0.0):
-            counts.append((*labels, total - told.get(labels, 0.0)))
-            told[labels] = total
-    if counts:
-        end.tell_counts(counts)
+        end.tell_counts(telemetry.request_counts())

@@ -4,7 +4,7 @@ See `docs/decisions/0007-http-workers.md`.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,17 +15,7 @@ from internal_transfer.api.problems import CLOSE, Problems, Reply
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
-from internal_transfer.server.http_workers.messages import (
-    READING,
-    Counted,
-    Forwarded,
-    ForwardedAnswer,
-    Ready,
-    Stop,
-    Submission,
-    SubmissionAnswer,
-    ToWorker,
-)
+from internal_transfer.server.http_workers import messages
 from internal_transfer.services.answer import Answer
 from internal_transfer.wire.lines import Lines
 
@@ -59,7 +49,8 @@ class WorkerEnd:
         self._bodies_bytes = 0
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
-        self._lines = Lines(msgspec.json.Decoder(ToWorker).decode_lines, self._take)
+        self._told: Mapping[tuple[str, str, str], float] = {}
+        self._lines = Lines(msgspec.json.Decoder(messages.ToWorker).decode_lines, self._take)
         self._lines.lost.add_done_callback(self._tell_loss)
 
     def protocol(self) -> asyncio.Protocol:
@@ -72,11 +63,14 @@ class WorkerEnd:
 
     def tell_ready(self) -> None:
         """Tells the service that this worker takes connections."""
-        self._lines.send(Ready())
+        self._lines.send(messages.Ready())
 
-    def tell_counts(self, counts: list[tuple[str, str, str, float]]) -> None:
-        """Tells the service what was answered here."""
-        self._lines.send(Counted(counts))
+    def tell_counts(self, totals: Mapping[tuple[str, str, str], float]) -> None:
+        """Tells the service how much these totals, by (route, outcome, code), grew since the last call."""
+        told, self._told = self._told, dict(totals)
+        counts = [(*labels, more) for labels, total in totals.items() if (more := total - told.get(labels, 0.0)) > 0.0]
+        if counts:
+            self._lines.send(messages.Counted(counts))
 
     async def until_lost(self) -> None:
         """Waits until the pair is closed, from either end."""
@@ -87,7 +81,7 @@ class WorkerEnd:
         if len(self._waiting) >= self._waiting_most:
             return Answer(refusal=_overloaded())
         number = self._number = self._number + 1
-        answer: Answer = await self._ask(Submission(number, request, wait_seconds))
+        answer: Answer = await self._ask(messages.Submission(number, request, wait_seconds))
         return answer
 
     async def forward(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +112,7 @@ class WorkerEnd:
                 answer = await self._forwarded(scope, b"".join(parts))
                 status, headers, body = answer.status, answer.headers, answer.body
         except OperatingFailureError as error:
-            status, headers, body, _ = self._problems.failure(error, records=scope["method"] not in READING)
+            status, headers, body, _ = self._problems.failure(error, records=scope["method"] not in messages.READING)
         finally:
             self._bodies_bytes -= held
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -133,24 +127,26 @@ class WorkerEnd:
             return self._problems.reply(_overloaded(), headers=(CLOSE,))
         return None
 
-    async def _forwarded(self, scope: Scope, body: bytes) -> ForwardedAnswer:
+    async def _forwarded(self, scope: Scope, body: bytes) -> messages.ForwardedAnswer:
         number = self._number = self._number + 1
         headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
-        answer: ForwardedAnswer = await self._ask(
-            Forwarded(number, scope["method"], scope["path"], scope["raw_path"], scope["query_string"], headers, body)
+        answer: messages.ForwardedAnswer = await self._ask(
+            messages.Forwarded(
+                number, scope["method"], scope["path"], scope["raw_path"], scope["query_string"], headers, body
+            )
         )
         return answer
 
-    def _ask(self, question: Submission | Forwarded) -> asyncio.Future[Any]:
+    def _ask(self, question: messages.Submission | messages.Forwarded) -> asyncio.Future[Any]:
         if self._lines.lost.done():
             raise OutcomeUnknown(System.STORE, "the service has ended")
         self._lines.send(question)
         waiting = self._waiting[question.number] = asyncio.get_running_loop().create_future()
         return waiting
 
-    def _take(self, message: ToWorker) -> None:
+    def _take(self, message: messages.ToWorker) -> None:
         match message:
-            case SubmissionAnswer():
+            case messages.SubmissionAnswer():
                 waiting = self._waiting.pop(message.number)
                 if waiting.done():  # Its client has given up.
                     return
@@ -159,11 +155,11 @@ class WorkerEnd:
                 else:
                     assert message.answer is not None, "a submission is answered or it fails"
                     waiting.set_result(message.answer)
-            case ForwardedAnswer():
+            case messages.ForwardedAnswer():
                 waiting = self._waiting.pop(message.number)
                 if not waiting.done():
                     waiting.set_result(message)
-            case Stop():
+            case messages.Stop():
                 self._stop()
 
     def _tell_loss(self, _: asyncio.Future[None]) -> None:
