@@ -1,4 +1,4 @@
-"""One random history: what users, systems and operators do, and what must hold when all has become calm."""
+"""One random history: what users, systems and operators do, and what must hold once everything is calm again."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -53,36 +53,40 @@ ROUTES = sorted((route.source, route.target) for route in RULES.routes)
 
 
 class Mail:
-    """Stands before the cores: keeps some of their verdicts back, which then come over the bus, late and repeatedly.
+    """Stands in front of the cores and holds some verdicts back; they come over the bus later, some of them twice.
 
-    A verdict is only sent when the turn in which the core gave it is committed; what was taken back was never said.
+    A verdict is sent only after the turn in which the core gave it was committed; one that was rolled back was never
+    given.
     """
 
     def __init__(self, random: Random) -> None:
         self._random = random
         self.probability = 0.0
-        self.waiting: list[tuple[Verdict, Any]] = []
+        self.waiting: list[tuple[Verdict, asyncio.Future[None]]] = []
+        """Verdicts, each with a future that ends with its turn."""
 
     def front(self, core: Any, database: Database) -> "_Cores":
-        """The cores as the services see them."""
+        """Returns the cores as the services see them."""
         return _Cores(core, database, self)
 
-    def keep(self, verdict: Verdict, turn: Any) -> bool:
+    def keep(self, verdict: Verdict, database: Database) -> bool:
         """Decides whether a verdict is sent by mail."""
         if self._random.random() >= self.probability:
             return False
-        self.waiting.append((verdict, turn))
+        self.waiting.append((verdict, asyncio.ensure_future(database.durable())))
         return True
 
     def forget_open(self) -> None:
-        """Drops what was said in a turn that ended with its process."""
-        self.waiting = [(verdict, turn) for verdict, turn in self.waiting if turn is None or not turn.open]
+        """Drops verdicts that were given in a turn that ended with its process."""
+        for _, turn in self.waiting:
+            turn.cancel()
+        self.waiting = [each for each in self.waiting if each[1].done()]
 
     def collect(self) -> list[Verdict]:
-        """Some of what waits, in any order and some of it twice."""
-        said = [each for each in self.waiting if each[1] is None or each[1].error is None]
+        """Returns some of the waiting verdicts, in any order and some of them twice."""
+        said = [each for each in self.waiting if not each[1].done() or each[1].exception() is None]
         self._random.shuffle(said)
-        ready = [each for each in said if each[1] is None or not each[1].open]
+        ready = [each for each in said if each[1].done()]
         mail = ready[: self._random.randint(0, len(ready))]
         self.waiting = [each for each in said if each not in mail]
         return [verdict for verdict, _ in mail] + [verdict for verdict, _ in mail if self._random.random() < 0.3]
@@ -99,18 +103,19 @@ class _Cores:
 
     async def tell(self, commands: list[Command]) -> list[Verdict | None]:
         verdicts = await self._inner.tell(commands)
-        turn = self._database._turn
-        return [None if verdict is None or self._mail.keep(verdict, turn) else verdict for verdict in verdicts]
+        return [
+            None if verdict is None or self._mail.keep(verdict, self._database) else verdict for verdict in verdicts
+        ]
 
 
 class History:
-    """Everything that a seed decides, and the record of it that the checks compare with."""
+    """Everything that a seed decides, and a record of it for the checks."""
 
     def __init__(self, seed: int, path: Path) -> None:
         random = self.random = Random(seed)
         self.each_call = random.random() < 0.5
         self.clock = SimulatedClock(seed=seed)
-        # In the shared turn no call of an embedded port waits, which is what makes that turn safe.
+        # In a shared turn no call of an embedded port waits; that is what makes the turn safe.
         inside: dict[Fault, float] = {FailBefore(): 3, LoseAnswer(): 3, Duplicate(): 1}
         slow: dict[Fault, float] = {Delay(0.2, 0.3): 1, Delay(4.0, 0.0): 0.5, Delay(0.0, 12.0): 0.5}
         weights = inside | slow if self.each_call else inside
@@ -158,7 +163,7 @@ class History:
         return dies
 
     async def play(self) -> None:
-        """The history and its checks."""
+        """Plays the history and checks it."""
         await self._open()
         for _ in range(STEPS):
             await self._step()
@@ -168,7 +173,7 @@ class History:
         await self.stack.stop()
 
     async def _open(self) -> None:
-        """Brings money in, and some of it to the cores, before anything goes wrong."""
+        """Deposits money and moves some of it to the cores before anything goes wrong."""
         self._set_trouble(0.0)
         crashiness, self.crashiness = self.crashiness, 0.0
         await self.stack.start(scanning=True)
@@ -185,10 +190,10 @@ class History:
 
     def _set_trouble(self, probability: float) -> None:
         for plan in self.plans.values():
-            plan._probability = probability
+            plan.probability = probability
 
     async def _come_back(self) -> None:
-        """Starts the process again if it died; whoever waited for an answer gets none."""
+        """Starts the process again if it died; clients that waited for an answer get none."""
         await self.clock.settle()
         if not self.stack.dead:
             ended = [task for task in self.stack.tasks if task.done()]
@@ -236,7 +241,7 @@ class History:
                 self.stack.die()
 
     async def _within(self, work: Coroutine[Any, Any, None]) -> None:
-        """Lets something run inside the process, which may die under it; it does not wait for time to pass."""
+        """Runs something inside the process, which may die meanwhile, until it waits for time to pass."""
         task = asyncio.ensure_future(work)
         await self.clock.settle()
         task.cancel()
@@ -286,7 +291,7 @@ class History:
         await self.stack.faults[system].deliver_late()
 
     async def _void_by_operator(self) -> None:
-        """Records the decision of persons to give a stuck transfer's money back; the scanner carries it out."""
+        """Records operators' decision to give a stuck transfer's money back, which the scanner carries out."""
         stuck = await self.stack.store.by_status(Status.PENDING, after=None, most=100)
         if not stuck:
             return
@@ -297,14 +302,14 @@ class History:
             await self.stack.store.record([Change(transfer.revision, after)])
 
     async def _follow(self) -> None:
-        """Reads on in the feed, as a follower who keeps only what is durable."""
+        """Reads on in the feed, as a follower that keeps only durable events."""
         last = self.followed[-1][0] if self.followed else 0
         page = await self.stack.store.feed(last, self.random.choice([1, 7, 1000]))
         await self.stack.database.durable()
         self.followed += page
 
     async def _calm_down(self) -> None:
-        """Lets faults stop and everything come to an end."""
+        """Stops the faults and waits until everything has ended."""
         stack = self.stack
         self._set_trouble(0.0)
         for system in self.plans:

@@ -87,20 +87,21 @@ class RandomFaults:
         spared: frozenset[str] = frozenset(),
     ) -> None:
         self._random = Random(seed)  # noqa: S311 - it has to be repeatable.
-        self._probability = probability
+        self.probability = probability
+        """Can be changed while the faults are in use."""
         self._faults = list(weights)
         self._weights = list(weights.values())
         self._spared = spared
 
     def next_fault(self, method: str) -> Fault | None:
         """Draws one."""
-        if method in self._spared or self._random.random() >= self._probability:
+        if method in self._spared or self._random.random() >= self.probability:
             return None
         return self._random.choices(self._faults, self._weights)[0]
 
     def stop(self) -> None:
         """Lets every call through from now on."""
-        self._probability = 0.0
+        self.probability = 0.0
 
 
 class Faults:
