@@ -10,8 +10,8 @@ class RateLimiter(Protocol):
     async def take(self, names: Sequence[str]) -> list[float]:
         """Takes one token for each name, in order; names may repeat.
 
-        Answers, for each, 0.0 where a token was taken, else the seconds until the next one; then none was taken.
-        Raises `Unavailable` when a shared limiter cannot be reached, and `OutcomeUnknown` when tokens may have been
-        taken without an answer.
+        Returns 0.0 for each token taken; where none was taken, the seconds until the next one.
+        Raises `Unavailable` where no token was taken, and `OutcomeUnknown` where some may have been; callers treat both
+        alike.
         """
         ...

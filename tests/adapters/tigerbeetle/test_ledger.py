@@ -111,7 +111,7 @@ async def test_the_queue_of_calls_has_a_bound(server):
         async with paused(server), asyncio.TaskGroup() as tasks:
             waiting = [tasks.create_task(world.create(transfer)) for transfer in transfers[:2]]
             await until_sent(world, 2)
-            with pytest.raises(Unavailable, match="2 calls wait"):
+            with pytest.raises(Unavailable, match="2 calls already wait"):
                 await world.create(transfers[2])
             server.resume()
         assert [task.result() for task in waiting] == [["created"], ["created"]]
@@ -307,14 +307,14 @@ async def test_a_start_with_all_places_taken_is_refused(server):
 @pytest.mark.parametrize("address", ["", "nowhere.example:3000", "127.0.0.1:port"])
 async def test_an_address_that_is_none_is_refused(address):
     """Names are not resolved, and what is no address is said to be none."""
-    assert "give IP addresses with ports" in await refused(cluster_id=0, addresses=(address,))
+    assert "give one IP address with ports" in await refused(cluster_id=0, addresses=(address,))
 
 
 def test_a_client_with_another_layout_is_refused(monkeypatch):
     """What is packed and read here is what the installed client packs and reads; another one is found out at start."""
     check_layout()
     monkeypatch.setattr(bindings, "CTransfer", bindings.CAccount)
-    with pytest.raises(StartRefusedError, match="another way"):
+    with pytest.raises(StartRefusedError, match="differently"):
         check_layout()
 
 

@@ -1,4 +1,4 @@
-"""The event bus of a single process: a bounded queue whose deliveries stay owed until they are acknowledged."""
+"""The event bus of a single process: a bounded queue that keeps each delivery until it is acknowledged."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,10 @@ from internal_transfer.ports.handout import HandedOut, Handout
 
 
 class MemoryEventBus:
-    """Implements `EventBus`; several consumers may take at the same time, see `handout`.
+    """Implements `EventBus`; several consumers may take at the same time (see `ports/handout.py`).
 
-    `verdicts_max` bounds all that is owed. What is owed dies with the process; a core repeats it when asked.
+    `verdicts_max` bounds the confirmations that are not acknowledged. They die with the process; a core repeats its
+    confirmation when asked.
     """
 
     def __init__(self, *, verdicts_max: int = 10_000) -> None:
@@ -21,26 +22,26 @@ class MemoryEventBus:
 
     @property
     def owed(self) -> int:
-        """How many confirmations are not acknowledged yet."""
+        """The number of confirmations that are not acknowledged."""
         return self._owed
 
     async def publish(self, verdicts: Sequence[Verdict]) -> None:
-        """Queues all of them, or none and raises `Unavailable` where they do not all fit."""
+        """Queues all of them; raises `Unavailable` and queues none where they do not all fit."""
         if self._owed + len(verdicts) > self._verdicts_max:
             raise Unavailable(System.BUS, f"{self._owed} confirmations are waiting, at most {self._verdicts_max} may")
         self._owed += len(verdicts)
         self._handout.add(verdicts)
 
     async def take(self, most: int) -> Delivery:
-        """Waits for confirmations of transfers that nobody has in hand, and hands out at most this many."""
+        """Waits for confirmations of transfers that no consumer has in hand, and returns at most this many."""
         return await self._handout.take(most)
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        """Settles a delivery; one that was meanwhile handed out again stays owed."""
+        """Settles a delivery; one that was handed out again meanwhile stays unacknowledged."""
         assert isinstance(delivery, HandedOut), "a delivery of this bus"
         if self._handout.settle(delivery):
             self._owed -= len(delivery.verdicts)
 
     def redeliver(self) -> None:
-        """Hands everything unacknowledged out again, before all that came later; for when consumers are restarted."""
+        """Hands all unacknowledged deliveries out again, before newer ones; for use when consumers restart."""
         self._handout.redeliver()

@@ -7,14 +7,14 @@ from internal_transfer.ports.clock import Clock
 
 _SECONDS_PER_MINUTE = 60.0
 _ROOM_MADE = 64
-"""One part in this many of the buckets is forgotten at once, so that looking for them is rare."""
+"""One in this many buckets is forgotten at a time, so that the search for them is rare."""
 
 
 class MemoryRateLimiter:
     """Implements `RateLimiter`: each name may take `burst` tokens at once and gets `per_minute` new ones.
 
-    A bucket is one number: the time on the monotonic clock at which it will be full again. At most `names_max` are
-    kept. Full ones are forgotten first, which changes nothing; then those that are nearest to full.
+    A bucket is one number: the time on the monotonic clock at which it will be full again. At most `names_max` buckets
+    are kept. Full ones are forgotten first, which changes nothing, then those that are nearest to full.
     """
 
     def __init__(self, clock: Clock, *, per_minute: int, burst: int, names_max: int = 100_000) -> None:
@@ -29,7 +29,7 @@ class MemoryRateLimiter:
 
     @property
     def names(self) -> int:
-        """How many buckets are kept."""
+        """The number of buckets that are kept."""
         return len(self._full_at)
 
     async def take(self, names: Sequence[str]) -> list[float]:
@@ -45,7 +45,7 @@ class MemoryRateLimiter:
             full_at = now
         after = max(full_at, now) + self._seconds_per_token
         wait = after - now - self._seconds_to_fill
-        # Sums of fractions of a second are off by some units in the last place, which must not cost a whole token.
+        # Rounding errors in sums of fractions must not cost a whole token.
         if wait > self._seconds_per_token * 1e-6:
             return wait
         self._full_at[name] = after

@@ -1,4 +1,4 @@
-"""A shared limiter with one in this process behind it, for when the shared one is away."""
+"""A shared limiter with one in memory behind it, for times when the shared one is away."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,11 +10,11 @@ RETRY_SECONDS = 1.0
 
 
 class FallbackRateLimiter:
-    """Implements `RateLimiter`: asks the shared limiter, and the one in memory while the shared one fails.
+    """Implements `RateLimiter`: asks the shared limiter, or the one in memory while the shared one fails.
 
-    After a failure the shared limiter is left alone for `RETRY_SECONDS`; then one batch tries it again, and the others
-    do not wait for what comes of that. `on_fallback` is called with the failure and the number of names for every batch
-    that the limiter in memory decides. Never fails by itself.
+    After a failure the shared limiter is not asked for `RETRY_SECONDS`; then one batch tries it again, and the others
+    do not wait for the outcome. `on_fallback` is called with the failure and the number of names for every batch that
+    the limiter in memory decides. This limiter itself never fails.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class FallbackRateLimiter:
 
     @property
     def failure(self) -> OperatingFailureError | None:
-        """Why the limiter in memory decides at present; None while the shared one does."""
+        """Why the limiter in memory decides; None while the shared one does."""
         return self._failure
 
     async def take(self, names: Sequence[str]) -> list[float]:
@@ -42,7 +42,7 @@ class FallbackRateLimiter:
         if failure is not None:
             if self._clock.monotonic() < self._again_at:
                 return await self._take_here(names, failure)
-            # Moved on before the attempt, so that batches which come meanwhile do not wait for it as well.
+            # Set before the attempt, so that batches that come meanwhile do not wait for it.
             self._again_at = self._clock.monotonic() + RETRY_SECONDS
         try:
             waits = await self._primary.take(names)

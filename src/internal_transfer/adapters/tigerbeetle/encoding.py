@@ -1,8 +1,8 @@
-"""Accounts, transfers and results as TigerBeetle lays them out in memory: 128 bytes each, little-endian.
+"""Encodes and decodes accounts, transfers and results as TigerBeetle lays them out in memory (little-endian).
 
-The official client has classes for these. They cost about 15 us per transfer, more than the rest of a call together,
-and a result that they do not know kills the call; so the bytes are packed and read here, and `check_layout` compares
-them with the client's own at every start.
+The official client has classes for these, but they cost about 15 us per transfer, more than the rest of a call, and a
+result that they do not know kills the call. So the bytes are packed and read here, and `check_layout` compares this
+layout with the client's at every start.
 """
 
 import ctypes
@@ -47,7 +47,7 @@ _TRANSFER_RESULTS = _results_by_number(bindings.CreateTransferStatus, TransferRe
 
 
 def encode_accounts(accounts: Sequence[LedgerAccount]) -> bytes:
-    """The accounts of a batch; raises `ValueError` for one that cannot be taken at all."""
+    """Returns the accounts of a batch as bytes; raises `ValueError` for one that can never be accepted."""
     check_size(accounts)
     flags = 0
     pack = _ACCOUNT.pack
@@ -78,7 +78,7 @@ def encode_accounts(accounts: Sequence[LedgerAccount]) -> bytes:
 
 
 def encode_transfers(transfers: Sequence[LedgerTransfer]) -> bytes:
-    """The transfers of a batch; raises `ValueError` for one that cannot be taken at all."""
+    """Returns the transfers of a batch as bytes; raises `ValueError` for one that can never be accepted."""
     check_size(transfers)
     flags = timeout = 0
     pack = _TRANSFER.pack
@@ -111,21 +111,21 @@ def encode_transfers(transfers: Sequence[LedgerTransfer]) -> bytes:
 
 
 def encode_ids(ids: Sequence[int]) -> bytes:
-    """Ids to look up; raises `ValueError` for too many, and for what is not of 128 bits."""
+    """Returns ids to look up as bytes; raises `ValueError` for too many, and for one that does not fit 128 bits."""
     check_size(ids)
     try:
         return b"".join([number.to_bytes(16, "little") for number in ids])
     except OverflowError as error:
-        raise ValueError("an id is not a number of 128 bits") from error
+        raise ValueError("an id does not fit 128 bits") from error
 
 
 def encode_filter(*, timestamp_min: int, most: int, newest_first: bool) -> bytes:
-    """A query for transfers from a timestamp on, 0 being the first; `most` may not be 0."""
+    """Returns a query for transfers from this timestamp on (0: from the first); `most` must not be 0."""
     return _FILTER.pack(timestamp_min, 0, most, _REVERSED if newest_first else 0)
 
 
 def decode_accounts(reply: bytes) -> list[LedgerAccount]:
-    """The accounts of a reply."""
+    """Returns the accounts in a reply."""
     number = int.from_bytes
     return [
         LedgerAccount(
@@ -160,7 +160,7 @@ def decode_accounts(reply: bytes) -> list[LedgerAccount]:
 
 
 def decode_transfers(reply: bytes) -> list[LedgerTransfer]:
-    """The transfers of a reply."""
+    """Returns the transfers in a reply."""
     number = int.from_bytes
     return [
         LedgerTransfer(
@@ -197,7 +197,7 @@ def decode_transfers(reply: bytes) -> list[LedgerTransfer]:
 
 
 def decode_account_outcomes(reply: bytes, accounts: Sequence[LedgerAccount]) -> list[AccountOutcome]:
-    """The results of a batch; raises `OutcomeUnknown` where one is none that we know, or one is missing."""
+    """Returns the results of a batch; raises `OutcomeUnknown` where one is missing or not known here."""
     results = _ACCOUNT_RESULTS
     try:
         outcomes = [AccountOutcome(results[status], timestamp) for timestamp, status in _RESULT.iter_unpack(reply)]
@@ -208,7 +208,7 @@ def decode_account_outcomes(reply: bytes, accounts: Sequence[LedgerAccount]) -> 
 
 
 def decode_transfer_outcomes(reply: bytes, transfers: Sequence[LedgerTransfer]) -> list[TransferOutcome]:
-    """The results of a batch; raises `OutcomeUnknown` where one is none that we know, or one is missing."""
+    """Returns the results of a batch; raises `OutcomeUnknown` where one is missing or not known here."""
     results = _TRANSFER_RESULTS
     try:
         outcomes = [TransferOutcome(results[status], timestamp) for timestamp, status in _RESULT.iter_unpack(reply)]
@@ -230,7 +230,7 @@ def _unknown_result(
         for event, (_, status) in zip(events, _RESULT.iter_unpack(reply), strict=False)
         if status not in results
     ]
-    return OutcomeUnknown(System.LEDGER, f"TigerBeetle gave a result that has no meaning here: {', '.join(unknown)}")
+    return OutcomeUnknown(System.LEDGER, f"TigerBeetle gave a result that is not known here: {', '.join(unknown)}")
 
 
 def _check_count(given: int, asked: int) -> None:
@@ -239,7 +239,7 @@ def _check_count(given: int, asked: int) -> None:
 
 
 def check_layout() -> None:
-    """Compares our layouts with the installed client's; raises `StartRefusedError` where they differ."""
+    """Compares this layout with the installed client's; raises `StartRefusedError` where they differ."""
     account = LedgerAccount(
         id=1 << 120,
         debits_pending=2,
@@ -281,8 +281,8 @@ def check_layout() -> None:
         same_size = ctypes.sizeof(theirs) == len(encoded)
         if not same_size or any(_field(theirs, encoded, name) != value for name, value in fields.items()):
             raise StartRefusedError(
-                f"the installed tigerbeetle client lays out {theirs.__name__} in another way than this release of"
-                " internal-transfer: install the release of the client that this release was made for"
+                f"the installed tigerbeetle client lays out {theirs.__name__} differently from this release of"
+                " internal-transfer: install the client's release that this release was made for"
             )
 
 

@@ -43,7 +43,7 @@ _QUERY_TRANSFERS = int(bindings.Operation.QUERY_TRANSFERS)
 
 _TIMESTAMP_MAX = 2**63 - 1
 _NOBODY = [0] * BATCH_MAX
-"""Ids that no account has; as many as fit into one call."""
+"""Ids that no account has, as many as one call may hold."""
 
 _log = structlog.get_logger(__name__)
 
@@ -55,20 +55,20 @@ class TigerBeetleSettings(Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     """IP address and port of each replica, in the order of the replicas; names are not resolved."""
     call_seconds: float = 10.0
-    """How long a call waits for its answer; what it asked for may still be done later."""
+    """How long a call waits for its answer; TigerBeetle may still carry the call out later."""
     start_seconds: float = 10.0
-    """How long a start waits for the first answer."""
+    """How long the start waits for the first answer."""
     calls_max: int = 4_096
-    """The most calls that may wait at the same time."""
+    """The most calls that may wait at once."""
     abandoned_max: int = 64
-    """The most calls that were given up and that TigerBeetle may still carry out; past that none is sent."""
+    """No call is sent while this many were given up and may still be carried out."""
 
 
 class TigerBeetleLedger:
-    """The ledger of a cluster, with one session for the whole process; any number of processes may have one each.
+    """The ledger on a cluster, with one session for the whole process; any number of processes may have one each.
 
-    A server lets about 32 sessions in at a time, unless it was started to take more; further ones wait in silence.
-    A session that TigerBeetle ends is replaced by the next call; the calls that were waiting get `OutcomeUnknown`.
+    A server accepts about 32 sessions at a time, unless it was started to accept more; others wait without an answer.
+    When TigerBeetle ends a session, waiting calls get `OutcomeUnknown`, and the next call opens a new session.
     """
 
     def __init__(self, settings: TigerBeetleSettings) -> None:
@@ -79,16 +79,16 @@ class TigerBeetleLedger:
 
     @property
     def in_flight(self) -> int:
-        """Calls that were sent and not answered, those that nobody waits for any more too."""
+        """The number of calls that were sent and not answered, including abandoned ones."""
         return 0 if self._session is None else self._session.in_flight
 
     @property
     def abandoned(self) -> int:
-        """Calls that were given up, and that TigerBeetle may still carry out."""
+        """The number of calls that were given up and that TigerBeetle may still carry out."""
         return 0 if self._session is None else self._session.abandoned
 
     async def start(self) -> None:
-        """Connects; raises `StartRefusedError` where calls could not work, with what to do about it."""
+        """Connects; raises `StartRefusedError` with what to do where calls cannot work."""
         assert self._session is None, "started twice"
         check_layout()
         try:
@@ -96,7 +96,7 @@ class TigerBeetleLedger:
         except SessionRefusedError as error:
             raise StartRefusedError(error.message) from error
         try:
-            # As many ids as a call may have, so that a server that takes fewer is found out now.
+            # The most ids that a call may hold, so that a server that accepts fewer is found now.
             await self._session.request(_LOOKUP_ACCOUNTS, encode_ids(_NOBODY), self._settings.start_seconds)
         except WrongReleaseError as error:
             await self.close()
@@ -109,13 +109,13 @@ class TigerBeetleLedger:
         except OperatingFailureError as error:
             await self.close()
             raise StartRefusedError(
-                f"{self._where} did not answer within {self._settings.start_seconds:g} s. Either no server is there"
-                " (is it running, are the addresses right?), or it is of another cluster id, or all its places for"
-                f" clients are taken: TigerBeetle answers in none of these cases. ({error.message})"
+                f"{self._where} did not answer within {self._settings.start_seconds:g} s. Either no server runs there"
+                " (check the addresses), or it has another cluster id, or it has no place left for another client:"
+                f" TigerBeetle does not answer in any of these cases. ({error.message})"
             ) from error
 
     async def close(self) -> None:
-        """Ends the session; calls that wait get `OutcomeUnknown`. A second call does nothing."""
+        """Ends the session; waiting calls get `OutcomeUnknown`. A second call does nothing."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -123,18 +123,18 @@ class TigerBeetleLedger:
             await self._session.close()
 
     async def check(self) -> list[Finding]:
-        """What `doctor` asks: name, whether it is well, and what is there or what to do."""
+        """Returns the findings that `doctor` prints."""
         checks = [
             Finding("tigerbeetle limits", *self._check_limits()),
             Finding(
                 "tigerbeetle permissions",
                 True,
-                "TigerBeetle asks nobody who they are: see that only this service's machines reach its ports",
+                "TigerBeetle does not authenticate clients: see that only this service's machines reach its ports",
             ),
             Finding(
                 "tigerbeetle clients",
                 True,
-                "about 32 processes can be connected at a time, and one more waits in silence: this cannot be asked",
+                "about 32 processes can be connected; another one gets no answer. The number connected cannot be seen",
             ),
         ]
         try:
@@ -189,7 +189,7 @@ class TigerBeetleLedger:
         return decode_transfers(await self._call(_QUERY_TRANSFERS, query))
 
     async def _call(self, operation: int, payload: bytes) -> bytes:
-        """One request to the cluster; refused before it is sent where too many are under way."""
+        """Sends one request to the cluster; raises `Unavailable` before sending where too many are under way."""
         session = self._living_session()
         settings = self._settings
         if session.abandoned >= settings.abandoned_max:
@@ -198,7 +198,7 @@ class TigerBeetleLedger:
                 f"TigerBeetle does not answer: {session.abandoned} calls were given up and may still be carried out",
             )
         if session.in_flight >= settings.calls_max:
-            raise Unavailable(System.LEDGER, f"{session.in_flight} calls wait for TigerBeetle already")
+            raise Unavailable(System.LEDGER, f"{session.in_flight} calls already wait for TigerBeetle")
         return await session.request(operation, payload, settings.call_seconds)
 
     def _living_session(self) -> Session:

@@ -1,13 +1,13 @@
-"""One session with a TigerBeetle cluster: bytes go in, and bytes or the reason why there are none come out.
+"""One session with a TigerBeetle cluster, which sends and receives bytes.
 
-This stands on the C library of the official client, through the bindings that come with it. Its own `ClientAsync` is
-not used: a waiter that gives up leaves a packet behind there that breaks `close`, and a result that it does not know
+It uses the C library of the official client, through the bindings that come with it. The client's own `ClientAsync` is
+not used: there a caller that gives up leaves a packet behind that breaks `close`, and a result that it does not know
 raises in the library's thread, so that the caller waits for ever. Facts from release 0.17.9 (`context.zig`):
 
-- a packet and its data must stay where they are until the library has called back; it always does, at the latest when
-  the session is closed;
-- the library has one request in flight and merges what waits into the next;
-- once a session is evicted what was submitted is called back with the reason, and nothing more can be submitted.
+- a packet and its data must not move until the library has called back; it always does, at the latest when the session
+  is closed;
+- the library has one request in flight and merges waiting ones into the next;
+- when a session is evicted, the library calls back for every packet with the reason, and accepts no more.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _STATUS_NAMES: Mapping[int, str] = {int(status): status.name.lower() for status 
 
 
 class _Once(logging.Filter):
-    """Lets a line through that is not the one before it; the library repeats some twice a second."""
+    """Drops a line that equals the one before it; the library repeats some lines twice a second."""
 
     last: str | None = None
 
@@ -48,27 +48,27 @@ class _Once(logging.Filter):
         return is_new
 
 
-# The library's own log goes to the logger `tigerbeetle`; its debug lines would cost a call into Python each. That it
-# cannot connect is said once until there is an answer again.
+# The library logs to the logger `tigerbeetle`; each debug line would cost a call into Python. A failure to connect is
+# logged once, until there is an answer again.
 tigerbeetle.configure_logging(debug=False)
 _once = _Once()
 logging.getLogger("tigerbeetle").addFilter(_once)
 
 
 class WrongReleaseError(OutcomeUnknown):
-    """The server does not speak with this release of the client."""
+    """The server does not accept this release of the client."""
 
 
 class SessionRefusedError(Unavailable):
-    """The library does not make a session for these settings, or has no room for one."""
+    """The library cannot create a session with these settings, or has no room for one."""
 
 
 class TooMuchDataError(Unavailable):
-    """The server takes fewer events in a call than this one had; the library did not send them."""
+    """The call had more events than the server accepts, so the library did not send it."""
 
 
 class _Packet(Struct, eq=False):
-    """What the library may look at until it calls back, and who waits for that."""
+    """A packet, which the library may read until it calls back, and the future of its reply."""
 
     packet: Any
     payload: bytes
@@ -77,24 +77,24 @@ class _Packet(Struct, eq=False):
 
 
 class Session:
-    """A session of this process; all methods are for the event loop that made it.
+    """A session of this process, for use on the event loop that created it.
 
-    Making one raises `SessionRefusedError` for an address that is none. It is not yet connected then: the library
-    does that by itself, and never stops trying.
+    Its creation raises `SessionRefusedError` for an invalid address. It does not wait for a connection: the library
+    connects by itself, and never stops trying.
     """
 
     def __init__(self, *, cluster_id: int, addresses: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._packets: dict[int, _Packet] = {}
-        # What came back, in order; the library's thread adds to it, and wakes the loop only where it is not awake yet.
+        # The replies in order; the library's thread adds to them, and wakes the loop unless it is already awake.
         self._returned: deque[tuple[int, int, bytes]] = deque()
         self._is_woken = False
         self._numbers = count(1)
         self._client = bindings.CClient()
         self.abandoned = 0
-        """Requests that nobody waits for any more and that the library has not called back for."""
+        """The number of requests whose callers gave up and for which the library has not called back."""
         self.ended: str | None = None
-        """Why nothing more can be submitted, once that is so."""
+        """Why the session has ended; None while it lives."""
         encoded = addresses.encode()
         cluster = (ctypes.c_uint8 * 16).from_buffer_copy(cluster_id.to_bytes(16, "little"))
         self._key = next(_keys)
@@ -107,19 +107,19 @@ class Session:
             name = bindings.InitStatus(status).name.lower()
             raise SessionRefusedError(
                 System.LEDGER,
-                f"no session can be made for the addresses {addresses!r} ({name}): give IP addresses with ports, one"
+                f"no session can be created with the addresses {addresses!r} ({name}): give one IP address and port"
                 " for each replica, in the order of the replicas",
             )
 
     @property
     def in_flight(self) -> int:
-        """Requests that the library has not called back for, abandoned ones too."""
+        """The number of requests for which the library has not called back, including abandoned ones."""
         return len(self._packets)
 
     async def request(self, operation: int, payload: bytes, seconds: float) -> bytes:
-        """Sends a request and waits for its reply, no longer than this; nothing ever takes the request back.
+        """Sends a request and waits this long for its reply; a request can never be taken back.
 
-        Raises `OutcomeUnknown` when no reply came, and `Unavailable` where the request was not sent.
+        Raises `OutcomeUnknown` when no reply came, and `Unavailable` when the request was not sent.
         """
         number = next(self._numbers)
         waiting = _Packet(bindings.CPacket(), payload, self._loop.create_future())
@@ -132,7 +132,7 @@ class Session:
         if bindings.tb_client_submit(ctypes.byref(self._client), ctypes.byref(packet)) != bindings.ClientStatus.OK:
             del self._packets[number]
             self.ended = self.ended or "it has ended"
-            raise Unavailable(System.LEDGER, f"nothing was sent: the session with TigerBeetle is over: {self.ended}")
+            raise Unavailable(System.LEDGER, f"nothing was sent: the session with TigerBeetle has ended: {self.ended}")
         try:
             async with asyncio.timeout(seconds):
                 return await waiting.reply
@@ -146,16 +146,16 @@ class Session:
                 self.abandoned += 1
 
     async def close(self) -> None:
-        """Ends the session; whoever still waits gets `OutcomeUnknown`. A second call does nothing."""
+        """Ends the session; waiting callers get `OutcomeUnknown`. A second call does nothing."""
         if self.ended is None:
             self.ended = "it was closed"
-        # The library joins its thread here, which calls back for all that is in flight.
+        # The library joins its thread here, which calls back for everything in flight.
         ended = await asyncio.to_thread(bindings.tb_client_deinit, ctypes.byref(self._client))
         if ended == bindings.ClientStatus.OK:
             del _sessions[self._key]
 
     def called_back(self, number: int, status: int, reply: bytes) -> None:
-        """Hands what the library called back with, in its thread, to the event loop."""
+        """Passes a reply from the library's thread to the event loop."""
         self._returned.append((number, status, reply))
         if not self._is_woken:
             self._is_woken = True
@@ -184,29 +184,30 @@ class Session:
 def _failure_of(status: int) -> OutcomeUnknown | Unavailable:
     if status == _TOO_MUCH_DATA:
         return TooMuchDataError(
-            System.LEDGER, "TigerBeetle takes fewer events in a call than it should: was it started with --development?"
+            System.LEDGER,
+            "TigerBeetle accepts too few events in a call: was it started with --development?",
         )
     if status in _WRONG_RELEASE:
         return WrongReleaseError(
             System.LEDGER,
             f"the tigerbeetle client, release {CLIENT_RELEASE}, is {_WRONG_RELEASE[status]} for the server: install the"
-            " client of the server's release",
+            " client's release that matches the server",
         )
     reason = _STATUS_NAMES.get(status, str(status))
-    return OutcomeUnknown(System.LEDGER, f"the session with TigerBeetle ended before its answer came: {reason}")
+    return OutcomeUnknown(System.LEDGER, f"the session with TigerBeetle ended before the answer came: {reason}")
 
 
 _keys = count(1)
 _sessions: dict[int, Session] = {}
 """Sessions by the number that the library calls back with.
 
-One that was evicted stays here for ever, with its few hundred bytes: the library's thread uses its memory until that
-thread has ended, and does not tell when that is.
+An evicted session stays here for ever, with its few hundred bytes: the library's thread uses its memory until the
+thread ends, and does not say when it does.
 """
 
 
 def _called_back(key: int, packet: Any, _timestamp: int, reply: int | None, reply_size: int) -> None:
-    """Is called by the library, in its own thread; the reply is its memory, and only for as long as this takes."""
+    """Called by the library in its own thread; the reply is the library's memory, valid only during this call."""
     called_back = packet.contents
     content = ctypes.string_at(reply, reply_size) if reply_size and reply else b""
     _sessions[key].called_back(called_back.user_data, called_back.status, content)
