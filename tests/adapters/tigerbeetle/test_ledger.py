@@ -299,19 +299,19 @@ async def test_a_start_with_all_places_taken_is_refused(server):
     others = [TigerBeetleLedger(settings) for _ in range(2 * CLIENTS)]
     try:
         await asyncio.gather(*(other.start() for other in others))
-        assert "all its places for clients are taken" in await refused(cluster_id=0, addresses=(place.address,))
+        assert "it has no place left for another client" in await refused(cluster_id=0, addresses=(place.address,))
     finally:
         await asyncio.gather(*(other.close() for other in others))
 
 
 @pytest.mark.parametrize("address", ["", "nowhere.example:3000", "127.0.0.1:port"])
-async def test_an_address_that_is_none_is_refused(address):
-    """Names are not resolved, and what is no address is said to be none."""
-    assert "give one IP address with ports" in await refused(cluster_id=0, addresses=(address,))
+async def test_an_invalid_address_is_refused(address):
+    """Names are not resolved, and an invalid address refuses the start with what to give instead."""
+    assert "give one IP address and port" in await refused(cluster_id=0, addresses=(address,))
 
 
 def test_a_client_with_another_layout_is_refused(monkeypatch):
-    """What is packed and read here is what the installed client packs and reads; another one is found out at start."""
+    """The installed client has the layout that is used here; a start with another layout is refused."""
     check_layout()
     monkeypatch.setattr(bindings, "CTransfer", bindings.CAccount)
     with pytest.raises(StartRefusedError, match="differently"):
