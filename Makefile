@@ -1,4 +1,4 @@
-# `make run` and `make test` set up everything they need; only Python 3.11 or newer and make have to be there.
+# Every target sets up what it needs; only Python 3.11 or newer and make have to be there.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,8 +10,18 @@ PORT := 8080
 ADMIN_PORT := 9464
 STACK := embedded
 
+define covered
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(1)
+	$(BIN)/coverage report --include='*/internal_transfer/domain/*,*/internal_transfer/services/*' --fail-under=100
+endef
+
+# What test-fast runs: no servers, and nothing marked `slow`.
+FAST := $(addprefix tests/,domain services api settings server wiring wire conformance adapters/sqlite \
+	adapters/in_process simulation test_cli.py test_conftest.py test_docs.py packaging/test_locks.py)
+
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run run-real demo test check format bench services services-stop lock clean
+.PHONY: help install install-dev run run-real demo test test-fast fast-words test-full check format bench services services-stop lock clean
 
 help: ## Show what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,10 +59,20 @@ else
 	eval "$$($(BIN)/python -m servers env)" && $(BIN)/python -m internal_transfer.simulation.demo --stack $(STACK)
 endif
 
-test: install-dev ## Run every test.
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage report --include='*/internal_transfer/domain/*,*/internal_transfer/services/*' --fail-under=100
+test-fast: install-dev ## Run the tests that need no servers (TIMEFAST).
+	$(BIN)/python -m pytest $(FAST) -m "not slow"
+
+fast-words:
+	@echo $(FAST)
+
+test: install-dev ## Run every test, as CI does, and hold domain and services to full coverage (TIMETEST).
+	$(call covered,)
+
+test-full: install-dev ## Run also what CI only samples: more seeds, other Pythons, every scenario on every stack (TIMEFULL).
+	$(call covered,--full)
+	$(MAKE) demo
+	$(MAKE) demo STACK=postgresql
+	$(MAKE) demo STACK=cassandra
 
 check: install-dev ## Run linters, the type checker and the layer rules.
 	$(BIN)/ruff format --check .

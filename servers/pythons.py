@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from shutil import which
 
+MINORS = (11, 12, 13)
+"""The versions that the package says it supports, 3.11 and so on."""
+
 
 def python(minor: int) -> str | None:
     """Returns a Python 3.`minor` that works: this one, one on the path, one beside this one, or one of pyenv's."""

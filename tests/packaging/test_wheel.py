@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from servers.environment import install, new_environment
-from servers.pythons import python
+from servers.pythons import MINORS, python
 
 from real_servers import Missing, do_without
 
@@ -64,7 +64,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
 @pytest.mark.timeout(1200)  # With the installation.
 @pytest.mark.parametrize(
     "minor",
-    [each if each == sys.version_info[1] else pytest.param(each, marks=pytest.mark.full) for each in (11, 12, 13)],
+    [each if each == sys.version_info[1] else pytest.param(each, marks=pytest.mark.full) for each in MINORS],
 )
 def test_the_installed_wheel_serves(wheel, minor, tmp_path):
     """Away from the checkout, on the locked versions, `serve --demo` makes a transfer, and `doctor` finds no fault."""

@@ -1,7 +1,7 @@
 """Whole histories from a seed: users, faults, crashes and operators in random order, then calm, then every guarantee.
 
-`HISTORIES=n` runs n seeds instead of the default; `HISTORIES_FROM=m` begins at seed m. A history that fails names its
-seed, which then belongs into `REGRESSIONS`.
+`HISTORIES=n` runs n seeds instead of 80, or of 1000 in a full run; `HISTORIES_FROM=m` begins at seed m. A history that
+fails names its seed, which then belongs into `REGRESSIONS`.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import pytest
 
 from simulation.history import History
 
-HISTORIES = int(os.environ.get("HISTORIES", "80"))
+HISTORIES = int(os.environ.get("HISTORIES", "0"))
 HISTORIES_FROM = int(os.environ.get("HISTORIES_FROM", "0"))
 
 REGRESSIONS: dict[int, str] = {
@@ -43,14 +43,16 @@ def test_what_failed_once_holds(seed: int):
     play(seed)
 
 
-def test_all_guarantees_hold_after_random_histories():
+@pytest.mark.timeout(3600)  # A full run plays a thousand.
+def test_all_guarantees_hold_after_random_histories(is_full):
     """Whatever goes wrong in whatever order, every guarantee holds; and enough of everything goes wrong."""
     seen: dict[str, int] = {}
-    for seed in range(HISTORIES_FROM, HISTORIES_FROM + HISTORIES):
+    histories = HISTORIES or (1000 if is_full else 80)
+    for seed in range(HISTORIES_FROM, HISTORIES_FROM + histories):
         for what, count in play(seed).happened.items():
             seen[what] = seen.get(what, 0) + count
     print(dict(sorted(seen.items())))  # noqa: T201
-    if HISTORIES >= 30:
+    if histories >= 30:
         rare = {what for what in EXPECTED if not seen.get(what)}
         assert not rare, f"never happened: {rare}"
 
