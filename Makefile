@@ -59,16 +59,16 @@ else
 	eval "$$($(BIN)/python -m servers env)" && $(BIN)/python -m internal_transfer.simulation.demo --stack $(STACK)
 endif
 
-test-fast: install-dev ## Run the tests that need no servers (TIMEFAST).
+test-fast: install-dev ## Run the tests that need no servers (under 2 minutes).
 	$(BIN)/python -m pytest $(FAST) -m "not slow"
 
 fast-words:
 	@echo $(FAST)
 
-test: install-dev ## Run every test, as CI does, and hold domain and services to full coverage (TIMETEST).
+test: install-dev ## Run every test, as CI does, and hold domain and services to full coverage (about 30 minutes).
 	$(call covered,)
 
-test-full: install-dev ## Run also what CI only samples: more seeds, other Pythons, every scenario on every stack (TIMEFULL).
+test-full: install-dev ## Run also what CI only samples: more seeds, other Pythons, every scenario on every stack (about 1.5 hours).
 	$(call covered,--full)
 	$(MAKE) demo
 	$(MAKE) demo STACK=postgresql
