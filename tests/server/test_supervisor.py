@@ -160,6 +160,22 @@ async def test_children_end_with_the_service_that_fails():
     assert kept.runs[0].process.returncode == -signal.SIGKILL
 
 
+async def test_a_child_that_ends_as_it_is_asked_to():
+    """A child that no longer exists when it is asked to stop has stopped."""
+
+    class Gone(Shell):
+        def ask_to_stop(self, process):
+            process.kill()
+            raise ProcessLookupError
+
+    kept = Kept(WELL_BEHAVED, child=Gone)
+    async with asyncio.TaskGroup() as tasks:
+        kept.supervisor.start(tasks)
+        await kept.supervisor.ready()
+        kept.supervisor.stop()
+    assert kept.runs[0].process.returncode == -signal.SIGKILL
+
+
 async def test_told_to_stop():
     """SIGTERM sets the event, and does nothing else."""
     stop = supervisor.told_to_stop()

@@ -65,7 +65,7 @@ class Child(Protocol):
         ...
 
     def ask_to_stop(self, process: asyncio.subprocess.Process) -> None:
-        """Asks the process to finish what it accepted and end."""
+        """Asks the process to finish what it accepted and end; may raise `ProcessLookupError`."""
         ...
 
 
@@ -156,7 +156,8 @@ class Supervisor:
                 stopping = tasks.create_task(self._stopping.wait())
                 await asyncio.wait((attending, ended, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if stopping.done():
-                    child.ask_to_stop(process)
+                    with contextlib.suppress(ProcessLookupError):  # It ended in this very moment.
+                        child.ask_to_stop(process)
                     await asyncio.wait(
                         (attending, ended), timeout=self._stop_seconds, return_when=asyncio.FIRST_COMPLETED
                     )
@@ -165,7 +166,8 @@ class Supervisor:
                     await asyncio.wait((ended,), timeout=END_SECONDS)
                 if not ended.done():
                     _log.warning(f"{self._event}_killed", process=number + 1, pid=process.pid)
-                    process.kill()
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
                 code = await ended
                 stopping.cancel()
         finally:
