@@ -42,7 +42,7 @@ def _is_alive(pid):
 
 
 def _entries(server):
-    """The log, every line of which has to be a JSON object."""
+    """Returns the log; every line has to be a JSON object."""
     return [json.loads(line) for line in server.log.read_text().splitlines()]
 
 

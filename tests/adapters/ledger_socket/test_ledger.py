@@ -155,7 +155,7 @@ async def test_what_was_given_up_counts_until_it_is_answered(process, client):
 
 
 async def until(client, number):
-    """The transfers, once there are so many."""
+    """Returns the transfers, once there are `number`."""
     while True:
         found = await client.transfers_after(0, 100)
         if len(found) >= number:
@@ -219,7 +219,7 @@ async def keep_moving(client, ids, done):
 
 
 async def reach(done, number):
-    """Lets the load run until so much is done."""
+    """Lets the load run until `number` items are done."""
     while len(done) < number:  # noqa: ASYNC110 - the load is what this waits for, and it need not know.
         await asyncio.sleep(0)
 
@@ -346,7 +346,7 @@ async def test_a_full_disk_takes_the_whole_turn_back(tmp_path):
 
 
 async def test_only_the_owner_can_open_the_socket(served):
-    """The socket is its owner's alone, and `doctor` says where that was changed."""
+    """Only its owner can open the socket, and `doctor` says if that was changed."""
     path = served.directory.ledger_socket
     assert path.stat().st_mode & 0o777 == 0o600
     assert [ok for _, ok, _ in await served.ledger.check()] == [True] * 4

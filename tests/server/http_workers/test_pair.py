@@ -46,7 +46,7 @@ def request(key="k1"):
 
 
 class Gateway:
-    """Takes every order and answers when the test says so."""
+    """Takes every submission and answers when the test says so."""
 
     def __init__(self):
         self.offered = {}
@@ -66,7 +66,7 @@ class Gateway:
         return await asyncio.shield(self.waited)
 
     def answer(self, key, outcome=SUCCESS):
-        """Answers the order with this key, or lets it fail."""
+        """Answers the submission with this key, or lets it fail."""
         _, waiting = self.offered[key]
         if isinstance(outcome, BaseException):
             waiting.set_exception(outcome)
@@ -124,7 +124,7 @@ class Pair:
         self._back.set()
 
     def submit(self, key="k1", wait_seconds=0.0):
-        """An order on its way."""
+        """A submission on its way."""
         return self._tasks.create_task(_outcome(self.worker.submit(request(key), wait_seconds=wait_seconds)))
 
     def forward(self, *parts, **scope):
@@ -205,7 +205,7 @@ async def echo(scope, receive, send):
 
 @on_uvloop
 async def test_answers_find_who_asked():
-    """Every order gets its own answer, in whatever order they come."""
+    """Every submission gets its own answer, in any order."""
     async with Pair() as pair:
         tasks = {key: pair.submit(key) for key in ("a", "b", "c")}
         await pair.crossed()
@@ -227,7 +227,7 @@ async def test_answers_find_who_asked():
 )
 @on_uvloop
 async def test_answers_cross_unchanged(answer):
-    """Whatever the gateway answers arrives as it was, also amounts that no machine word holds."""
+    """The gateway's answers arrive as they were, also with amounts that no machine word holds."""
     async with Pair() as pair:
         task = pair.submit()
         await pair.crossed()
@@ -253,8 +253,8 @@ async def test_failures_cross_unchanged(kind):
     ids=["raises", "cannot be encoded", "cancelled"],
 )
 @on_uvloop
-async def test_a_bug_answers_its_own_order_alone(outcome):
-    """An answer that goes wrong is logged and unknown to whoever waits for it; all other orders are answered."""
+async def test_a_bug_answers_its_own_submission_alone(outcome):
+    """An answer that goes wrong is logged, and unknown to its own client; all other submissions are answered."""
     async with Pair() as pair:
         broken, sound = pair.submit("broken"), pair.submit("sound")
         await pair.crossed()
@@ -312,7 +312,7 @@ async def test_a_wait_that_fails():
 
 @on_uvloop
 async def test_a_client_that_gives_up():
-    """An order that nobody waits for any more is still taken, counts until it is answered, and disturbs no other."""
+    """A submission whose client gave up is still taken, counts until it is answered, and disturbs no other."""
     async with Pair(waiting_most=1) as pair:
         given_up = pair.submit("first")
         await pair.crossed()
@@ -331,7 +331,7 @@ async def test_a_client_that_gives_up():
 
 @on_uvloop
 async def test_the_worker_dies():
-    """When the worker's end is gone, waits end, what it ordered goes on, and its answers are let fall."""
+    """When the worker's end is gone, waits end, its submissions go on, and their answers are dropped."""
     async with Pair() as pair:
         waiting, going_on = pair.submit("waiting", 5.0), pair.submit("going on", 5.0)
         await pair.crossed()
@@ -500,14 +500,14 @@ async def test_crowding():
 
 @on_uvloop
 async def test_too_many_whole_requests():
-    """Whole requests count as orders do, and are shed with a problem when too many are out."""
+    """Forwarded requests count as submissions do, and are shed with a problem when too many are under way."""
     async with Pair(echo, waiting_most=1) as pair:
-        order = pair.submit()
+        submission = pair.submit()
         await pair.crossed()
         shed, _ = await pair.forward().problem(503)
         assert shed["code"] == "SYSTEM_OVERLOADED"
         pair.gateway.answer("k1")
-        await order
+        await submission
         assert (await pair.forward().answer())[0] == 207
 
 
