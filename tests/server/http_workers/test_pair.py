@@ -359,10 +359,10 @@ async def test_the_service_dies():
         await gate.wait()
 
     async with Pair(never) as pair:
-        order, whole = pair.submit(), pair.forward(b"{}", method="POST")
+        submission, whole = pair.submit(), pair.forward(b"{}", method="POST")
         await pair.crossed()
         pair.service.abort()
-        assert isinstance(await order, OutcomeUnknown)
+        assert isinstance(await submission, OutcomeUnknown)
         problem, _ = await whole.problem(503)
         assert (problem["code"], problem["recorded"], problem["retry"]) == ("TIMEOUT", None, "same_key")
         assert isinstance(await pair.submit(), OutcomeUnknown)
