@@ -1,4 +1,4 @@
-"""A clock that stands still until it is told to go on, and that draws the same randomness for the same seed."""
+"""A clock that stands still until it is advanced, and gives the same random numbers for the same seed."""
 
 import asyncio
 import heapq
@@ -30,7 +30,7 @@ class SimulatedClock:
         self._ids.lease(node, inf)
 
     def now_ms(self) -> int:
-        """The wall clock: the start, what was advanced, and the steps."""
+        """The wall clock: the start, the time advanced, and the steps."""
         return self._start_ms + round(self._elapsed_seconds * 1000)
 
     def monotonic(self) -> float:
@@ -38,7 +38,7 @@ class SimulatedClock:
         return self._elapsed_seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Waits until the clock was advanced by this much; not at all for zero or less."""
+        """Waits until the clock was advanced by this much; returns at once for zero or less."""
         if seconds <= 0:
             return
         sleeper = asyncio.get_running_loop().create_future()
@@ -47,7 +47,7 @@ class SimulatedClock:
         await sleeper
 
     def jitter(self) -> float:
-        """The next number of the seed's sequence."""
+        """Returns the next number of the seed's sequence."""
         return self._random.random()
 
     def new_ids(self, count: int) -> list[TransferId]:
@@ -59,18 +59,18 @@ class SimulatedClock:
         self._ids.lease(node, until_monotonic)
 
     def step_wall(self, milliseconds: int) -> None:
-        """Sets the wall clock forward, or back by a negative step; the monotonic clock does not notice."""
+        """Sets the wall clock forward, or back by a negative step; the monotonic clock stays as it is."""
         self._start_ms += milliseconds
 
     def next_wake_seconds(self) -> float | None:
-        """How long until the next sleeper is due, or None where nobody sleeps."""
+        """Returns the time until the next sleeper is due, or None where nobody sleeps."""
         self._drop_cancelled()
         return self._sleepers[0][0] - self._elapsed_seconds if self._sleepers else None
 
     async def advance(self, seconds: float) -> None:
-        """Moves time on, waking sleepers in the order of their times (then of their calls), each at its own time.
+        """Moves time on and wakes sleepers in the order of their times (then of their calls), each at its own time.
 
-        After each wake everything that can run does so, and may go to sleep again within the time advanced.
+        After each wake everything that can run does so, and may go to sleep again within this time.
         """
         assert seconds >= 0, "time does not go back; `step_wall` sets the wall clock back"
         target = self._elapsed_seconds + seconds
@@ -84,7 +84,7 @@ class SimulatedClock:
         self._elapsed_seconds = target
 
     async def settle(self) -> None:
-        """Lets all other tasks run until each of them waits for something."""
+        """Runs all other tasks until each of them waits for something."""
         loop = asyncio.get_running_loop()
         for _ in range(_ROUNDS_MAX):
             turn = loop.create_future()

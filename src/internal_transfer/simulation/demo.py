@@ -1,4 +1,4 @@
-"""`make demo`: every scenario against real server processes, one line each, and whether all went as they must."""
+"""`make demo`: plays every scenario against real server processes and prints one line for each."""
 
 import argparse
 import asyncio
@@ -26,7 +26,7 @@ from internal_transfer.simulation.scenarios.server_process import ServerProcess
 from internal_transfer.simulation.scenarios.surroundings import StackKind
 
 AT_ONCE = max(2, os.cpu_count() or 1)
-"""How many servers work at the same time."""
+"""The number of servers that work at the same time."""
 
 _NAME_WIDTH = max(len(scenario.name) for scenario in SCENARIOS)
 
@@ -43,14 +43,14 @@ class Demo:
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def run(self, sharing: Sequence[Scenario], alone: Sequence[Scenario]) -> None:
-        """Plays all of them, those that share a server one after the other."""
+        """Plays all scenarios; those that share a server run one after the other."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._play_sharing(sharing))
             for scenario in alone:
                 tasks.create_task(self._play_alone(scenario))
 
     async def _play_sharing(self, sharing: Sequence[Scenario]) -> None:
-        """Plays one after the other; after one that failed, the next begins with a server that saw nothing yet."""
+        """Plays one after the other; after a failed scenario the next one gets a new server."""
         waiting = list(sharing)
         while waiting:
             async with self._places, new_server(self._new_directory(), kind=self._kind) as server:
@@ -69,7 +69,7 @@ class Demo:
             await self._judge(scenario, play_alone(scenario, self._new_directory(), self._kind))
 
     async def _judge(self, scenario: Scenario, playing: Awaitable[str]) -> bool:
-        """Prints how a scenario ended, and tells whether it ended as it must."""
+        """Prints how a scenario ended, and tells whether it passed."""
         started = CLOCK.monotonic()
         seen, is_right = "", False
         # Alone or in a group: some scenarios do several things at once.
@@ -93,10 +93,10 @@ class Demo:
 
 
 def main() -> int:
-    """Plays everything; answers the exit code: 0 if all passed, 1 if any failed."""
+    """Plays everything; returns the exit code: 0 if all passed, 1 if any failed."""
     parser = argparse.ArgumentParser(description="Play every scenario against real server processes.")
     parser.add_argument("--stack", type=StackKind, choices=list(StackKind), default=StackKind.EMBEDDED)
-    parser.add_argument("--only", default="", help="scenarios whose names begin so")
+    parser.add_argument("--only", default="", help="play only scenarios whose names begin with this")
     options = parser.parse_args()
     is_embedded = options.stack is StackKind.EMBEDDED
     sharing, alone = (
@@ -104,8 +104,8 @@ def main() -> int:
         for group in (SHARING, ALONE)
     )
     console = Console(highlight=False)
-    console.print("Each scenario runs against a server process of its own or a shared one, killed and started as told.")
-    console.print("After each one, `admin reconcile` has to find store, ledger and core in agreement.\n")
+    console.print("Each scenario runs against its own or a shared server process, which it may kill and start again.")
+    console.print("After each one, `admin reconcile` must find store, ledger and core in agreement.\n")
     started = CLOCK.monotonic()
     with tempfile.TemporaryDirectory(prefix="it-demo-") as directory:
         demo = Demo(console, Path(directory), options.stack)

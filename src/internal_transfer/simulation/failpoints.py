@@ -1,7 +1,7 @@
-"""Failpoints: named steps of the life of a transfer at which the process dies.
+"""Failpoints: named steps in the life of a transfer at which the process dies.
 
-They sit in front of ports, so that services hold no code for tests. Before it dies, a failpoint makes durable what was
-done so far: within one shared commit every step would otherwise be taken back together, and all points would be one.
+They sit in front of ports, so that services contain no code for tests. A failpoint makes everything done so far durable
+before it dies: otherwise one shared commit would roll all steps back together, and all failpoints would be the same.
 """
 
 import os
@@ -20,7 +20,7 @@ from internal_transfer.ports.transfer_store import Accepted, AcceptOutcome, Chan
 
 
 class Failpoint(StrEnum):
-    """Where the process can be made to die; AFTER_PENDING, AFTER_LEG, ... are after the store recorded it."""
+    """The steps at which a process can die; AFTER_PENDING, AFTER_LEG, ... come after the store recorded that."""
 
     BEFORE_ACCEPT = "before_accept"
     AFTER_ACCEPT = "after_accept"
@@ -43,11 +43,11 @@ class Failpoint(StrEnum):
 
 
 class Crash(BaseException):
-    """The death of a process within a test; nothing but the test may catch it."""
+    """The death of a process in a test; only the test may catch it."""
 
 
 def kill_process() -> NoReturn:
-    """Ends this process as a power switch would, as far as the process can tell."""
+    """Ends this process at once with SIGKILL."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("the process survived SIGKILL")
 
@@ -58,7 +58,7 @@ def crash() -> NoReturn:
 
 
 def _is_hold(sent: LedgerTransfer) -> bool:
-    # The hold that a start burns, so that fences can rest on it, is no transfer's.
+    # The hold that a start burns for fences belongs to no transfer.
     return bool(sent.flags & TransferFlag.PENDING) and sent.id != FENCE_HOLD_ID
 
 
@@ -93,9 +93,9 @@ _TOLD = {
 
 
 class Failpoints:
-    """Dies at one step: `wrap_store`, `wrap_ledger` and `wrap_core` put it in front of the ports that show the steps.
+    """Dies at one step, which it sees in front of the ports: see `wrap_store`, `wrap_ledger` and `wrap_core`.
 
-    `durability` is asked before dying. `die` is `kill_process` in a server and `crash` in a test.
+    It waits for `durability` before it dies. `die` is `kill_process` in a server and `crash` in a test.
     """
 
     def __init__(
@@ -106,34 +106,34 @@ class Failpoints:
         self._die = die
 
     def wrap_store(self, inner: TransferStore) -> TransferStore:
-        """The store with its failpoints."""
+        """Returns the store with the failpoint in front."""
         return cast("TransferStore", _Store(inner, self))
 
     def wrap_ledger(self, inner: Ledger) -> Ledger:
-        """The ledger with its failpoints."""
+        """Returns the ledger with the failpoint in front."""
         return cast("Ledger", _Ledger(inner, self))
 
     def wrap_core(self, inner: TradingCore) -> TradingCore:
-        """The trading cores with their failpoints."""
+        """Returns the trading cores with the failpoint in front."""
         return cast("TradingCore", _Core(inner, self))
 
     def is_at(self, *failpoints: Failpoint) -> bool:
-        """Tells whether it is one of these at which the process shall die."""
+        """Tells whether the process dies at one of these."""
         return self._failpoint in failpoints
 
     @property
     def failpoint(self) -> Failpoint:
-        """The step at which the process shall die."""
+        """The step at which the process dies."""
         return self._failpoint
 
     async def die(self) -> NoReturn:
-        """Makes durable what was done so far, and dies."""
+        """Makes everything done so far durable, and dies."""
         await self._durability.durable()
         self._die()
 
 
 class _InFront:
-    """Stands for a port; what a subclass does not define is the port's own."""
+    """Stands in for a port; everything that a subclass does not define is the port's own."""
 
     def __init__(self, inner: Any, points: Failpoints) -> None:
         self._inner = inner

@@ -1,6 +1,6 @@
-"""Faults in front of any port: calls that fail, arrive late or come twice, answers that are lost, late or never given.
+"""Faults in front of any port: calls that fail, arrive late or twice; answers that are lost, late or never given.
 
-`Faults(...).wrap(port)` is the port itself as far as its user can tell; a plan decides call by call what goes wrong.
+`Faults(...).wrap(port)` behaves as the port does, but a plan decides for each call what goes wrong.
 """
 
 import asyncio
@@ -23,26 +23,26 @@ class FailBefore(Struct, frozen=True):
 
 
 class LoseAnswer(Struct, frozen=True):
-    """`OutcomeUnknown`: the call was done, its answer is lost."""
+    """`OutcomeUnknown`: the call was carried out, but its answer is lost."""
 
 
 class Delay(Struct, frozen=True):
-    """The call waits before and after it is done, in seconds on the clock."""
+    """Waits before and after the call, in seconds on the clock."""
 
     before_seconds: float = 0.0
     after_seconds: float = 0.0
 
 
 class NeverAnswer(Struct, frozen=True):
-    """The call is done, but its answer waits until `Faults.released` is set."""
+    """The call is carried out, but its answer waits until `Faults.released` is set."""
 
 
 class ArriveLate(Struct, frozen=True):
-    """`OutcomeUnknown`, and nothing was done yet: the call is still on its way and is done by `deliver_late`."""
+    """`OutcomeUnknown`: the call is still on its way, and `deliver_late` carries it out."""
 
 
 class Duplicate(Struct, frozen=True):
-    """The call is done twice, as by a driver that sends again; the answer is the second one's."""
+    """The call is carried out twice, as by a driver that sends again; the answer is the second one's."""
 
 
 Fault = FailBefore | LoseAnswer | Delay | NeverAnswer | ArriveLate | Duplicate
@@ -52,28 +52,28 @@ class FaultPlan(Protocol):
     """Decides what goes wrong."""
 
     def next_fault(self, method: str) -> Fault | None:
-        """The fault of this call, or None where it goes well."""
+        """Returns the fault of this call, or None for no fault."""
         ...
 
 
 class ScriptedFaults:
-    """Faults one after the other by method; None in a script lets a call through, and so does its end."""
+    """A list of faults for each method; None in a list lets a call through, and so does the end of the list."""
 
     def __init__(self, **scripts: Sequence[Fault | None]) -> None:
         self._scripts = {method: deque(script) for method, script in scripts.items()}
 
     def next_fault(self, method: str) -> Fault | None:
-        """The next one of the method's script."""
+        """Returns the next one in the method's list."""
         script = self._scripts.get(method)
         return script.popleft() if script else None
 
     def add(self, method: str, *faults: Fault | None) -> None:
-        """Adds to a method's script."""
+        """Adds to the method's list."""
         self._scripts.setdefault(method, deque()).extend(faults)
 
 
 class RandomFaults:
-    """Faults drawn by weight from a seed, for each call with a probability; `stop` ends them.
+    """Faults drawn from a seed by weight; each call fails with a probability until `stop`.
 
     A method in `spared` never fails.
     """
@@ -105,7 +105,7 @@ class RandomFaults:
 
 
 class Faults:
-    """The faults in front of one port; make the port itself with `wrap`."""
+    """The faults in front of one port, which `wrap` returns."""
 
     def __init__(self, plan: FaultPlan, clock: Clock, system: System) -> None:
         self._plan = plan
@@ -114,16 +114,16 @@ class Faults:
         self._late: deque[Callable[[], Awaitable[Any]]] = deque()
         self.released = asyncio.Event()
         self.counts: Counter[type[Fault]] = Counter()
-        """How often each fault happened, so that a run can show that it was no calm one."""
+        """How often each fault happened, so that a run can show that faults did happen."""
 
     def wrap(self, inner: Port) -> Port:
-        """The port with these faults in front of each of its asynchronous methods."""
+        """Returns the port with these faults in front of each asynchronous method."""
         return cast("Port", _Wrapped(inner, self.call))
 
     async def deliver_late(self) -> int:
-        """Does the calls that were still on their way, in the order in which they were made; answers how many.
+        """Carries out the calls that are still on their way, in the order they were made; returns how many.
 
-        What they answer or raise reaches nobody, as with a request whose sender has gone.
+        Their answers and errors are dropped, since their callers have given up.
         """
         delivered = 0
         while self._late:
@@ -136,7 +136,7 @@ class Faults:
         return delivered
 
     async def call(self, method: str, inner: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-        """Makes one call with the fault that the plan has for it."""
+        """Makes one call with the fault that the plan gives it."""
         fault = self._plan.next_fault(method)
         if fault is None:
             return await inner(*args, **kwargs)
@@ -167,7 +167,7 @@ class Faults:
 
 
 class _Wrapped:
-    """Stands for a port: its asynchronous methods go through `around`, everything else is the port's own."""
+    """Stands in for a port: asynchronous methods go through `around`, everything else is the port's own."""
 
     def __init__(self, inner: object, around: Callable[..., Awaitable[Any]]) -> None:
         self._inner = inner
@@ -181,6 +181,6 @@ class _Wrapped:
         async def method(*args: Any, **kwargs: Any) -> Any:
             return await self._around(name, attribute, *args, **kwargs)
 
-        # Kept, so that the next call does not build it again.
+        # Kept for the next call.
         self.__dict__[name] = method
         return method

@@ -1,13 +1,12 @@
-"""A disk that can lose power: what SQLite has not synced may be dropped, torn or kept.
+"""A disk that can lose power: data that SQLite has not synced may be dropped, torn or kept.
 
 `kill -9` keeps the page cache, so it shows nothing about syncs. This VFS passes everything on to real files, so that
-the running database behaves as ever, and beside that keeps for each file what a disk would surely still have. It can
-tell at any moment what a power cut would leave, and lets the n-th write or sync fail.
+the running database behaves as usual, and also remembers for each file what a disk would certainly still have. It can
+tell at any moment what a power cut would leave, and can make the n-th write or sync fail.
 
-What it assumes of a disk is what SQLite assumes of one that is safe for overwriting, its default on Unix
-(`SQLITE_IOCAP_POWERSAFE_OVERWRITE`): a sector that was being written may have old, new, or mixed bytes in the range
-that was written, and bytes beside that range are left alone. A failed sync loses for good what the disk did not happen
-to have, as Linux does it: the next sync does not try again.
+It assumes what SQLite assumes by default on Unix (`SQLITE_IOCAP_POWERSAFE_OVERWRITE`): a sector that was being written
+may have old, new or mixed bytes in the range written, and bytes outside that range do not change. As on Linux, a failed
+sync loses for good whatever had not reached the disk yet: the next sync does not try again.
 """
 
 from collections.abc import Callable
@@ -23,21 +22,21 @@ SECTOR_BYTES = 512
 
 
 class Failure(StrEnum):
-    """How an operation of the disk fails."""
+    """How a disk operation fails."""
 
     FULL = "full"
     IO_ERROR = "io_error"
 
 
 class Operation(StrEnum):
-    """What is done to the disk."""
+    """A kind of disk operation."""
 
     WRITE = "write"
     SYNC = "sync"
 
 
 class Fault(Struct, frozen=True):
-    """From which operation of its kind on (counted from 1) the disk fails, and how often."""
+    """The disk fails `times` times, from the operation of this kind with the number `at` (counted from 1)."""
 
     operation: Operation
     at: int
@@ -66,19 +65,19 @@ _Change = _Write | _Truncate | _Create | _Delete
 
 
 class _File:
-    """A file as the disk has it for sure (None: no such name), and what was done to it since."""
+    """A file as the disk certainly has it (None: no such name), and the changes to it since."""
 
     def __init__(self, content: bytes | None) -> None:
         self.content = content
         self.unsynced: list[_Change] = []
 
     def settle(self) -> None:
-        """Everything that was done is on the disk."""
+        """Puts all changes on the disk."""
         self.content = _after(self.content, self.unsynced)
         self.unsynced.clear()
 
     def settle_names(self) -> None:
-        """The directory was synced: names that came and went are on the disk, contents are not."""
+        """Puts created and deleted names on the disk, but no contents, as a sync of the directory does."""
         kept: list[_Change] = []
         for change in self.unsynced:
             match change:
@@ -92,7 +91,7 @@ class _File:
         self.unsynced = kept
 
     def after_power_cut(self, random: Random) -> bytes | None:
-        """What is left: of each unsynced change all, nothing, or a torn part."""
+        """Returns what a power cut leaves: of each unsynced change all, nothing, or a torn part."""
         share = random.choice((0.0, 0.5, 0.9, 1.0))
         survivors: list[_Change] = []
         for change in self.unsynced:
@@ -104,7 +103,7 @@ class _File:
 
 
 def _torn(write: _Write, share: float, random: Random) -> list[_Write]:
-    """The sectors of a write that reached the disk, the last of them perhaps in part."""
+    """Returns the sectors of a write that reached the disk, each perhaps only in part."""
     survivors = []
     start = write.offset
     end = start + len(write.data)
@@ -132,7 +131,7 @@ def _after(content: bytes | None, changes: list[_Change]) -> bytes | None:
                 if image is not None:
                     del image[size:]
             case _Write(offset, data):
-                # What is written to a file whose name never reached the disk cannot be found again.
+                # Data in a file whose name never reached the disk cannot be found again.
                 if image is not None:
                     image.extend(bytes(max(0, offset - len(image))))
                     image[offset : offset + len(data)] = data
@@ -140,10 +139,10 @@ def _after(content: bytes | None, changes: list[_Change]) -> bytes | None:
 
 
 class PowerVfs(apsw.VFS):
-    """A VFS by its name, for `Database(path, vfs=name)`; `unregister()` it when done.
+    """A VFS for `Database(path, vfs=name)`; call `unregister()` when done.
 
-    `before_operation` is called before each write, truncation, sync and deletion, which are the moments at which a
-    power cut makes a difference. `counts` tells how many writes and syncs there were.
+    `before_operation` is called before each write, truncation, sync and deletion, the moments at which a power cut
+    makes a difference. `counts` has the number of writes and syncs.
     """
 
     def __init__(self, name: str) -> None:
@@ -155,12 +154,12 @@ class PowerVfs(apsw.VFS):
         self._files: dict[str, _File] = {}
 
     def after_power_cut(self, random: Random) -> dict[str, bytes]:
-        """What a power cut at this moment leaves, by file name. Shared memory is never among it."""
+        """Returns what a power cut would leave now, by file name, without shared memory."""
         left = {Path(path).name: file.after_power_cut(random) for path, file in self._files.items()}
         return {name: content for name, content in left.items() if content is not None}
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's name.
-        """Opens a file and begins to keep account of it; temporary files need none."""
+        """Opens a file and records its changes from now on, unless it is a temporary file."""
         if name is None:
             return apsw.VFSFile("", name, flags)
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
@@ -175,7 +174,7 @@ class PowerVfs(apsw.VFS):
         return opened
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: FBT001, N802 - SQLite's signature.
-        """Deletes a file; the name may come back after a power cut unless the directory is synced."""
+        """Deletes a file; its name may come back after a power cut unless the directory is synced."""
         self.before_operation()
         super().xDelete(filename, syncdir)
         self._files.setdefault(filename, _File(None)).unsynced.append(_Delete())
@@ -183,12 +182,12 @@ class PowerVfs(apsw.VFS):
             self.settle_names()
 
     def settle_names(self) -> None:
-        """The directory was synced; a new file's first sync does that too."""
+        """Puts names on the disk: the directory was synced, which a new file's first sync does too."""
         for file in self._files.values():
             file.settle_names()
 
     def pass_or_fail(self, operation: Operation) -> Exception | None:
-        """Counts an operation, and answers the error with which it has to fail."""
+        """Counts an operation, and returns the error with which it must fail, or None."""
         self.before_operation()
         self.counts[operation] += 1
         fault = self.fault
@@ -203,7 +202,7 @@ class PowerVfs(apsw.VFS):
 
 
 class _PowerFile(apsw.VFSFile):
-    """A real file whose changes are noted."""
+    """A real file whose changes are recorded."""
 
     def __init__(self, vfs: PowerVfs, file: _File, name: str | apsw.URIFilename, flags: list[int]) -> None:
         super().__init__("", name, flags)
@@ -211,7 +210,7 @@ class _PowerFile(apsw.VFSFile):
         self._file = file
 
     def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802 - SQLite's name.
-        """Writes, or writes half and fails."""
+        """Writes the data, or half of it before it fails."""
         error = self._vfs.pass_or_fail(Operation.WRITE)
         written = bytes(data) if error is None else bytes(data)[: len(bytes(data)) // 2]
         super().xWrite(written, offset)
@@ -220,18 +219,18 @@ class _PowerFile(apsw.VFSFile):
             raise error
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802 - SQLite's name.
-        """Cuts the file off."""
+        """Truncates the file."""
         self._vfs.before_operation()
         super().xTruncate(newsize)
         self._file.unsynced.append(_Truncate(newsize))
 
     def xSync(self, _flags: int) -> None:  # noqa: N802 - SQLite's name.
-        """Puts everything of this file on the disk, or fails and loses what the disk did not happen to have."""
+        """Puts this file on the disk, or fails and loses whatever had not reached the disk yet."""
         error = self._vfs.pass_or_fail(Operation.SYNC)
         if error is not None:
             self._file.content = self._file.after_power_cut(Random(self._vfs.counts[Operation.SYNC]))  # noqa: S311
             self._file.unsynced.clear()
             raise error
-        # The file below needs no sync: what matters here is the disk that is kept account of.
+        # The real file needs no sync: only the simulated disk matters.
         self._file.settle()
         self._vfs.settle_names()

@@ -1,4 +1,4 @@
-"""All scenarios, the settings that they run under, and how one is played from an empty directory to a clean end."""
+"""All scenarios and their settings, and how one is played from an empty directory to a clean end."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -36,7 +36,7 @@ from internal_transfer.simulation.scenarios.server_process import ServerProcess
 from internal_transfer.simulation.scenarios.surroundings import StackKind, Surroundings
 
 SETTINGS = """\
-# A scanner and retries that are quick enough to watch, and a rate limit that is out of the way.
+# A scanner and retries that are quick enough to watch, and a rate limit that does not interfere.
 [server]
 http_workers = {http_workers}
 [transfers]
@@ -74,7 +74,7 @@ to = "futures"
 
 
 class Knobs(NamedTuple):
-    """What differs in the settings of some scenarios."""
+    """The settings that differ between scenarios."""
 
     core_silence_seconds: float = 60
     open_max: int = 100_000
@@ -89,14 +89,14 @@ class Knobs(NamedTuple):
 
 STANDARD = Knobs()
 ONE_PROCESS = Knobs(http_workers=0)
-"""Clients are connected to the very process that dies; and without a worker a server starts in half the time."""
+"""Clients connect to the process that dies; and without an HTTP worker a server starts in half the time."""
 
 
 class Scenario(NamedTuple):
-    """One story with an outcome: `play` says what was seen, or raises `ScenarioFailedError`.
+    """One story with an outcome: `play` returns what was seen, or raises `ScenarioFailedError`.
 
-    `is_alone`: it needs a server of its own. `starts_itself`: it is handed a server that is not running.
-    `is_embedded`: it changes the embedded database by hand, and is for no other stack.
+    `is_alone`: it needs its own server. `starts_itself`: its server is not started for it. `is_embedded`: it changes
+    the embedded database by hand, so it is for no other stack.
     """
 
     name: str
@@ -146,23 +146,23 @@ SCENARIOS = (*SHARING, *ALONE)
 def new_server(
     directory: Path, knobs: Knobs = STANDARD, kind: StackKind = StackKind.EMBEDDED, *, options: Sequence[str] = ()
 ) -> ServerProcess:
-    """A server that was not started yet, with its settings and its data in an empty directory."""
+    """Returns a server that is not started, with settings and data in an empty directory."""
     surroundings = None if kind is StackKind.EMBEDDED else Surroundings(kind, directory)
     config = directory / "settings.toml"
-    # Tables of systems go last: a table's keys end where the next one begins.
+    # The tables of systems go last: a table's keys end where the next table begins.
     config.write_text(knobs.settings() + ("" if surroundings is None else surroundings.settings))
     return ServerProcess(directory / "data", config, options=("--demo", *options), surroundings=surroundings)
 
 
 async def play(scenario: Scenario, server: ServerProcess) -> str:
-    """What was seen, after the server was found clean by reconciliation, whatever was done to it."""
+    """Plays a scenario and reconciles the server, which must be clean; returns what was seen."""
     seen = await scenario.play(server)
     await server.expect_clean()
     return seen
 
 
 async def play_alone(scenario: Scenario, directory: Path, kind: StackKind = StackKind.EMBEDDED) -> str:
-    """The same on a server of its own in an empty directory, which is then stopped."""
+    """Plays a scenario on its own server in an empty directory, and stops the server."""
     async with new_server(directory, scenario.knobs, kind) as server:
         if not scenario.starts_itself:
             await server.start()

@@ -1,4 +1,4 @@
-"""Servers that are killed: at every named step of a transfer's life, and at a random moment under load."""
+"""Servers that are killed at every named step of a transfer's life, and at a random moment under load."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ Crash = Callable[[ServerProcess, Failpoint], Awaitable[None]]
 
 
 class WayToDie(NamedTuple):
-    """How a failpoint is reached, the transfer that it interrupts, and how that has to end."""
+    """How a failpoint is reached, the transfer that it interrupts, and how that transfer must end."""
 
     crash: Crash
     source: str
@@ -32,7 +32,7 @@ class WayToDie(NamedTuple):
 
 
 async def _die_moving(server: ServerProcess, failpoint: Failpoint, way: "WayToDie", *, mode: str | None = None) -> None:
-    """Asks for the transfer, and gets no answer since the server dies."""
+    """Asks for the transfer, and gets no answer because the server dies."""
     await server.start(failpoint=failpoint)
     user = await server.fund("survivor", str(_FUNDS))
     if way.source != "funding":
@@ -93,7 +93,7 @@ WAYS: dict[Failpoint, WayToDie] = {
     Failpoint.AFTER_PENDING: WayToDie(_die_normally, "funding", "spot"),
     Failpoint.BEFORE_TELL: WayToDie(_die_normally, "funding", "spot"),
     Failpoint.AFTER_TELL: WayToDie(_die_normally, "funding", "spot"),
-    # A leg stands as applied on record only while another one is asked: two cores.
+    # A leg is on record as applied only while another one is asked, which takes two cores.
     Failpoint.AFTER_LEG: WayToDie(_die_normally, "spot", "futures"),
     Failpoint.AFTER_CANCEL: WayToDie(_die_cancelling, "funding", "spot", Code.VOIDED_BY_OPERATOR),
     Failpoint.AFTER_REVERSE: WayToDie(_die_reversing, "spot", "futures", Code.CORE_REFUSED),
@@ -106,7 +106,7 @@ WAYS: dict[Failpoint, WayToDie] = {
     Failpoint.AFTER_SUCCESS: WayToDie(_die_normally, "funding", "spot"),
     Failpoint.AFTER_FAILED: WayToDie(_die_refusing, "funding", "spot", Code.CORE_REFUSED),
 }
-"""Every failpoint. Where nothing refused before the crash, the transfer goes on to SUCCESS after it."""
+"""Every failpoint. Without a `failure` the transfer reaches SUCCESS after the crash."""
 
 
 async def killed_at(server: ServerProcess, failpoint: Failpoint) -> str:
@@ -132,7 +132,7 @@ async def killed_at(server: ServerProcess, failpoint: Failpoint) -> str:
 
 
 async def _retry(user: User, way: WayToDie, *, is_first: bool) -> str:
-    """The client's retry under the same key, which waits until the transfer is final; answers its id."""
+    """Retries under the same key, waits until the transfer is final, and returns its id."""
     response = await user.move(way.source, way.target, "10", key=KEY)
     if way.failure is not None:
         return str(expect_problem(response, 422, way.failure)["request_id"])
@@ -142,7 +142,7 @@ async def _retry(user: User, way: WayToDie, *, is_first: bool) -> str:
 
 
 async def killed_under_load(server: ServerProcess) -> str:
-    """After a kill at a random moment under load, what was acknowledged is there, and every key is one transfer."""
+    """After a kill at a random moment under load, everything acknowledged is there, and every key is one transfer."""
     users = [await server.fund(f"loader-{number}", "1000000") for number in range(CLIENTS)]
     acknowledged: dict[tuple[int, str], str] = {}
     asked: list[tuple[int, str]] = []
@@ -150,7 +150,7 @@ async def killed_under_load(server: ServerProcess) -> str:
     kill_after = ACKNOWLEDGED_LEAST + int(CLOCK.jitter() * ACKNOWLEDGED_SPREAD)
 
     async def work(number: int) -> None:
-        """Moves until the server is gone; the last request of each client has no answer."""
+        """Moves money until the server is gone; the last request of each client gets no answer."""
         count = 0
         while True:
             key = f"load-{count}"
@@ -160,7 +160,7 @@ async def killed_under_load(server: ServerProcess) -> str:
             except httpx.TransportError:
                 return
             if response.status_code == 503:
-                # The process that speaks HTTP outlives the service for a moment; it must not say that nothing happened.
+                # The HTTP worker outlives the service for a moment, and must not say that nothing happened.
                 problem = expect_problem(response, 503, Code.TIMEOUT)
                 expect(problem["recorded"] is None, f"recorded is {problem['recorded']} after the crash")
                 return

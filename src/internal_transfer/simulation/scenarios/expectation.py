@@ -1,4 +1,4 @@
-"""How a scenario says that it did not see what it should."""
+"""How a scenario fails when it does not see what it should."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -10,14 +10,14 @@ from internal_transfer.domain.refusal import Code
 
 CLOCK = SystemClock()
 DEADLINE_SECONDS = 30.0
-"""How long anything may take that has to happen; far more than it needs on a busy machine."""
+"""How long an expected event may take; far more than it takes on a busy machine."""
 _POLL_SECONDS = 0.02
 
 T = TypeVar("T")
 
 
 class ScenarioFailedError(Exception):
-    """The service did something else than it must; the message says what."""
+    """The service did not do what it must; the message says what it did."""
 
 
 def expect(holds: bool, seen: str) -> None:  # noqa: FBT001 - reads as a sentence.
@@ -27,14 +27,14 @@ def expect(holds: bool, seen: str) -> None:  # noqa: FBT001 - reads as a sentenc
 
 
 def expect_status(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The answer's body, if its status is this one."""
+    """Returns the answer's body; raises `ScenarioFailedError` for another status."""
     expect(response.status_code == status, f"answered {response.status_code} instead of {status}: {response.text}")
     body: dict[str, Any] = response.json()
     return body
 
 
 def expect_problem(response: httpx.Response, status: int, code: Code) -> dict[str, Any]:
-    """The problem in the answer, if it has this status and code."""
+    """Returns the problem in the answer; raises `ScenarioFailedError` for another status or code."""
     problem = expect_status(response, status)
     expect(problem.get("code") == code, f"answered {problem.get('code')} instead of {code}: {response.text}")
     expect(
@@ -45,9 +45,9 @@ def expect_problem(response: httpx.Response, status: int, code: Code) -> dict[st
 
 
 async def until(what: str, attempt: Callable[[], Awaitable[T | None]]) -> T:
-    """What the attempt answers as soon as that is something; raises `ScenarioFailedError` if it takes too long."""
+    """Repeats the attempt until it returns a value; raises `ScenarioFailedError` if that takes too long."""
     ends = CLOCK.monotonic() + DEADLINE_SECONDS
     while (answer := await attempt()) is None:
-        expect(CLOCK.monotonic() < ends, f"in {DEADLINE_SECONDS:.0f} s it did not happen that {what}")
+        expect(CLOCK.monotonic() < ends, f"after {DEADLINE_SECONDS:.0f} s it is still not so that {what}")
         await CLOCK.sleep(_POLL_SECONDS)
     return answer

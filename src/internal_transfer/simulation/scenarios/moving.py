@@ -1,4 +1,4 @@
-"""Transfers that succeed, those that the balance does not allow, retries, and what a user reads of them."""
+"""Transfers that succeed, transfers that the balance does not allow, retries, and the history of a user."""
 
 import asyncio
 import csv
@@ -20,7 +20,7 @@ def _timeline(transfer: dict[str, Any]) -> list[str]:
 
 
 async def funding_to_spot(server: ServerProcess) -> str:
-    """Money moves from the ledger's account to the core's, through REQUESTING and PENDING to SUCCESS."""
+    """Money moves from an account of the ledger to one of the core, by REQUESTING and PENDING to SUCCESS."""
     user = await server.fund("mover", "100")
     response = await user.move("funding", "spot", "40.5", key="there")
     transfer = expect_status(response, 201)
@@ -28,13 +28,13 @@ async def funding_to_spot(server: ServerProcess) -> str:
     expect(transfer["amount"] == "40.5", f"the amount came back as {transfer['amount']}")
     expect(response.headers["location"].endswith(transfer["request_id"]), f"Location is {response.headers['location']}")
     expect(_timeline(transfer) == ["REQUESTING", "PENDING", "SUCCESS"], f"its timeline is {_timeline(transfer)}")
-    expect(await user.transfer(transfer["request_id"]) == transfer, "it reads otherwise than it was answered")
+    expect(await user.transfer(transfer["request_id"]) == transfer, "it reads differently from the answer")
     await user.expect_balances(funding="59.5", spot="40.5")
     return "201 SUCCESS; REQUESTING, PENDING, SUCCESS; funding 59.5, spot 40.5"
 
 
 async def spot_to_funding(server: ServerProcess) -> str:
-    """Money moves back from the core's account, which is debited before the ledger's is credited."""
+    """Money moves back from the core's account, which is debited before the ledger's account is credited."""
     user = await server.fund("returner", "100")
     expect_status(await user.move("funding", "spot", "40", key="there"), 201)
     transfer = expect_status(await user.move("spot", "funding", "15", key="back"), 201)
@@ -44,7 +44,7 @@ async def spot_to_funding(server: ServerProcess) -> str:
 
 
 async def insufficient_balance(server: ServerProcess) -> str:
-    """More than is there fails for good, whoever holds the balance: the ledger's hold, or the core's debit."""
+    """More than the balance fails for good, whether the ledger refuses the hold or the core refuses the debit."""
     user = await server.fund("spender", "100")
     for source, target, amount in (("funding", "spot", "100.000001"), ("spot", "funding", "1")):
         key = f"{source}-too-much"
@@ -86,7 +86,7 @@ async def replay_and_reuse(server: ServerProcess) -> str:
 
 
 async def racing_spends(server: ServerProcess) -> str:
-    """Of 100 concurrent spends of one balance exactly as many succeed as it allows."""
+    """Of 100 concurrent spends of one balance exactly as many succeed as the balance allows."""
     user = await server.fund("racer", "37")
     answers = await asyncio.gather(
         *(user.move("funding", "spot", "1", key=f"race-{number}") for number in range(RACERS))

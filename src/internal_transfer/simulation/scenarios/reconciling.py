@@ -1,4 +1,4 @@
-"""Reconciliation: clean after everything else, and not clean after somebody changed a row by hand."""
+"""Reconciliation: not clean after somebody changed a row by hand."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from internal_transfer.simulation.scenarios.server_process import ServerProcess
 
 
 class Planted(NamedTuple):
-    """A change made by hand, how it is taken back, and what reconciliation calls it."""
+    """A change made by hand, what undoes it, and the kind that reconciliation reports."""
 
     kind: str
     change: str
@@ -19,7 +19,7 @@ class Planted(NamedTuple):
 PLANTED = (
     Planted(
         "mismatched_state",
-        # The database guards final rows; whoever changes one by hand has taken the guard away first.
+        # The database guards final rows; the guard has to go first.
         "DROP TRIGGER transfer_final;"
         "UPDATE transfer SET status = 'FAILED', failure = 'CORE_REFUSED' WHERE key = 'planted'",
         "UPDATE transfer SET status = 'SUCCESS', failure = NULL WHERE key = 'planted';",
@@ -41,7 +41,7 @@ PLANTED = (
 
 
 async def planted_changes(server: ServerProcess) -> str:
-    """Each change made by hand in the database is found and named, and gone when it is taken back."""
+    """Each change made by hand in the database is found and named, and no longer found after it was undone."""
     user = await server.fund("honest", "100")
     expect_status(await user.move("funding", "spot", "10", key="planted"), 201)
     await server.expect_clean()
@@ -49,7 +49,7 @@ async def planted_changes(server: ServerProcess) -> str:
     for planted in PLANTED:
         await _change(server, undo + planted.change)
         if planted.kind == "missing_core_effect":
-            # It looks like a core that was restored to before the transfer, so no role may start on it either.
+            # It looks like a core that was restored to before the transfer, so no role may start on it.
             expect(not await server.launch(), "it started beside a core that has forgotten what it did")
             await server.end()
         ran = await server.admin("reconcile")
@@ -68,7 +68,7 @@ async def planted_changes(server: ServerProcess) -> str:
 
 
 async def _change(server: ServerProcess, statements: str) -> None:
-    """Changes the database of the server, which is stopped for that."""
+    """Stops the server and changes its database."""
     if server.is_running:
         code = await server.stop()
         expect(code == 0, f"the server ended with {code}:\n{server.log_end()}")

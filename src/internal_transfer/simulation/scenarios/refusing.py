@@ -1,4 +1,4 @@
-"""Requests that are refused before anything is recorded: every code, and that the key stays free."""
+"""Requests that are refused before anything is recorded: every code; the key stays free."""
 
 import json
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ _ACCOUNTS = (
 
 
 class Wrong(NamedTuple):
-    """A request that is refused by itself, and how."""
+    """A request that is refused whatever was done before, and how."""
 
     code: Code
     status: int
@@ -65,7 +65,7 @@ WRONG: tuple[Wrong, ...] = (
 
 
 async def every_code(server: ServerProcess) -> str:
-    """Every code that a request can provoke by itself, with its status; nothing is recorded, the key stays free."""
+    """Every code that a single request can cause, with its status; nothing is recorded, and the key stays free."""
     user = await server.fund("wrong", "100")
     for wrong in WRONG:
         await _expect_refused(user, wrong)
@@ -94,7 +94,7 @@ async def _expect_refused(user: User, wrong: Wrong) -> None:
 
 
 async def operators_policy(server: ServerProcess) -> str:
-    """A frozen user and a paused route are refused; when that is undone, the same request under its key succeeds."""
+    """A frozen user and a paused route are refused; once that is undone, the same request with its key succeeds."""
     user = await server.fund("policed", "100")
     stops = (
         ("users/policed/freeze", "users/policed/unfreeze", Code.ACCOUNT_FROZEN),
@@ -112,7 +112,7 @@ async def operators_policy(server: ServerProcess) -> str:
 
 
 async def unknown_and_final(server: ServerProcess) -> str:
-    """A transfer that is not the user's is as good as none, and what is final cannot be decided again."""
+    """Another user's transfer looks like one that does not exist, and a final one cannot be decided again."""
     user = await server.fund("owner", "100")
     stranger = server.user("stranger")
     transfer = expect_status(await user.move("funding", "spot", "1", key="mine"), 201)
@@ -129,7 +129,7 @@ async def unknown_and_final(server: ServerProcess) -> str:
 
 
 async def daily_limit(server: ServerProcess) -> str:
-    """The day's limit holds, and a transfer that failed gives its share back."""
+    """The daily limit holds, and a failed transfer gives its share back."""
     await until("no day ends in the middle of this", _is_far_from_midnight)
     user = await server.fund("limited", "90", tier="small")
     expect_status(await user.move("funding", "spot", "60", key="first"), 201)
@@ -149,7 +149,7 @@ async def _is_far_from_midnight() -> bool | None:
 
 
 async def rate_limit(server: ServerProcess) -> str:
-    """Who asks too often is told when to come back, and then the same request under its key succeeds."""
+    """A user who asks too often is told when to come back; then the same request with its key succeeds."""
     user = await server.fund("hasty", "100")
     accepted, refused = 0, None
     while refused is None:

@@ -1,4 +1,4 @@
-"""A server as an operator has it: a process of its own, on a data directory, with a port that it chose."""
+"""A server as an operator runs it: a process on a data directory, with a port of its own choice."""
 
 import asyncio
 import contextlib
@@ -30,14 +30,14 @@ _LOG_LINES_SHOWN = 15
 
 
 class Ran(NamedTuple):
-    """What a command of the command line did."""
+    """The result of a command."""
 
     exit_code: int
     output: str
     errors: str
 
     def object(self) -> dict[str, Any]:
-        """The one object that `--json` prints."""
+        """Returns the object that `--json` prints."""
         try:
             parsed: dict[str, Any] = json.loads(self.output)
         except ValueError as error:
@@ -48,7 +48,7 @@ class Ran(NamedTuple):
 
 
 async def run_program(*words: str, environment: Mapping[str, str] | None = None) -> Ran:
-    """Runs a command of the command line to its end."""
+    """Runs a command of the service's command line to its end."""
     return await run_command(*PROGRAM, *words, environment=environment)
 
 
@@ -75,8 +75,8 @@ async def run_command(*words: str, environment: Mapping[str, str] | None = None)
 class ServerProcess:
     """`internal-transfer serve --demo` on one data directory: started, stopped, killed, and started again.
 
-    `http` asks its users' port, `operators` its operators' socket. Its log is the file `server.log` beside the
-    directory. Leaving the context kills what still runs.
+    `http` is a client of its users' port, `operators` of its operators' socket. It logs to the file `server.log` beside
+    the directory. Leaving the context kills everything that still runs.
     """
 
     http: httpx.AsyncClient
@@ -116,7 +116,7 @@ class ServerProcess:
 
     @property
     def is_running(self) -> bool:
-        """Tells whether there is a process that has not ended."""
+        """Tells whether its process runs."""
         return self._process is not None and self._process.returncode is None
 
     @property
@@ -127,25 +127,25 @@ class ServerProcess:
 
     @property
     def admin_port(self) -> int:
-        """The port for health and metrics, which it only tells its log."""
+        """The port for health and metrics, which it only logs."""
         entries = [json.loads(line) for line in self.log.read_text().splitlines()]
         ports = [entry["admin_port"] for entry in entries if "admin_port" in entry]
         return int(ports[-1])
 
     @property
     def address(self) -> str:
-        """Where users reach it, such as `http://127.0.0.1:8080`."""
+        """The address for users, such as `http://127.0.0.1:8080`."""
         assert self._address is not None, "it was never ready"
         return self._address
 
     async def start(self, *, failpoint: Failpoint | None = None) -> None:
-        """Starts it and waits until it is ready; raises `ScenarioFailedError` with its log if it ends before."""
+        """Starts it and waits until it is ready; raises `ScenarioFailedError` with its log if it ends first."""
         if not await self.launch(failpoint=failpoint):
             code = await self.end()
             raise ScenarioFailedError(f"the server ended with {code} before it was ready:\n{self.log_end()}")
 
     async def launch(self, *, failpoint: Failpoint | None = None) -> bool:
-        """Starts it, and tells whether it became ready; with a failpoint it may die before."""
+        """Starts it, and tells whether it became ready; with a failpoint it may die first."""
         assert not self.is_running, "it runs already"
         if self.surroundings is not None:
             await self.surroundings.start()
@@ -176,36 +176,36 @@ class ServerProcess:
         await self._disconnect()
         self._address = address
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
-        # Proxies of the environment are for other addresses than this one.
+        # Proxies in the environment are not for this address.
         self.http = httpx.AsyncClient(base_url=address, timeout=DEADLINE_SECONDS, limits=limits, trust_env=False)
         self.operators = _over_socket(self.data)
 
     async def _disconnect(self) -> None:
-        # Not when the process ends: whoever asks until the next start shall learn from them that nobody answers.
+        # Not when the process ends: until the next start, requests shall show that nobody answers.
         if self._address is not None:
             await self.http.aclose()
             await self.operators.aclose()
 
     async def stop(self) -> int:
-        """Asks it to stop, as a service manager does, and answers its exit code."""
+        """Asks it to stop, as a service manager does, and returns its exit code."""
         self.signal(signal.SIGTERM)
         return await self.end()
 
     async def kill(self) -> None:
-        """Kills it as a power switch would, if it runs."""
+        """Kills it, if it runs."""
         if self.is_running:
             self.signal(signal.SIGKILL)
         if self._process is not None:
             await self.end()
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal, if it has not ended in this very moment."""
+        """Sends it a signal, unless it has just ended."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     async def end(self) -> int:
-        """Waits until it has ended, and answers its exit code: minus the signal's number where one killed it."""
+        """Waits until it has ended, and returns its exit code: minus the signal's number if a signal killed it."""
         assert self._process is not None
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
@@ -226,14 +226,14 @@ class ServerProcess:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
 
     def user(self, name: str, *, tier: str = "standard", roles: tuple[str, ...] = ("user",)) -> User:
-        """A client with a token from the server's demo issuer."""
+        """Returns a client with a token from the server's demo issuer."""
         token = DemoIssuer.read(self.data).token(
             Owner(name), roles=roles, tier=tier, now_seconds=CLOCK.now_ms() // 1000
         )
         return User(lambda: self.http, name, token)
 
     async def fund(self, name: str, amount: str, *, tier: str = "standard", asset: str = "USDT") -> User:
-        """A client whose funding account was given this much."""
+        """Returns a client after a deposit to its funding account."""
         body = {
             "user": name,
             "account": "funding",
@@ -246,7 +246,7 @@ class ServerProcess:
         return self.user(name, tier=tier)
 
     async def operate(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """An operator's act over the socket in the data directory."""
+        """Carries out an operator's act over the socket in the data directory."""
         return expect_status(await self.operators.post(path, json=body or {}), 200)
 
     async def steer_core(self, word: str) -> None:
@@ -256,7 +256,7 @@ class ServerProcess:
             expect_status(await operators.post(f"core/{word}"), 200)
 
     async def admin(self, *words: str) -> Ran:
-        """An operator's command on the command line; it opens the files itself where the server does not run."""
+        """Runs an operator's command, which opens the files itself where the server does not run."""
         options = ("--data", str(self.data), "--config", str(self.config), "--json")
         return await run_program("admin", *words, *options, environment=self._environment)
 

@@ -1,4 +1,4 @@
-"""Load on several users while things die around it, and what has to hold when they are back."""
+"""Load by several users while processes die, and what must hold once they are back."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,24 +12,24 @@ from internal_transfer.simulation.scenarios.user import User
 CLIENTS = 6
 FUNDS = 100_000
 RECOVERY_SECONDS = 60.0
-"""Everything is final within so long after the faults have stopped (G10)."""
+"""Everything must be final this long after the faults have stopped (G10)."""
 _AGAIN_SECONDS = 0.05
 
 Disturb = Callable[[], Awaitable[None]]
 
 
 class _Client:
-    """Moves money back and forth, each time under a key that it remembers with what it was told."""
+    """Moves money back and forth, and remembers each key with the answer."""
 
     def __init__(self, user: User) -> None:
         self.user = user
         self.told: dict[str, str] = {}
-        """By key: the id of the transfer, or nothing as long as no answer has named one."""
+        """By key: the id of the transfer, or empty until an answer names it."""
         self.final: dict[str, str] = {}
-        """By key: SUCCESS or FAILED, once an answer said so."""
+        """By key: SUCCESS or FAILED, once an answer says so."""
 
     async def move(self, key: str, *, wait_seconds: int = 2) -> bool:
-        """Asks once under a key; tells whether the transfer is final. Raises where an answer contradicts another."""
+        """Asks once with a key, and tells whether the transfer is final; raises where answers contradict each other."""
         try:
             # Every third goes the other way, so that both directions meet the faults.
             ends = ("spot", "funding") if int(key) % 3 == 2 else ("funding", "spot")
@@ -55,10 +55,10 @@ class _Client:
 
 
 async def storm(server: ServerProcess, disturb: Disturb, *, seconds: float = 6.0, name: str = "storm") -> str:
-    """Loads the server, disturbs it in the middle, and then has every key become final, once, with all sums right.
+    """Loads the server, disturbs it in the middle, and expects one final transfer for every key, with all sums right.
 
-    `disturb` puts back what it broke before it returns. `name` is new in each storm on a server: its users' names
-    begin with it.
+    `disturb` restores what it broke before it returns. `name` begins the names of the users, and is new for each storm
+    on a server.
     """
     clients = [_Client(await server.fund(f"{name}-{number}", str(FUNDS))) for number in range(CLIENTS)]
     stop = asyncio.Event()

@@ -1,8 +1,8 @@
-"""What stands around a server in a scenario: nothing, or real systems with a ledger and a trading core beside it.
+"""The surroundings of a server in a scenario: none, or real systems with a ledger and a trading core beside it.
 
-Where the systems are is told by the environment, as `python -m servers env` prints it. Every server gets a schema, a
-keyspace, topics and a core of its own, so that scenarios do not see each other; and with TIGERBEETLE_BINARY a
-TigerBeetle of its own, instead of a process with the role `ledger`.
+The environment names the systems, as `python -m servers env` prints it. Every server gets its own schema, keyspace,
+topics and core, so that scenarios do not see each other, and with TIGERBEETLE_BINARY its own TigerBeetle instead of a
+process with the role `ledger`.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _LOG_LINES_SHOWN = 15
 
 
 class StackKind(StrEnum):
-    """Which systems a server runs on."""
+    """The systems that a server runs on."""
 
     EMBEDDED = "embedded"
     POSTGRESQL = "postgresql"
@@ -31,7 +31,7 @@ class StackKind(StrEnum):
 
 
 class Companion:
-    """A process beside the server, which is ready when it prints a line."""
+    """A process beside the server; it is ready when it prints a line."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class Companion:
 
     @property
     def is_running(self) -> bool:
-        """Tells whether there is a process that has not ended."""
+        """Tells whether its process runs."""
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Starts it and waits for its line; raises `ScenarioFailedError` with its log if it ends before."""
+        """Starts it and waits for its line; raises `ScenarioFailedError` with its log if it ends first."""
         process = await self._launch()
         assert process.stdout is not None
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -83,11 +83,11 @@ class Companion:
         return self._process
 
     async def kill(self) -> None:
-        """Kills it as a power switch would, if it runs."""
+        """Kills it, if it runs."""
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> int:
-        """Asks it to stop, and answers its exit code."""
+        """Asks it to stop, and returns its exit code."""
         await self._end(signal.SIGTERM)
         assert self._process is not None, "it was never started"
         assert self._process.returncode is not None, "it has ended"
@@ -108,7 +108,7 @@ class Companion:
 
 
 class TigerBeetle(Companion):
-    """A cluster of one replica, for one server: its money and another's would not fit one record."""
+    """A cluster of one replica for one server, since a ledger belongs to one record of transfers."""
 
     def __init__(self, program: str, directory: Path, environment: Mapping[str, str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -119,7 +119,7 @@ class TigerBeetle(Companion):
         super().__init__("tigerbeetle", words, directory / "tigerbeetle.log", environment, program=(program,))
 
     async def start(self) -> None:
-        """Formats its file the first time, starts it, and waits until it listens."""
+        """Formats its file on the first start, and waits until it listens."""
         if not self.file.exists():
             cluster = ("--cluster=0", "--replica=0", "--replica-count=1")
             formatting = await asyncio.create_subprocess_exec(
@@ -139,7 +139,7 @@ class TigerBeetle(Companion):
 
 
 class Surroundings:
-    """The systems around one server, with the settings and secrets that name them."""
+    """The systems around one server, and the settings and secrets that name them."""
 
     def __init__(self, kind: StackKind, directory: Path, environment: Mapping[str, str] = os.environ) -> None:
         self.kind = kind
@@ -202,7 +202,7 @@ class Surroundings:
         return Companion(name, words, self._directory / f"{name}.log", self.environment)
 
     async def start(self) -> None:
-        """Makes the tables and topics and starts what is beside the server; once."""
+        """Creates the tables and topics and starts the processes beside the server, the first time."""
         if self._is_started or self.kind is StackKind.EMBEDDED:
             return
         self._is_started = True
@@ -212,7 +212,7 @@ class Surroundings:
                 await companion.start()
 
     async def migrate(self) -> None:
-        """Makes the tables and topics."""
+        """Creates the tables and topics."""
         process = await asyncio.create_subprocess_exec(
             *PROGRAM,
             "migrate",
@@ -227,7 +227,7 @@ class Surroundings:
             raise ScenarioFailedError(f"migrate ended with {process.returncode}: {said.decode()}")
 
     async def kill(self) -> None:
-        """Ends what is beside the server."""
+        """Kills the processes beside the server."""
         for companion in (self.core, self.ledger):
             if companion is not None:
                 await companion.kill()

@@ -1,4 +1,4 @@
-"""A user of the service: what a client sends, and what it reads back."""
+"""A user of the service, as a client that sends requests and reads answers."""
 
 from collections.abc import Callable
 from decimal import Decimal
@@ -10,11 +10,11 @@ from internal_transfer.api.paths import BALANCES, TRANSFERS
 from internal_transfer.simulation.scenarios.expectation import expect, expect_status
 
 WAIT_SECONDS = 15
-"""How long an answer may be waited for until the transfer is final, unless a scenario says otherwise."""
+"""How long a request waits until the transfer is final, unless a scenario says otherwise."""
 
 
 def transfer_body(source: str, target: str, amount: str, *, asset: str = "USDT") -> dict[str, Any]:
-    """The body of a transfer between two of the user's accounts."""
+    """Returns the body of a transfer between two of the user's accounts."""
     return {
         "from_account": {"account_type": source, "asset": asset},
         "to_account": {"account_type": target, "asset": asset},
@@ -23,7 +23,7 @@ def transfer_body(source: str, target: str, amount: str, *, asset: str = "USDT")
 
 
 class User:
-    """A client with a token; `http` answers the client of the server as it runs now."""
+    """A client with a token; `http` returns the HTTP client of the server as it runs now."""
 
     def __init__(self, http: Callable[[], httpx.AsyncClient], name: str, token: str) -> None:
         self.name = name
@@ -32,7 +32,7 @@ class User:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request of the user carries."""
+        """The headers of every request by the user."""
         return {"authorization": f"Bearer {self.token}"}
 
     async def move(
@@ -50,7 +50,7 @@ class User:
         return await self.post(transfer_body(source, target, amount, asset=asset), headers)
 
     async def post(self, body: dict[str, Any] | bytes, headers: dict[str, str]) -> httpx.Response:
-        """Posts a body, as it is where it is bytes, with exactly these headers."""
+        """Posts a body (bytes are sent as they are) with these headers."""
         if isinstance(body, bytes):
             return await self._http().post(
                 TRANSFERS, content=body, headers={"content-type": "application/json", **headers}
@@ -62,7 +62,7 @@ class User:
         return await self._http().get(TRANSFERS + path, params=parameters, headers=self.headers | {"accept": accept})
 
     async def transfer(self, request_id: str) -> dict[str, Any]:
-        """The transfer of this id."""
+        """Returns the transfer with this id."""
         return expect_status(await self.get(f"/{request_id}"), 200)
 
     async def is_recorded(self, key: str) -> bool:
@@ -72,7 +72,7 @@ class User:
         return response.status_code == 200
 
     async def history(self, *, limit: int = 100, **parameters: str) -> list[dict[str, Any]]:
-        """All transfers, from all pages of the history."""
+        """Returns all transfers, from all pages of the history."""
         transfers: list[dict[str, Any]] = []
         while True:
             page = expect_status(await self.get("/history", limit=str(limit), **parameters), 200)
@@ -82,7 +82,7 @@ class User:
             parameters["cursor"] = page["next_cursor"]
 
     async def balances(self, asset: str = "USDT") -> dict[str, Decimal | None]:
-        """What is posted by account type; None while the core that holds it is away."""
+        """Returns the posted balance by account type; None while the core that holds it is away."""
         response = await self._http().get(BALANCES, headers=self.headers)
         return {
             entry["account_type"]: None if entry["posted"] is None else Decimal(entry["posted"])
@@ -91,7 +91,7 @@ class User:
         }
 
     async def expect_balances(self, *, held: str = "0", **posted: str) -> None:
-        """Raises `ScenarioFailedError` unless exactly this is posted, and this much held, in all accounts in USDT."""
+        """Raises `ScenarioFailedError` unless exactly this is posted in USDT, and this much held in total."""
         response = await self._http().get(BALANCES, headers=self.headers)
         entries = [entry for entry in expect_status(response, 200)["balances"] if entry["asset"] == "USDT"]
         seen = {entry["account_type"]: entry["posted"] for entry in entries if Decimal(entry["posted"] or 0)}
