@@ -11,10 +11,10 @@ import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import which
 
 import pytest
 from servers import place
+from servers.pythons import python
 
 from internal_transfer.adapters.aeron.connection import load_library
 from internal_transfer.ports.errors import StartRefusedError
@@ -38,33 +38,19 @@ pytestmark = pytest.mark.skipif(find_spec("pyaeron") is not None, reason="this P
 
 
 def supported_python() -> str | None:
-    """A Python from 3.12 to 3.15, from the path, from beside this one, or from pyenv."""
-    roots = (Path(sys.base_prefix).parent, Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions")
-    for minor in (12, 13, 14, 15):
-        beside = [str(path) for root in roots for path in sorted(root.glob(f"3.{minor}.*/bin/python"))]
-        for candidate in (which(f"python3.{minor}"), *beside):
-            if (
-                candidate
-                and subprocess.run(
-                    [candidate, "-c", f"import sys; assert sys.version_info[1] == {minor}"],
-                    check=False,
-                    capture_output=True,
-                ).returncode
-                == 0
-            ):
-                return candidate
-    return None
+    """Returns a Python from 3.12 to 3.15, if this machine has one."""
+    return next(filter(None, map(python, range(12, 16))), None)
 
 
 def environment() -> Path:
     """The Python of an environment with pyaeron; made on first use, and anew when the versions change."""
     folder = place.root() / "aeron-venv"
-    python = folder / "bin" / "python"
+    interpreter = folder / "bin" / "python"
     wanted = [PYAERON, *(f"{name}=={version(name)}" for name in SAME_AS_HERE)]
     mark = folder / "installed.json"
     with place.locked("aeron-venv"):
         if mark.exists() and json.loads(mark.read_text()) == wanted:
-            return python
+            return interpreter
         base = supported_python()
         if base is None:
             # Not even where servers are required: the service itself runs on older ones.
@@ -72,13 +58,13 @@ def environment() -> Path:
         mark.unlink(missing_ok=True)
         for command in (
             [base, "-m", "venv", "--clear", str(folder)],
-            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted],
+            [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted],
         ):
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode:
                 _do_without(f"{' '.join(command[:4])} failed: {done.stderr[-500:]}")
         mark.write_text(json.dumps(wanted))
-    return python
+    return interpreter
 
 
 def _do_without(reason: str) -> None:
@@ -90,9 +76,9 @@ def _do_without(reason: str) -> None:
 @pytest.mark.timeout(600)
 def test_the_suite_with_a_supported_python():
     """The contracts and faults of Aeron pass with a Python that its client supports."""
-    python = environment()
+    interpreter = environment()
     done = subprocess.run(
-        [str(python), "-m", "pytest", "tests/adapters/aeron/suite", "-p", "no:cacheprovider"],
+        [str(interpreter), "-m", "pytest", "tests/adapters/aeron/suite", "-p", "no:cacheprovider"],
         cwd=CHECKOUT,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT / "src")},
         check=False,
