@@ -18,7 +18,7 @@ class CassandraAddress(msgspec.Struct, frozen=True):
     datacenter: str = "datacenter1"
 
 
-# Cassandra makes this role, with its name as the password, when it has none.
+# Cassandra creates this role when there is none, with the role's name as its password.
 _SUPERUSER = "cassandra"
 
 # What Cassandra 5.0's conf/jvm17-server.options opens.
@@ -61,7 +61,7 @@ _LOGBACK = """<configuration>
 
 
 class Cassandra(Server[CassandraAddress]):
-    """One Cassandra whose writes are on disk before they are answered."""
+    """One Cassandra that acknowledges a write only once it is on disk."""
 
     name = "cassandra"
     ready_text = "Starting listening for CQL clients"
@@ -74,7 +74,7 @@ class Cassandra(Server[CassandraAddress]):
 
     def install(self) -> None:
         """Finds Java 17, and the jars."""
-        # Later versions of Java have no security manager, without which Cassandra 5.0 does not start.
+        # Cassandra 5.0 needs Java's security manager, which later versions of Java no longer have.
         self._java = jars.java(least=17, most=17)
         self._classes = f"{jars.library('cassandra')}/*"
 
@@ -115,7 +115,7 @@ class Cassandra(Server[CassandraAddress]):
         return CassandraAddress(port=port, user=_SUPERUSER, password=_SUPERUSER, tls=self.tls(port))
 
     def is_ready(self) -> bool:
-        """Whether it takes connections, and its superuser, who is made after that, is there."""
+        """Whether it takes connections and has its superuser, which it creates afterwards."""
         made = self.folder / "superuser-made"
         if self.secured and not made.exists():
             if not self.has_logged("Created default superuser role"):
@@ -141,7 +141,7 @@ class Cassandra(Server[CassandraAddress]):
             "storage_port": storage_port,
             "native_transport_port": port,
             "start_native_transport": True,
-            # The default, periodic, answers up to ten seconds before a write is on disk.
+            # The default, periodic, acknowledges a write up to ten seconds before it is on disk.
             "commitlog_sync": "batch",
             "commitlog_disk_access_mode": "auto",
             # Direct writes, where the file system has them, and the newer Paxos save a third of a conditional write.
@@ -157,7 +157,7 @@ class Cassandra(Server[CassandraAddress]):
             "file_cache_size": "32MiB",
             "key_cache_size": "8MiB",
             "auto_snapshot": False,
-            # A busy small machine answers late; an answer that never comes would be an unknown outcome.
+            # A busy small machine answers late, and a time-out would be an unknown outcome.
             "read_request_timeout": patience,
             "range_request_timeout": patience,
             "write_request_timeout": patience,

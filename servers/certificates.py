@@ -1,4 +1,4 @@
-"""Certificates for one server and its clients, signed by an authority of their own. They guard nothing but trials."""
+"""Certificates for one server and its clients, signed by an authority of their own. For trials only."""
 # ruff: noqa: TID251 - real servers check validity by the real clock.
 
 from datetime import UTC, datetime, timedelta

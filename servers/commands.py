@@ -14,7 +14,7 @@ from servers.valkey import ValkeyAddress
 
 
 def carry_out(command: str, names: list[str], *, secured: bool) -> int:
-    """Carries out one command; returns 1 when a server that can be had here did not come up."""
+    """Carries out one command; returns 1 when a server that this machine can run did not start."""
     match command:
         case "start":
             return _start(names, secured=secured)
@@ -56,7 +56,7 @@ def _show(address: msgspec.Struct) -> str:
 
 
 def _variable(address: msgspec.Struct) -> str:
-    """The shell variable with which a trial is pointed at the server."""
+    """Returns the shell variable that tells a trial where the server is."""
     match address:
         case PostgresqlAddress():
             return f"POSTGRESQL_DSN={address.dsn}"

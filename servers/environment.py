@@ -1,4 +1,4 @@
-"""Python environments for tests: what must not share the service's, in the locked versions, made on first use."""
+"""Python environments for tests, with locked versions, for packages that cannot share the service's environment."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ _INSTALL_SECONDS = 900
 
 
 def locked_environment(name: str, lock: Path, python: str = sys.executable) -> Path:
-    """Returns the Python of a kept environment that holds what a lock file names; anew when that or `python` changes.
+    """Returns the Python of an environment that holds a lock file's packages; made again when either input changes.
 
     Raises:
         Missing: it could not be made; the message ends with what pip said.

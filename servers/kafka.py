@@ -77,10 +77,10 @@ class Kafka(Server[KafkaAddress]):
                 "share.coordinator.state.topic.replication.factor": 1,
                 "share.coordinator.state.topic.min.isr": 1,
                 "group.initial.rebalance.delay.ms": 0,
-                # A killed broker comes back only when the session of its former life is over; by default after 9 s.
+                # A killed broker can register again only after its old session has expired, 9 s by default.
                 "broker.session.timeout.ms": 4_000,
                 "broker.heartbeat.interval.ms": 1_000,
-                # The cleaner's buffer is the largest thing on a small broker's heap.
+                # The cleaner's buffer is what takes most of a small broker's heap.
                 "log.cleaner.dedupe.buffer.size": 16_777_216,
             },
         )
@@ -135,7 +135,7 @@ class Kafka(Server[KafkaAddress]):
             "ssl.keystore.location": files.server_both,
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": files.authority,
-            # The controller's listener is open, so the node itself comes as ANONYMOUS.
+            # The controller's listener asks for no login, so the node itself connects as ANONYMOUS.
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:admin;User:ANONYMOUS",
         }

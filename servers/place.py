@@ -1,4 +1,4 @@
-"""Where the servers' files live, which ports they get, and who may touch them at a time."""
+"""Where the servers keep their files, which ports they use, and the locks that keep processes apart."""
 
 import fcntl
 import os
@@ -15,8 +15,7 @@ from servers.trouble import FailedError, Missing
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
-# Below the range from which Linux takes the ports of outgoing connections, so that a stopped server finds its own
-# free again.
+# Below the range that Linux uses for outgoing connections, so that a stopped server can have its port back.
 _PORT_FIRST = 20_000
 _PORT_LAST = 32_000
 _FREE_SECONDS = 5
@@ -26,7 +25,7 @@ _LOCK_SECONDS = 600
 
 
 def root() -> Path:
-    """The folder of everything that is kept here: `SERVERS_DIR`, or `.servers` in the checkout."""
+    """The folder for programs and data: `SERVERS_DIR`, or `.servers` in the checkout."""
     named = os.environ.get("SERVERS_DIR")
     folder = Path(named).resolve() if named else CHECKOUT / ".servers"
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +33,9 @@ def root() -> Path:
 
 
 def data_root() -> Path:
-    """The folder of the servers' data: `root()`, unless an unprivileged user cannot get there (a checkout in /root)."""
+    """The folder of the servers' data: `root()`, or one in the system's temporary folder where an unprivileged user
+    cannot read `root()`, as in a checkout below /root.
+    """
     folder = root()
     if reachable(folder):
         return folder
@@ -47,12 +48,12 @@ def data_root() -> Path:
 
 
 def reachable(path: Path) -> bool:
-    """Whether the user that servers run as can read below `path`. Only root runs them as somebody else."""
+    """Whether the user that runs the servers can read below `path`; another user than this one only for root."""
     return os.getuid() != 0 or all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
 def free_ports(count: int, wanted: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """Ports on loopback that nobody listens on: those `wanted` if they are free in a moment, else others."""
+    """Returns ports on loopback that nobody listens on: the `wanted` ones if they become free in time, else others."""
     if len(wanted) == count and _become_free(wanted):
         return wanted
     found: list[int] = []
@@ -64,7 +65,7 @@ def free_ports(count: int, wanted: tuple[int, ...] = ()) -> tuple[int, ...]:
 
 
 def _become_free(ports: tuple[int, ...]) -> bool:
-    # A killed server's port is not free until its clients have noticed.
+    # The port of a killed server becomes free only when its clients have closed their connections.
     deadline = Deadline(_FREE_SECONDS, "ports to be free")
     try:
         while not all(map(_is_free, ports)):
@@ -86,7 +87,7 @@ def _is_free(port: int) -> bool:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Keeps every other process out of what is called `name` for the block."""
+    """Holds the lock called `name` for the block; no two processes hold it at once."""
     descriptor = os.open(root() / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         deadline = Deadline(_LOCK_SECONDS, f"another process to leave {name}")
@@ -98,12 +99,12 @@ def locked(name: str) -> Iterator[None]:
 
 
 def forget_lock(name: str) -> None:
-    """Removes the file of a lock that nobody else can want."""
+    """Removes the file of a lock that no other process uses."""
     (root() / f"{name}.lock").unlink(missing_ok=True)
 
 
 def try_lock(descriptor: int, kind: int) -> bool:
-    """Takes the lock of an open file, or says that somebody else has it."""
+    """Takes the lock of an open file, and returns whether it could; it does not wait."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

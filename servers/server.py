@@ -1,4 +1,4 @@
-"""What all servers have in common: a folder, ports, a process, and a life from start to stop."""
+"""What all servers have in common: a folder, ports, a process, and how it starts and stops."""
 
 import shutil
 import signal
@@ -16,14 +16,14 @@ from servers.trouble import FailedError
 
 HOST = "127.0.0.1"
 
-# Guards nothing: everything listens on loopback, for trials.
+# No secret: everything listens on loopback, for trials.
 PASSWORD = "not-a-secret"  # noqa: S105
 
 A = TypeVar("A")
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """How clients reach a secured server by TLS; it insists on a certificate of theirs."""
+    """How clients reach a secured server by TLS; it requires a client certificate."""
 
     port: int
     ca_file: str
@@ -32,7 +32,7 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is written down about a server, so that other processes find it and can end it."""
+    """What is on record about a server, so that other processes can find it and stop it."""
 
     name: str
     instance: str
@@ -73,7 +73,7 @@ class Server(ABC, Generic[A]):
         self.ports: tuple[int, ...] = () if record is None else record.ports
         self.speaks_tls = record is not None and record.speaks_tls
 
-    # What each system has to say.
+    # What each kind of server defines.
 
     @abstractmethod
     def install(self) -> None:
@@ -98,7 +98,7 @@ class Server(ABC, Generic[A]):
         """How many ports it listens on; the first is the one that clients use."""
         return 1
 
-    # Its life.
+    # The same for all.
 
     def start(self, *, kept: bool = False) -> A:
         """Starts it, or finds it running, and returns once it takes connections.
@@ -142,7 +142,7 @@ class Server(ABC, Generic[A]):
             raise
 
     def stop(self) -> None:
-        """Ends it as its system wants to be ended; its data stay. Does nothing when it does not run.
+        """Stops it in the way that its system recommends; its data stay. Does nothing when it does not run.
 
         Raises:
             FailedError: it did not end in time, and was killed.
@@ -168,7 +168,7 @@ class Server(ABC, Generic[A]):
             process.wait_for_end(record.pid, self.folder, process.Deadline(10, f"{self.name} to be gone", self.log))
 
     def pause(self) -> None:
-        """Makes it stand still (SIGSTOP), and returns when it does: it keeps its connections and answers nobody."""
+        """Stops all its processes (SIGSTOP) and waits for that; it keeps its connections but answers no request."""
         self._signal(signal.SIGSTOP)
         record = self.record()
         if record is not None:
@@ -179,7 +179,7 @@ class Server(ABC, Generic[A]):
         self._signal(signal.SIGCONT)
 
     def remove(self) -> None:
-        """Kills it and deletes its data. Only for a server that nobody else knows."""
+        """Kills it and deletes its data. Only for a server that no other test uses."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
         place.forget_lock(f"{self.name}-{self.instance}")

@@ -42,7 +42,7 @@ class Valkey(Server[ValkeyAddress]):
         self._program = _program(prefer_tls=self.secured)
 
     def configure(self) -> list[str]:
-        """Says everything on the command line."""
+        """Returns a command with all settings; there is no file."""
         settings: dict[str, object] = {
             "bind": HOST,
             "port": self.ports[0],
@@ -77,7 +77,7 @@ class Valkey(Server[ValkeyAddress]):
 
 
 def _has_tls(program: Path) -> bool:
-    # A program without TLS says so only when it is started with it; one with it names OpenSSL's functions.
+    # Without TLS the program fails only when it is started with TLS settings; with it, it names OpenSSL's functions.
     return b"SSL_CTX_new" in program.read_bytes()
 
 
