@@ -1,33 +1,64 @@
-"""Driver's sessions with faults before a real Cassandra, and a clock on which something happens between two tries."""
+"""Driver sessions that put faults in front of a real Cassandra, and a clock that acts while the store waits."""
 
 from cassandra import ConsistencyLevel, OperationTimedOut
 from cassandra.cluster import NoHostAvailable
 from cassandra.query import BatchStatement
+from msgspec.structs import replace
 
+from internal_transfer.adapters.cassandra.cluster import connect
+from internal_transfer.adapters.cassandra.session import Cql
 from internal_transfer.adapters.system.clock import SystemClock
 
 
+class Connection:
+    """The connection of one process: `cql` for the adapters, and `driver`, the driver's session.
+
+    Requests go through the session that `put_before` was given last, so that a test can add a fault.
+    """
+
+    def __init__(self, settings, *, system):
+        self.cql = Cql(settings, SystemClock(), system=system, connect=self._connect)
+        self.driver = self._front = None
+
+    def _connect(self, settings):
+        connected = connect(settings)
+        self.driver = self._front = connected.session
+        return replace(connected, session=self)
+
+    def put_before(self, front):
+        """Sends all requests through `front` from now on; pass `driver` to end that."""
+        self._front = front
+        return front
+
+    def execute_async(self, request):
+        """Sends a request."""
+        return self._front.execute_async(request)
+
+    def __getattr__(self, name):
+        return getattr(self.driver, name)
+
+
 def _text(request):
-    """The text of a statement; batches have none."""
+    """The text of a statement; a batch has none."""
     return "" if isinstance(request, BatchStatement) else request.prepared_statement.query_string
 
 
 class Meanwhile(SystemClock):
-    """A clock on which waiting takes no time; during the first wait something else happens."""
+    """A clock on which waiting takes no time; during the first wait it runs `happening`."""
 
     def __init__(self, happening):
         super().__init__()
         self._happening = happening
 
     async def sleep(self, _seconds):
-        """Lets happen what happens meanwhile."""
+        """Runs `happening`, once."""
         happening, self._happening = self._happening, None
         if happening is not None:
             await happening()
 
 
 class LosesFirst:
-    """Gives no answer to the first conditional write of a kind, which is carried out before that or not."""
+    """Loses the answer to the first conditional write with `kind` in its text, or loses the write itself."""
 
     def __init__(self, session, kind, *, executed):
         self._session = session
@@ -46,8 +77,8 @@ class LosesFirst:
 
 
 class CommitsTooFew:
-    """Commits every conditional write on two replicas where there is one, the first time it is sent: so it is decided,
-    and told as failed.
+    """Requires two replicas for the commit of every conditional write the first time it is sent. There is only one, so
+    the write is decided and then fails.
     """
 
     def __init__(self, session):
@@ -56,7 +87,7 @@ class CommitsTooFew:
 
     @property
     def failed(self):
-        """How many were told so."""
+        """How many writes failed so."""
         return len(self._sent)
 
     def execute_async(self, request):
@@ -70,7 +101,7 @@ class CommitsTooFew:
 
 
 class GoneAfter:
-    """Reaches nobody any more after so many requests, which are answered one after the other."""
+    """Reaches no node any more after so many requests, which it answers one after the other."""
 
     def __init__(self, session, requests):
         self._session = session
@@ -87,7 +118,7 @@ class GoneAfter:
 
 
 class Watched:
-    """Keeps the consistency of every read of a table."""
+    """Records the consistency level of every read of a table."""
 
     def __init__(self, session, table):
         self._session = session

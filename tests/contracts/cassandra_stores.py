@@ -1,4 +1,4 @@
-"""Keyspaces of a real Cassandra for tests: each test run has its own, each test finds it empty."""
+"""Keyspaces of a real Cassandra for tests: each test run has its own, and each test starts with it empty."""
 
 import os
 import re
@@ -8,22 +8,21 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
 from cassandra.policies import WhiteListRoundRobinPolicy
 
 import real_servers
+from contracts.cassandra_sessions import Connection
 from internal_transfer.adapters.cassandra.operations import MIGRATIONS as OPERATIONS
 from internal_transfer.adapters.cassandra.operations import STATEMENTS, CassandraOperations
-from internal_transfer.adapters.cassandra.session import Cql
 from internal_transfer.adapters.cassandra.settings import CqlSettings
 from internal_transfer.adapters.cassandra.transfer_store import statements
 from internal_transfer.adapters.cassandra.transfer_store.store import MIGRATIONS, CassandraTransferStore
 from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
-from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.ports.errors import System
 
 _OWN_TIMES = {"ledger_seen", "operations_api_key"}
-"""Tables whose writes carry times of their own, which a deletion would hide."""
+"""Tables whose writes carry their own timestamps, which may be older than a deletion."""
 
 
 class CassandraKeyspace:
-    """A keyspace with all tables, and a way past the adapters."""
+    """A keyspace with all tables, and a connection to it that bypasses the adapters."""
 
     _shared = None
 
@@ -50,7 +49,7 @@ class CassandraKeyspace:
 
     @classmethod
     def of_this_run(cls):
-        """The keyspace that the tests of this run share; skips where there is no server."""
+        """The keyspace that the tests of this run share; skips if there is no server."""
         if cls._shared is None:
             cls._shared = cls(real_servers.need("cassandra"))
         return cls._shared
@@ -60,7 +59,7 @@ class CassandraKeyspace:
         return list(self._session.execute(statement, timeout=60))
 
     def empty(self, migrations):
-        """Empties the tables of an adapter, of which a test fills few partitions: a truncation takes far longer."""
+        """Empties the tables of an adapter. A test fills few partitions, and a truncation takes far longer."""
         script = "".join(migrations)
         for table in re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", script):
             name = f"{self.settings.keyspace}.{table}"
@@ -86,14 +85,14 @@ class CassandraKeyspace:
             self._keys[table] = [column for _, column in parts]
         return self._keys[table]
 
-    async def session(self, system=System.STORE):
-        """A started session, as of a process of its own."""
-        cql = Cql(self.settings, SystemClock(), system=system)
-        await cql.start()
-        return cql
+    async def connect(self, system=System.STORE):
+        """A connection of one more process."""
+        connection = Connection(self.settings, system=system)
+        await connection.cql.start()
+        return connection
 
     def _drop_what_ended_runs_left(self):
-        # The driver's threads are gone before a process's last callbacks run, so nothing can be dropped at the end.
+        # When the last callbacks of a process run, the driver's threads have ended, so nothing can be dropped then.
         for (name,) in self.execute("SELECT keyspace_name FROM system_schema.keyspaces"):
             parts = name.split("_")
             if len(parts) == 3 and parts[0] == "test" and not Path(f"/proc/{parts[1]}").exists():
@@ -101,32 +100,37 @@ class CassandraKeyspace:
 
 
 class CassandraStore:
-    """The CQL store on an emptied keyspace; stopping and starting again forgets what the process knew."""
+    """The CQL store on an emptied keyspace."""
 
-    def __init__(self, keyspace, cql):
+    def __init__(self, keyspace, connection):
         self.keyspace = keyspace
-        self.cql = cql
+        self.connection = connection
+        self.cql = connection.cql
         self.store = None
 
     @classmethod
     async def opened(cls):
         """Starts as a process does, with the checks of a start."""
         keyspace = CassandraKeyspace.of_this_run()
-        stack = cls(keyspace, await keyspace.session())
+        stack = cls(keyspace, await keyspace.connect())
         stack.store = await CassandraTransferStore.open(stack.cql)
         keyspace.empty(MIGRATIONS)
         return stack
 
     async def durable(self):
-        """Nothing to wait for: what the store answered is on disk."""
+        """Nothing to wait for: when a call returns, its effect is on disk."""
 
     async def reopen(self):
-        """Another process takes over, which knows nothing of what this one knew."""
+        """Replaces the store by that of a new process, which remembers nothing."""
         self.store = await self.another()
 
     async def another(self):
-        """The store as another process has it."""
-        return CassandraTransferStore(Tables(self.cql, await self.cql.prepare(statements.ALL)))
+        """The store of one more process."""
+        return CassandraTransferStore(await self.tables())
+
+    async def tables(self):
+        """The tables of one more process."""
+        return Tables(self.cql, await self.cql.prepare(statements.ALL))
 
     async def close(self):
         """Ends the connections."""
@@ -134,33 +138,33 @@ class CassandraStore:
 
 
 class CassandraOperationsStack:
-    """The CQL operations on an emptied keyspace; each `open` is a process that knows nothing yet."""
+    """The CQL operations on an emptied keyspace; each `open` stands for a new process."""
 
-    def __init__(self, keyspace, cql):
+    def __init__(self, keyspace, cql, prepared):
         self.keyspace = keyspace
         self._cql = cql
-        self._prepared = None
+        self._prepared = prepared
 
     @classmethod
     async def opened(cls):
         """Starts as a process does, and empties the tables."""
         keyspace = CassandraKeyspace.of_this_run()
-        stack = cls(keyspace, await keyspace.session(System.OPERATIONS))
-        await CassandraOperations.open(stack._cql)
-        stack._prepared = await stack._cql.prepare(STATEMENTS)
+        cql = (await keyspace.connect(System.OPERATIONS)).cql
+        await CassandraOperations.open(cql)
+        prepared = await cql.prepare(STATEMENTS)
         keyspace.empty(OPERATIONS)
-        return stack
+        return cls(keyspace, cql, prepared)
 
     def open(self):
-        """The operations as one more process has them."""
+        """The operations of one more process."""
         return self.open_on(self._cql)
 
     def open_on(self, cql):
-        """The operations as a process with this connection has them."""
+        """The operations of a process with this session."""
         return CassandraOperations(cql, self._prepared)
 
     async def durable(self):
-        """Nothing to wait for."""
+        """Nothing to wait for: when a call returns, its effect is on disk."""
 
     async def tamper(self, statements):
         """Runs statements past the adapter, with `#` for the keyspace."""

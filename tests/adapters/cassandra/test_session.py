@@ -1,6 +1,6 @@
-"""What the CQL session says of conditional writes that fail: what is asked again, and what is certain in the end.
+"""Conditional writes that fail in the CQL session: which are repeated, and whose outcome is unknown.
 
-The driver's session is replaced by a list of answers, since no cluster fails in every way on demand.
+Lists of answers replace the driver's session, since no cluster fails in every way on demand.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ from cassandra import Unavailable as NotEnoughReplicas
 from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionShutdown
 
-from internal_transfer.adapters.cassandra.session import Cql, Decided, release_of
+from internal_transfer.adapters.cassandra.cluster import Connected, release_of
+from internal_transfer.adapters.cassandra.session import Cql, Decided
 from internal_transfer.adapters.cassandra.settings import CqlSettings
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.ports.errors import OutcomeUnknown, Unavailable
@@ -28,23 +29,24 @@ class Hasty(SystemClock):
     """A clock on which waiting takes no time."""
 
     async def sleep(self, _seconds):
-        """Goes on at once."""
+        """Returns at once."""
 
 
 class Filling(SystemClock):
-    """A clock on which, as soon as somebody waits, as many requests are under way as may be."""
+    """A clock that makes a call while the session waits, and lets it wait for ever."""
 
-    def __init__(self, cql):
+    def __init__(self):
         super().__init__()
-        self._cql = cql
+        self.call = None
 
     async def sleep(self, _seconds):
-        """Fills the session."""
-        self._cql._waiting = self._cql.settings.waiting_max
+        """Starts the call."""
+        self.call = asyncio.ensure_future(self.call)
+        await asyncio.sleep(0)
 
 
 class Answered:
-    """A driver's future that has its answer."""
+    """A driver's future that has its answer; None is no answer."""
 
     def __init__(self, answer):
         self._answer = answer
@@ -53,12 +55,12 @@ class Answered:
         """Calls back at once."""
         if isinstance(self._answer, Exception):
             errback(self._answer)
-        else:
+        elif self._answer is not None:
             callback([(self._answer,)])
 
 
 class Told:
-    """A driver's session that answers requests, which are numbers, from the list of each."""
+    """A driver's session that answers requests, which are numbers, from a list for each."""
 
     def __init__(self, answers):
         self._answers = [list(each) for each in answers]
@@ -71,26 +73,29 @@ class Told:
         return Answered(answers.pop(0) if len(answers) > 1 else answers[0])
 
 
-def session_on(*answers):
-    """A session before a cluster that answers so, and what it was asked."""
-    settings = CqlSettings(contact_points=("127.0.0.1",), port=1, datacenter="datacenter1", keyspace="k")
-    cql = Cql(settings, Hasty())
-    cql._loop = asyncio.get_running_loop()
-    cql._session = Told(answers)
-    return cql, cql._session.asked
+async def session_on(*answers, clock=None, **settings):
+    """A session with a cluster that answers so, and the list of requests that the cluster gets."""
+    told = Told(answers)
+    cql = Cql(
+        CqlSettings(contact_points=("127.0.0.1",), port=1, datacenter="datacenter1", keyspace="k", **settings),
+        clock or Hasty(),
+        connect=lambda _settings: Connected(told, None, "Cassandra"),
+    )
+    await cql.start()
+    return cql, told.asked
 
 
 @pytest.mark.parametrize("failure", [LATE, TOO_FEW, SILENT, CUT])
-async def test_a_conditional_write_in_doubt_is_asked_again_and_never_told_as_not_done(failure):
-    """Whatever fails after Paxos may have decided is asked again three times, and is unknown in the end; so is a whole
-    batch of which one was not sent at all, and that one is not asked again.
+async def test_a_conditional_write_in_doubt_is_repeated_and_never_reported_as_not_done(failure):
+    """A write that fails when Paxos may have decided it is repeated three times, and is unknown in the end. So is a
+    call with several writes, but one that was never sent is not repeated.
     """
-    cql, asked = session_on([failure])
+    cql, asked = await session_on([failure])
     with pytest.raises(OutcomeUnknown) as unknown:
         await cql.decide([0])
     assert unknown.value.__cause__ is failure
     assert asked == [0] * 4
-    cql, asked = session_on([NOBODY], [failure])
+    cql, asked = await session_on([NOBODY], [failure])
     with pytest.raises(OutcomeUnknown):
         await cql.decide([0, 1])
     assert asked == [0, 1, 1, 1, 1]
@@ -98,8 +103,8 @@ async def test_a_conditional_write_in_doubt_is_asked_again_and_never_told_as_not
 
 @pytest.mark.parametrize("failure", [LATE, TOO_FEW, SILENT, CUT])
 async def test_a_doubt_stays_when_what_is_asked_again_is_not_executed(failure):
-    """When the cluster cannot be reached any more after the first time, that time is still in doubt."""
-    cql, asked = session_on([failure, NOBODY])
+    """If the cluster cannot be reached after the first attempt, that attempt is still in doubt."""
+    cql, asked = await session_on([failure, NOBODY])
     with pytest.raises(OutcomeUnknown):
         await cql.decide([0])
     assert asked == [0] * 4
@@ -107,53 +112,55 @@ async def test_a_doubt_stays_when_what_is_asked_again_is_not_executed(failure):
 
 @pytest.mark.parametrize("failure", [NOBODY, NO_TABLE])
 async def test_a_conditional_write_that_was_never_executed_is_unavailable(failure):
-    """Where no replica was asked by any of them nothing was done, which is told without asking again."""
-    cql, asked = session_on([failure], [failure])
+    """If no write of a call reached a replica, the call is unavailable, and nothing is repeated."""
+    cql, asked = await session_on([failure], [failure])
     with pytest.raises(Unavailable):
         await cql.decide([0, 1])
     assert asked == [0, 1]
-    cql, _ = session_on([failure], [True])
+    cql, _ = await session_on([failure], [True])
     with pytest.raises(OutcomeUnknown):
         await cql.decide([0, 1])
 
 
 async def test_an_answer_after_a_doubt_is_marked_so():
-    """What was asked again until it was answered ends with that answer, and with the mark that it was in doubt."""
-    cql, asked = session_on([True], [False], [LATE, False], [TOO_FEW, SILENT, CUT, True])
-    assert await cql.judge([0, 1, 2, 3]) == [
+    """A write that was repeated until it was answered has that answer, and is marked as doubted."""
+    cql, asked = await session_on([True], [False], [LATE, False], [TOO_FEW, SILENT, CUT, True])
+    assert await cql.decide_each([0, 1, 2, 3]) == [
         Decided(applied=True),
         Decided(applied=False),
         Decided(applied=False, doubted=True),
         Decided(applied=True, doubted=True),
     ]
     assert asked == [0, 1, 2, 3, 2, 3, 3, 3]
-    cql, _ = session_on([True], [LATE, False])
+    cql, _ = await session_on([True], [LATE, False])
     assert await cql.decide([0, 1]) == [True, False]
 
 
-async def test_too_many_that_wait_leave_a_doubt():
-    """Where what is in doubt cannot be asked again, since all places are taken meanwhile, it is unknown; what cannot be
-    asked at all is unavailable.
+async def test_a_full_queue_leaves_a_doubt():
+    """A write in doubt that cannot be repeated, since all places are taken meanwhile, is unknown; a write that cannot
+    be sent at all is unavailable.
     """
-    cql, asked = session_on([LATE, True])
-    cql.clock = Filling(cql)
+    clock = Filling()
+    cql, asked = await session_on([LATE, True], [None], clock=clock, waiting_max=1)
+    clock.call = cql.read([1])
     with pytest.raises(OutcomeUnknown):
         await cql.decide([0])
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="waiting"):
         await cql.decide([0])
-    assert asked == [0]
+    assert asked == [0, 1]
+    clock.call.cancel()
 
 
 @pytest.mark.parametrize("failure", [LATE, TOO_FEW, SILENT, CUT, NOBODY, NO_TABLE])
 async def test_a_read_that_fails_did_nothing(failure):
-    """Reads are unavailable whatever fails, and are not asked again."""
-    cql, asked = session_on([failure])
+    """A failed read is unavailable, whatever the failure, and is not repeated."""
+    cql, asked = await session_on([failure])
     with pytest.raises(Unavailable):
         await cql.read([0])
     assert asked == [0]
 
 
 @pytest.mark.parametrize(("version", "release"), [("5.0.9", (5, 0)), ("5.0-rc1", (5, 0)), ("4.1-SNAPSHOT", (4, 1))])
-def test_releases_that_are_not_final_have_a_number(version, release):
-    """Whoever tries a release before it is out can start."""
+def test_a_release_that_is_not_final_has_a_number(version, release):
+    """The release number is read from versions of candidates and snapshots too."""
     assert release_of(version) == release

@@ -1,4 +1,4 @@
-"""What only the CQL adapters have to show: crashes between any two statements, processes side by side, tampering."""
+"""What only the CQL adapters have to show: crashes between any two statements, many processes at once, tampering."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from internal_transfer.conformance.transfer_store.transfers import DAY, NOON, pr
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status
-from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, System, Unavailable
+from internal_transfer.ports.errors import OutcomeUnknown, StartRefusedError, Unavailable
 from internal_transfer.ports.operations import AuditEntry
 from internal_transfer.ports.transfer_store import Accepted, DailyLimitExceeded, HistoryQuery, IdTaken, KeyTaken
 from internal_transfer.settings.tls import TlsFiles
@@ -35,13 +35,13 @@ async def stack():
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error of the store.
-    """The process is gone."""
+    """The process has stopped."""
 
 
 class Stopping:
-    """A driver's session that is gone after so many statements; `lost`: one more is carried out, without an answer.
+    """A driver's session that stops after so many statements; `lost` executes one more, without an answer.
 
-    Statements are carried out one after the other, so that the end lies between any two of them.
+    Statements are executed one after the other, so that the stop lies between two of them.
     """
 
     def __init__(self, session, statements, *, lost):
@@ -61,21 +61,20 @@ class Stopping:
 
 
 async def stop_after(stack, statements, call, *, lost=False):
-    """Makes a call whose process stops after so many statements; tells whether it came to its end before."""
-    store = await stack.another()
-    session = stack.cql._session
-    stack.cql._session = Stopping(session, statements, lost=lost)
+    """Makes a call whose process stops after so many statements; tells whether the call ended before that."""
+    store, connection = await stack.another(), stack.connection
+    connection.put_before(Stopping(connection.driver, statements, lost=lost))
     try:
         await call(store)
     except Stopped:
         return False
     finally:
-        stack.cql._session = session
+        connection.put_before(connection.driver)
     return True
 
 
 async def everything_holds(store, each, *, used=100):
-    """One transfer per key, its share counted once, each event once, and found by history, lists and agenda."""
+    """Asserts one transfer for the key, counted once, with each event once, in the history and in one list."""
     [hit] = await store.by_keys([("ada", each.key)])
     now = hit.transfer
     assert await store.get([now.id]) == [now]
@@ -98,7 +97,7 @@ async def retry(store, each):
 
 
 async def scan(store, _each):
-    """What the scan does after a crash; twice, since the first may find what the second then sees."""
+    """What the scanner does after a crash; twice, since the first scan may revive what the second one leases."""
     for late in (0, 10):
         await store.lease_due(now_ms=NOON + 3_000 + late, lease_ms=5, most=9)
 
@@ -106,8 +105,8 @@ async def scan(store, _each):
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("going_on", [retry, scan])
 async def test_a_crash_between_any_two_statements_of_an_accept(stack, going_on, lost):
-    """Whichever statement is the last of an accept's process, and whether its answer was lost or it was never sent, the
-    next retry or the scan makes it whole: one transfer, counted once, or nothing at all (G5, G6, G11, G13).
+    """After whichever statement of an accept its process stops, with or without an answer, the next retry or scan
+    finishes the accept: one transfer, counted once, or nothing at all (G5, G6, G11, G13).
     """
     for statements in range(40):
         stack.keyspace.empty(MIGRATIONS)
@@ -132,8 +131,8 @@ async def test_a_crash_between_any_two_statements_of_an_accept(stack, going_on, 
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("final", [Status.FAILED, Status.SUCCESS])
 async def test_a_crash_between_any_two_statements_of_an_end(stack, final, lost):
-    """Whichever statement is the last of a process that records an end, the next one comes to the same end: its event
-    once, a failed one's share given back once, and off the agenda after a scan (G8, G11, G13).
+    """After whichever statement a process that records a final status stops, the next process comes to the same status:
+    one event, a failed transfer's share given back once, and off the agenda after a scan (G8, G11, G13).
     """
     for statements in range(40):
         stack.keyspace.empty(MIGRATIONS)
@@ -157,7 +156,7 @@ async def test_a_crash_between_any_two_statements_of_an_end(stack, final, lost):
 
 
 async def test_a_crash_between_any_two_statements_of_the_numbering(stack):
-    """Whichever statement is the last of a process that numbers the feed, the next goes on without skip or repeat."""
+    """After whichever statement a process numbering the feed stops, the next neither skips nor repeats an event."""
     for statements in range(40):
         stack.keyspace.empty(MIGRATIONS)
         store = await stack.another()
@@ -177,7 +176,7 @@ async def test_a_crash_between_any_two_statements_of_the_numbering(stack):
 
 
 async def test_one_key_at_once_in_several_processes(stack):
-    """Of many proposals under one key, in several processes at once, one is accepted and all others get it (G6)."""
+    """Of many proposals under one key, in several processes at once, one is accepted, and the others get it (G6)."""
     stores = [await stack.another() for _ in range(4)]
     outcomes = await asyncio.gather(*[stores[n % 4].accept([proposal(transfer(n, key="k"))]) for n in range(12)])
     flat = [outcome for [outcome] in outcomes]
@@ -189,7 +188,7 @@ async def test_one_key_at_once_in_several_processes(stack):
 
 
 async def test_one_limit_at_once_in_several_processes(stack):
-    """A day's limit lets exactly as much through as it allows, whoever asks at once; what fails is given back (G13)."""
+    """A daily limit admits exactly what it allows from several processes at once; what fails is given back (G13)."""
     stores = [await stack.another() for _ in range(4)]
     batch = [transfer(n) for n in range(24)]
     outcomes = await asyncio.gather(
@@ -211,7 +210,7 @@ async def test_one_limit_at_once_in_several_processes(stack):
 
 
 async def test_one_id_at_once_in_several_processes(stack):
-    """Of proposals with one id under several keys one is accepted, and the others' keys and shares are free again."""
+    """Of proposals with one id under several keys one is accepted; keys and shares of the others are free again."""
     stores = [await stack.another() for _ in range(4)]
     outcomes = await asyncio.gather(*[stores[n].accept([proposal(transfer(1, key=f"k{n}"))]) for n in range(4)])
     flat = [outcome for [outcome] in outcomes]
@@ -222,7 +221,7 @@ async def test_one_id_at_once_in_several_processes(stack):
 
 
 async def test_one_transfer_at_once_in_several_processes(stack):
-    """Of many processes that change one transfer at once one is told that it did, and one event is there (G8, G11)."""
+    """Of many processes that change one transfer at once, one is told that it did, and there is one event (G8, G11)."""
     stores = [await stack.another() for _ in range(4)]
     each = transfer()
     await stores[0].accept([proposal(each)])
@@ -239,19 +238,19 @@ async def test_one_transfer_at_once_in_several_processes(stack):
 
 
 async def test_due_transfers_at_once_in_several_processes(stack):
-    """Scanners that claim at once never get the same transfer."""
+    """Scanners that lease at once never get the same transfer."""
     stores = [await stack.another() for _ in range(4)]
     batch = [transfer(n) for n in range(12)]
     await stores[0].accept([proposal(each) for each in batch])
-    claims = await asyncio.gather(*[store.lease_due(now_ms=NOON + 3_000, lease_ms=50, most=9) for store in stores])
-    ids = [each.id for claimed in claims for each in claimed]
+    leases = await asyncio.gather(*[store.lease_due(now_ms=NOON + 3_000, lease_ms=50, most=9) for store in stores])
+    ids = [each.id for leased in leases for each in leased]
     assert sorted(ids) == sorted(set(ids))
     rest = await stores[0].lease_due(now_ms=NOON + 3_000, lease_ms=50, most=99)
     assert sorted([*ids, *(each.id for each in rest)]) == [each.id for each in batch]
 
 
 async def test_the_feed_at_once_in_several_processes(stack, monkeypatch):
-    """Readers that number the feed at once, over the ends of its partitions, all see the same feed, each event once."""
+    """Readers that number the feed at once, across its partitions, all get the same feed, each event once."""
     monkeypatch.setattr(cassandra_feed, "BUCKET_EVENTS", 7)
     stores = [await stack.another() for _ in range(3)]
     batch = [transfer(n) for n in range(15)]
@@ -266,7 +265,7 @@ async def test_the_feed_at_once_in_several_processes(stack, monkeypatch):
 
 
 async def test_accounts_at_once_in_several_processes(stack, monkeypatch):
-    """Processes that register the same accounts at once agree on every number, also where partitions of numbers end."""
+    """Processes that register the same accounts at once agree on every number, across partitions of numbers."""
     monkeypatch.setattr(registry, "BUCKET_NUMBERS", 5)
     stores = [await stack.another() for _ in range(3)]
     accounts = [Account("ada", f"type{n}", "USDT") for n in range(4)]
@@ -279,7 +278,7 @@ async def test_accounts_at_once_in_several_processes(stack, monkeypatch):
 
 
 async def test_the_agenda_forgets_what_is_long_past(stack):
-    """A bucket of the agenda that is empty and long past goes off the record, and comes back with its next hint."""
+    """An empty bucket of the agenda that is long past is no longer read, and comes back with its next hint."""
     store = stack.store
     each = transfer()
     await store.accept([proposal(each)])
@@ -296,7 +295,7 @@ async def test_the_agenda_forgets_what_is_long_past(stack):
 
 
 async def test_a_claim_that_never_was_leaves_the_agenda(stack):
-    """A hint whose accept never came about is passed over, and removed when it is long past."""
+    """A hint at an accept that never happened is skipped, and removed when it is long past."""
     each = transfer()
     await stop_after(stack, 6, lambda store: store.accept([proposal(each)]))
     rows = f"SELECT * FROM {stack.keyspace.settings.keyspace}.transfer_due"
@@ -308,16 +307,15 @@ async def test_a_claim_that_never_was_leaves_the_agenda(stack):
 
 
 async def test_a_share_is_not_given_back_for_a_claim_that_took_none(stack):
-    """Giving back what was never taken is a bug and stops there, with the sum as it was."""
-    limits: Limits = stack.store._limits
+    """Giving back a share that was never taken is a bug: it fails an assertion and leaves the sum unchanged."""
     share = Share(transfer(), 0, 100, fresh=False)
     with pytest.raises(AssertionError):
-        await limits.give_back([share])
+        await Limits(await stack.tables()).give_back([share])
     assert await stack.store.daily_used("ada", "USDT", DAY) == 0
 
 
 async def test_a_migration_at_once_in_several_processes(stack):
-    """Processes that start at once bring the tables up once, and a keyspace newer than the program is refused."""
+    """Processes that migrate at once take each step once, and a keyspace newer than the program is refused."""
     settings = replace(stack.keyspace.settings, keyspace=stack.keyspace.settings.keyspace + "_m")
 
     sessions = [Cql(settings, SystemClock()) for _ in range(2)]
@@ -334,7 +332,7 @@ async def test_a_migration_at_once_in_several_processes(stack):
 
 
 async def test_a_cluster_that_is_not_there_is_unavailable():
-    """Where nothing listens a start fails as unavailable, so that it can be tried again."""
+    """If nothing listens, the start is unavailable, so that it can be retried."""
     settings = CqlSettings(contact_points=("127.0.0.1",), port=1, datacenter="datacenter1", keyspace="k")
     with pytest.raises(Unavailable):
         await Cql(settings, SystemClock()).start()
@@ -342,7 +340,7 @@ async def test_a_cluster_that_is_not_there_is_unavailable():
 
 
 def secured_settings():
-    """How the secured server is reached."""
+    """The settings for the secured server."""
     address = real_servers.need("cassandra", secured=True)
     return CqlSettings(
         contact_points=(address.host,),
@@ -362,7 +360,7 @@ def secured_settings():
 
 
 async def test_a_secured_cluster_is_reached_with_certificates_and_a_password():
-    """Over TLS, with a client's certificate and a password, a store opens, and every check of `doctor` is good."""
+    """Over TLS, with a client certificate and a password, a store opens, and every finding for `doctor` is right."""
     cql = Cql(secured_settings(), SystemClock())
     await cql.start()
     with pytest.raises(StartRefusedError, match="migrate"):
@@ -377,29 +375,26 @@ async def test_a_secured_cluster_is_reached_with_certificates_and_a_password():
 
 @pytest.mark.parametrize("wrong", [{"password": "other"}, {"tls": TlsFiles(ca_file="missing.pem")}])
 async def test_a_start_that_is_refused_says_what_to_do(wrong):
-    """A wrong password or certificates that are not there refuse the start, and no password is shown."""
+    """A start with a wrong password or missing certificates is refused, and no password is shown."""
     with pytest.raises(StartRefusedError, match=r"check user and password|cannot be read") as refused:
         await Cql(replace(secured_settings(), **wrong), SystemClock()).start()
     assert "other" not in str(refused.value)
 
 
 async def test_lost_answers_are_unknown(stack):
-    """A statement that gets no answer in time may have been carried out, and is told so after it was asked again."""
+    """A call without answers is unavailable if it has written only hints, and otherwise its outcome is unknown."""
 
     class Silent:
         def execute_async(self, _request):
             raise OperationTimedOut
 
-    cql = stack.cql
-    session, cql._session = cql._session, Silent()
+    stack.connection.put_before(Silent())
     with pytest.raises(Unavailable):
         await stack.store.get([1])
     with pytest.raises(Unavailable):
         await stack.store.accept([proposal(transfer())])
     with pytest.raises(OutcomeUnknown):
         await stack.store.move_reader("r", 1)
-    cql._session = session
-    assert cql.system is System.STORE
 
 
 # The audit chain.
@@ -443,7 +438,7 @@ COPY = (
     ],
 )
 async def test_tampering_is_detected(chain, tampering, broken_at):
-    """Editing, deleting, inserting or truncating past the adapter is detected, at the first entry concerned (G14)."""
+    """Editing, deleting, inserting or truncating past the adapter is detected at the first entry affected (G14)."""
     operations = chain.open()
     for number in range(1, 6):
         await operations.append_audit(act(number))
@@ -453,7 +448,7 @@ async def test_tampering_is_detected(chain, tampering, broken_at):
 
 
 async def test_a_removed_end_stays_detected(chain):
-    """Appending after the end was cut off does not heal the chain, and without its head nothing is appended (G14)."""
+    """An append after the end was cut off does not repair the chain, and without a head nothing is appended (G14)."""
     operations = chain.open()
     for number in range(1, 4):
         await operations.append_audit(act(number))

@@ -1,4 +1,4 @@
-"""What the CQL store says where it is in doubt: conditional writes without an answer, and calls that fail halfway."""
+"""The CQL store in doubt: conditional writes without an answer, and calls that fail halfway."""
 
 import pytest
 from cassandra import ConsistencyLevel
@@ -24,34 +24,30 @@ async def stack():
 
 @pytest.fixture
 async def faulty(stack):
-    """Another process with a connection of its own, before which a faulty session is put."""
-    cql = await stack.keyspace.session()
-    yield Process(cql, await cql.prepare(statements.ALL))
-    await cql.close()
+    """Another process, to whose connection a test adds faults."""
+    connection = await stack.keyspace.connect()
+    yield Process(connection, await connection.cql.prepare(statements.ALL))
+    await connection.cql.close()
 
 
 class Process:
-    """A process that uses the store; `session` is the driver's."""
+    """A process that uses the store; `driver` is the driver's session."""
 
-    def __init__(self, cql, prepared):
-        self.cql = cql
-        self.session = cql._session
+    def __init__(self, connection, prepared):
+        self.cql = connection.cql
+        self.driver = connection.driver
+        self.put_before = connection.put_before
         self._prepared = prepared
         self.claims_after = 0
         self.start_again()
 
     def start_again(self):
-        """Forgets all that the process knew."""
+        """Forgets what the process remembered."""
         self.store = CassandraTransferStore(Tables(self.cql, self._prepared))
-
-    def before(self, front):
-        """Puts something before the driver's session."""
-        self.cql._session = front
-        return front
 
 
 async def go_on(store, transfer_id):
-    """Somebody else records a next revision, which changes no status."""
+    """Another process records the next revision, which changes no status."""
     [now] = await store.get([transfer_id])
     [recorded] = await store.record([Change(now.revision, replace(now, attempts=now.attempts + 1))])
     assert recorded is not None
@@ -68,9 +64,9 @@ async def go_on(store, transfer_id):
         (False, 2, "unknown"),
     ],
 )
-async def test_a_change_without_an_answer_that_others_went_on_from(stack, faulty, status, case):
-    """A change whose answer is lost is "lost" only where it certainly was: once others have recorded a later revision
-    nobody can tell whether they went on from it, and an operator's decision must not be called "not carried out".
+async def test_a_change_without_an_answer_after_which_others_made_changes(stack, faulty, status, case):
+    """A change whose answer is missing is reported as lost only if it certainly was. Once others have recorded a later
+    revision it is unclear whether that follows from the change, and an operator's decision must not be called lost.
     """
     executed, others, answer = case
     each = transfer()
@@ -81,7 +77,7 @@ async def test_a_change_without_an_answer_that_others_went_on_from(stack, faulty
             await go_on(stack.store, each.id)
 
     faulty.cql.clock = Meanwhile(meanwhile)
-    front = faulty.before(LosesFirst(faulty.session, "IF revision = ? AND due_place = ?", executed=executed))
+    front = faulty.put_before(LosesFirst(faulty.driver, "IF revision = ? AND due_place = ?", executed=executed))
     change = Change(1, replace(each, attempts=7)) if status is each.status else step(each, status)
     if answer == "unknown":
         with pytest.raises(OutcomeUnknown):
@@ -97,7 +93,7 @@ async def test_a_change_without_an_answer_that_others_went_on_from(stack, faulty
 
 
 async def test_a_change_that_was_certainly_lost_is_told_so(stack, faulty):
-    """Without a doubt, a change whose record has gone on by two revisions is answered as lost, as on every store."""
+    """A change to a revision that is two behind, without any doubt, is reported as lost, as on every store."""
     each = transfer()
     assert await faulty.store.accept([proposal(each)]) == [Accepted()]
     for _ in range(2):
@@ -105,16 +101,16 @@ async def test_a_change_that_was_certainly_lost_is_told_so(stack, faulty):
     assert await faulty.store.record([step(each, Status.PENDING)]) == [None]
 
 
-async def test_what_is_decided_but_told_as_failed_is_carried_through(stack, faulty):
-    """Every conditional write of an accept and of two changes is decided and then fails at its commit, for too few
-    replicas: asked again, each is found to be there, and the transfer ends as if nothing had been.
+async def test_what_is_decided_but_fails_is_carried_through(stack, faulty):
+    """Every conditional write of an accept and of two changes is decided and then fails at its commit, for lack of
+    replicas: repeated, each is found to be applied, and the transfer ends as it does without a fault.
     """
     each = transfer()
-    front = faulty.before(CommitsTooFew(faulty.session))
+    front = faulty.put_before(CommitsTooFew(faulty.driver))
     assert await faulty.store.accept([proposal(each)]) == [Accepted()]
     [pending] = await faulty.store.record([step(each, Status.PENDING)])
     [failed] = await faulty.store.record([step(pending, Status.FAILED)])
-    assert front.failed >= 5, "the claim, the transfer, two changes, and what is about the share"
+    assert front.failed >= 5, "the claim, the transfer, two changes, and the daily sum"
     other = await stack.another()
     assert await other.get([each.id]) == [failed]
     assert await other.by_keys([("ada", each.key)]) == [KeyTaken(failed, b"content")]
@@ -123,21 +119,21 @@ async def test_what_is_decided_but_told_as_failed_is_carried_through(stack, faul
 
 
 def on_record(stack):
-    """All rows that make a transfer; what is only a hint at one is left out."""
+    """All rows that make up a transfer, without the hints at it."""
     tables = ("transfer", "transfer_key", "daily_use")
     keyspace = stack.keyspace.settings.keyspace
     return {table: sorted(map(repr, stack.keyspace.execute(f"SELECT * FROM {keyspace}.{table}"))) for table in tables}
 
 
 async def leave_unfinished(stack, faulty, each):
-    """A process claims a key and reaches nobody any more before its transfer is on record."""
+    """A process claims a key, and reaches no node any more before its transfer is on record."""
     for requests in range(faulty.claims_after, 40):
         stack.keyspace.empty(MIGRATIONS)
         faulty.start_again()
-        faulty.before(GoneAfter(faulty.session, requests))
+        faulty.put_before(GoneAfter(faulty.driver, requests))
         with pytest.raises((Unavailable, OutcomeUnknown)):
             await faulty.store.accept([proposal(each)])
-        faulty.before(faulty.session)
+        faulty.put_before(faulty.driver)
         rows = on_record(stack)
         if rows["transfer_key"]:
             assert not rows["transfer"]
@@ -147,59 +143,59 @@ async def leave_unfinished(stack, faulty, each):
 
 
 async def test_an_accept_that_fails_halfway_says_so(stack, faulty):
-    """Wherever an accept loses the cluster, `Unavailable` is told only where nothing of the transfer is on record, and
-    later it is unknown; both are met on the way to the end.
+    """Wherever an accept loses the cluster, it is `Unavailable` only if nothing of the transfer is on record, and
+    otherwise its outcome is unknown; both occur before the last request.
     """
-    told = set()
+    raised = set()
     each = transfer()
     for requests in range(40):
         stack.keyspace.empty(MIGRATIONS)
         before = on_record(stack)
         faulty.start_again()
-        faulty.before(GoneAfter(faulty.session, requests))
+        faulty.put_before(GoneAfter(faulty.driver, requests))
         try:
             assert await faulty.store.accept([proposal(each)]) == [Accepted()]
         except Unavailable:
-            told.add(Unavailable)
+            raised.add(Unavailable)
             assert on_record(stack) == before
         except OutcomeUnknown:
-            told.add(OutcomeUnknown)
+            raised.add(OutcomeUnknown)
             assert on_record(stack) != before
         else:
-            assert told == {Unavailable, OutcomeUnknown}
+            assert raised == {Unavailable, OutcomeUnknown}
             return
     pytest.fail("an accept takes fewer requests than that")
 
 
 @pytest.mark.parametrize("settled", [False, True])
 async def test_a_look_up_that_fails_while_it_finishes_a_claim_says_so(stack, faulty, settled):
-    """A look-up that meets an unfinished claim records its transfer; wherever that loses the cluster, `Unavailable` is
-    told only where the look-up has recorded nothing.
+    """A look-up that meets an unfinished claim records its transfer. Wherever that loses the cluster, it is
+    `Unavailable` only if the look-up has recorded nothing.
     """
-    told = set()
+    raised = set()
     each = transfer()
     for requests in range(40):
         await leave_unfinished(stack, faulty, each)
         before = on_record(stack)
-        faulty.before(GoneAfter(faulty.session, requests))
+        faulty.put_before(GoneAfter(faulty.driver, requests))
         try:
             [hit] = await faulty.store.by_keys([("ada", each.key)], settled=settled)
         except Unavailable:
-            told.add(Unavailable)
+            raised.add(Unavailable)
             assert on_record(stack) == before
         except OutcomeUnknown:
-            told.add(OutcomeUnknown)
+            raised.add(OutcomeUnknown)
         else:
             assert hit == KeyTaken(each, b"content")
-            assert told == {Unavailable, OutcomeUnknown}
+            assert raised == {Unavailable, OutcomeUnknown}
             return
     pytest.fail("a look-up takes fewer requests than that")
 
 
 @pytest.mark.parametrize("settled", [False, True])
 async def test_both_kinds_of_look_up_finish_what_a_process_left(stack, faulty, settled):
-    """A key whose process died between the claim and its transfer stands for that transfer, which is then on record,
-    whether or not the look-up settles what is in doubt.
+    """If a process stopped between claiming a key and inserting the transfer, a look-up of either kind finds that
+    transfer and puts it on record.
     """
     each = transfer()
     await leave_unfinished(stack, faulty, each)
@@ -212,20 +208,20 @@ async def test_both_kinds_of_look_up_finish_what_a_process_left(stack, faulty, s
 
 
 async def test_only_a_settled_look_up_reads_serially(faulty):
-    """A settled look-up reads the key's row in the order of its conditional writes, the other as any quorum read."""
-    front = faulty.before(Watched(faulty.session, "transfer_key"))
+    """A settled look-up reads the key's row serially, and the other one with a quorum."""
+    front = faulty.put_before(Watched(faulty.driver, "transfer_key"))
     keys = [("ada", "one"), ("ada", "two")]
     assert await faulty.store.by_keys(keys, settled=False) == [None, None]
     assert front.read_at == [None, None], "None is the level of the session's profile"
-    profile = next(iter(faulty.session.cluster.profile_manager.profiles.values()))
+    profile = next(iter(faulty.driver.cluster.profile_manager.profiles.values()))
     assert profile.consistency_level == ConsistencyLevel.LOCAL_QUORUM
     assert await faulty.store.by_keys(keys) == [None, None]
     assert front.read_at[2:] == [ConsistencyLevel.LOCAL_SERIAL] * 2
 
 
 async def test_accept_has_the_last_word_over_an_unsettled_look_up(stack, faulty):
-    """A key that an unsettled look-up did not find, since another process had not accepted it yet or had only claimed
-    it, is answered by accept with that process's transfer.
+    """If an unsettled look-up misses a key because another process has only claimed it, or accepts it afterwards,
+    accept returns the other process's transfer.
     """
     finished, unfinished = transfer(1), transfer(2)
     await leave_unfinished(stack, faulty, unfinished)

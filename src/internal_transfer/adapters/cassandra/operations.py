@@ -199,7 +199,7 @@ class CassandraOperations:
             copies.append(self._bind(_ADD_POLICY, pending.policy.version, _text(pending.policy), number))
         if pending.api_key is not None:
             copies.append(self._bind(_PUT_API_KEY, number, _text(pending.api_key), pending.api_key.key))
-        await self._cql.note(copies)
+        await self._cql.write(copies)
         await self._cql.decide([self._bind(_COPIED, number, link.digest)])
 
     async def audit(self, *, after: int, most: int) -> list[ChainedEntry]:
@@ -258,7 +258,7 @@ class CassandraOperations:
             last = rows[0][0] if rows else None
             number: int = (last or 0) + 1
             if (await self._cql.decide([self._bind(_MOVE_REPORT_NUMBER, number, last)]))[0]:
-                await self._cql.note([self._bind(_ADD_REPORT, number, report.at, report.clean, report.items)])
+                await self._cql.write([self._bind(_ADD_REPORT, number, report.at, report.clean, report.items)])
                 return number
             await self._cql.clock.sleep(0.05 * self._cql.clock.jitter())
         raise OutcomeUnknown(self._cql.system, "too many processes save reports at once")

@@ -9,7 +9,7 @@ remover looks once more afterwards.
 
 from collections.abc import Iterable
 
-from internal_transfer.adapters.cassandra.session import Request
+from internal_transfer.adapters.cassandra.requests import Request
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
 from internal_transfer.adapters.cassandra.transfer_store.rows import Row
 from internal_transfer.adapters.cassandra.transfer_store.tables import Tables
@@ -77,7 +77,7 @@ class Agenda:
 
     async def place(self, hints: list[Row]) -> None:
         """Writes hints; when it returns, every reader sees them."""
-        await self._tables.cql.note(self.placing(hints))
+        await self._tables.cql.write(self.placing(hints))
         await self.add_buckets(hints)
 
     async def drop(self, hints: Iterable[Row]) -> None:
@@ -87,7 +87,7 @@ class Agenda:
         for hint in hints:
             partition = (hint[0] // self._width_ms, hint[1] % self._shards)
             statements.append((partition, bind(delete, *partition, *hint[: 1 + named])))
-        await self._tables.cql.note(self._tables.in_batches(statements))
+        await self._tables.cql.write(self._tables.in_batches(statements))
 
     async def buckets(self, until: int) -> list[int]:
         """The buckets on record that may have hints up to a place, oldest first."""

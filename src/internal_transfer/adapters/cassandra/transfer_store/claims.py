@@ -281,7 +281,7 @@ class Claims:
         requests = self._due.placing(due)
         requests += self._feed.agenda.placing(markers)
         rows = [(claim.transfer.owner, claim.accept_number, claim.transfer.id) for claim in claims]
-        await self._tables.cql.note([*requests, *self._history.placing(rows)])
+        await self._tables.cql.write([*requests, *self._history.placing(rows)])
         self._history.placed(rows)
         await self._due.add_buckets(due)
         await self._feed.agenda.add_buckets(markers)

@@ -135,7 +135,7 @@ class Feed:
 
     async def _tell(self, numbered: Iterable[tuple[int, int, int]]) -> None:
         """Tells events their numbers."""
-        await self._tables.cql.note(
+        await self._tables.cql.write(
             self._tables.in_batches(
                 (transfer_id, self._tables.bind(cql_text.NUMBER_EVENT, number, transfer_id, version))
                 for number, transfer_id, version in numbered

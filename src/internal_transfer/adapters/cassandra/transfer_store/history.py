@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from cassandra.query import BoundStatement  # type: ignore[import-untyped]
 
-from internal_transfer.adapters.cassandra.session import Request
+from internal_transfer.adapters.cassandra.requests import Request
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
 from internal_transfer.adapters.cassandra.transfer_store.rows import Kept
 from internal_transfer.adapters.cassandra.transfer_store.tables import EVERYTHING, Tables
@@ -63,7 +63,7 @@ class History:
 
     async def drop(self, rows: Iterable[tuple[Owner, int]]) -> None:
         """Removes rows of what was not accepted."""
-        await self._tables.cql.note(
+        await self._tables.cql.write(
             self._tables.in_batches(
                 ((owner, number // _HOUR), self._tables.bind(cql_text.DELETE_HISTORY, owner, number // _HOUR, number))
                 for owner, number in rows

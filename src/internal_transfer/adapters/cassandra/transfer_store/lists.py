@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from cassandra.query import BoundStatement  # type: ignore[import-untyped]
 
-from internal_transfer.adapters.cassandra.session import Request
+from internal_transfer.adapters.cassandra.requests import Request
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
 from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
 from internal_transfer.adapters.cassandra.transfer_store.rows import Kept

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import structlog
 from msgspec import Struct
 
-from internal_transfer.adapters.cassandra.session import Request
+from internal_transfer.adapters.cassandra.requests import Request
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
 from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
 from internal_transfer.adapters.cassandra.transfer_store.feed import Feed
@@ -113,7 +113,7 @@ class Recorder:
             await self._hint(steps)
         except OutcomeUnknown as error:
             raise Unavailable(error.system, error.message) from error
-        ends = await tables.cql.judge([self._request(step) for step in steps])
+        ends = await tables.cql.decide_each([self._request(step) for step in steps])
         written: list[Kept | None] = []
         try:
             for step, end in zip(steps, ends, strict=True):
@@ -143,7 +143,7 @@ class Recorder:
             self._tables, [s.after.transfer for s in changed if s.after.transfer.status not in OPEN]
         )
         newest = max(step.after.transfer.ledger_timestamp for step in steps)
-        await self._tables.cql.note([*requests, *self._registry.seeing_ledger(newest)])
+        await self._tables.cql.write([*requests, *self._registry.seeing_ledger(newest)])
         self._registry.ledger_is_seen(newest)
         await self._feed.agenda.add_buckets(markers)
         await self._due.add_buckets(earlier)
@@ -180,7 +180,7 @@ class Recorder:
             wanted = following(now, step.after.transfer, step.after.writer)
             again = Step(step.place, now, wanted)
             await self._hint([again])
-            [end] = await tables.cql.judge([self._request(again)])
+            [end] = await tables.cql.decide_each([self._request(again)])
             if end.applied:
                 return wanted
             doubted = doubted or end.doubted

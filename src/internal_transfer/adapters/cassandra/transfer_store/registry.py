@@ -4,7 +4,7 @@ ledger's mark.
 
 from collections.abc import Sequence
 
-from internal_transfer.adapters.cassandra.session import Request
+from internal_transfer.adapters.cassandra.requests import Request
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
 from internal_transfer.adapters.cassandra.transfer_store.tables import STATEMENTS_PER_BATCH, Tables
 from internal_transfer.domain.account import Account, Owner

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from cassandra.query import BoundStatement, PreparedStatement  # type: ignore[import-untyped]
 
-from internal_transfer.adapters.cassandra.session import Cql, Request
+from internal_transfer.adapters.cassandra.requests import Request
+from internal_transfer.adapters.cassandra.session import Cql
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
 from internal_transfer.adapters.cassandra.transfer_store.rows import Kept, Row, kept_of
 from internal_transfer.domain.identifier import TransferId
