@@ -1,9 +1,8 @@
-"""Brings a part of the keyspace to its newest version, one process at a time.
+"""Migrates a part of the keyspace to its newest version, one process at a time.
 
-CQL has no transactions over its schema, so every statement of a step says IF NOT EXISTS (or may fail as already
-done), a step may run twice, and a step is marked as done only after all of its statements. A lease keeps two
-processes from changing the schema side by side, which Cassandra takes badly; one that died holding it is waited
-out.
+CQL has no transactions for its schema. So every statement says IF NOT EXISTS, a step may run twice, and it is recorded
+as done only after all of its statements. A lease keeps two processes from changing the schema at once, which Cassandra
+does not handle well; a process that stopped while it held the lease loses it when it expires.
 """
 
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from internal_transfer.adapters.cassandra.session import Cql
 from internal_transfer.ports.errors import StartRefusedError
 
 LEASE_SECONDS = 60
-"""How long a migrating process keeps others out; renewed at each step."""
+"""How long a migrating process keeps others out; it renews the lease at each step."""
 
 _PREPARED_MAX = 20
-"""How often statements are prepared that are refused, some tenths of a second apart."""
+"""How often refused statements are prepared again, some tenths of a second apart."""
 
 _TABLE = """
     CREATE TABLE IF NOT EXISTS schema_version (part text PRIMARY KEY, version int, holder bigint, opened boolean)
@@ -30,16 +29,16 @@ _RETURN = "UPDATE schema_version SET holder = null WHERE part = ? IF holder = ?"
 
 
 def statements_of(script: str) -> list[str]:
-    """The statements of a `.cql` file, without its comment lines; statements end with a semicolon."""
+    """The statements of a `.cql` file, which end with a semicolon, without its comment lines."""
     code = "\n".join(line for line in script.splitlines() if not line.lstrip().startswith("--"))
     return [statement.strip() for statement in code.split(";") if statement.strip()]
 
 
 async def migrate(cql: Cql, part: str, steps: Sequence[str], *, changing: bool = True) -> None:
-    """Runs the steps that the keyspace has not seen; step n leads to version n, and released steps never change.
+    """Runs the steps that the keyspace does not have yet; step n leads to version n, and a released step never changes.
 
-    Raises `StartRefusedError` where the keyspace is newer than this program, and where it is older and `changing` is
-    false. Where nothing is to be done, nothing but a read is needed.
+    Raises `StartRefusedError` if the keyspace is newer than this program, or if it is older and `changing` is false.
+    If nothing is to do, it only reads.
     """
     found = await _version(cql, part)
     if found < len(steps):
@@ -50,12 +49,12 @@ async def migrate(cql: Cql, part: str, steps: Sequence[str], *, changing: bool =
         found = await _take_steps(cql, part, steps)
     if found > len(steps):
         raise StartRefusedError(
-            f"{cql.settings!r}: {part} has version {found}, and this program knows {len(steps)}; run the newer program"
+            f"{cql.settings!r}: {part} has version {found}, newer than our {len(steps)}; run the newer program"
         )
 
 
 async def _version(cql: Cql, part: str) -> int:
-    """The version on record; 0 also where there is no record of versions yet."""
+    """The version on record; 0 if there is none."""
     if not await cql.has_table("schema_version"):
         return 0
     prepared = await _prepared(cql, [_SELECT])
@@ -64,8 +63,8 @@ async def _version(cql: Cql, part: str) -> int:
 
 
 async def _prepared(cql: Cql, statements: Sequence[str]) -> dict[str, PreparedStatement]:
-    """The statements, prepared with patience: a table that another process is just making is on record before it can
-    be asked.
+    """Prepares statements, several times if necessary: a table that another process is creating is listed before it can
+    be used.
     """
     for _ in range(_PREPARED_MAX):
         try:

@@ -1,9 +1,8 @@
-"""What operators decide, on Apache Cassandra or ScyllaDB, with the audit chain.
+"""The operators' record on Apache Cassandra or ScyllaDB, with the audit chain.
 
-CQL changes only one partition at once, and an act and its audit entry belong together. So the head of the chain is
-one row, and one conditional write moves it, puts a policy in force, and leaves the entry with its effect in
-`pending`; from there it is copied to the chain's own partitions, by whoever comes first, before anything else is
-appended or read.
+One CQL statement changes only one partition, and an act and its audit entry belong together. So the head of the chain
+is one row. One conditional write moves the head, puts a policy in force, and stores the entry with its effect in
+`pending`. The next process that appends or reads first copies it from there to the chain's own partitions.
 """
 
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from cassandra.query import BoundStatement, PreparedStatement  # type: ignore[im
 from msgspec import Struct
 from msgspec.structs import replace
 
+from internal_transfer.adapters.cassandra.failures import maybe_recorded
 from internal_transfer.adapters.cassandra.migrations import migrate
 from internal_transfer.adapters.cassandra.session import Cql
 from internal_transfer.domain.rules import Policy
@@ -23,10 +23,10 @@ from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.operations import ApiKey, AuditEntry, ChainedEntry, Report
 
 MIGRATIONS = (files(__package__).joinpath("operations.cql").read_text(encoding="utf-8"),)
-"""Step n leads to version n of the tables; released steps never change."""
+"""Step n leads to version n of the tables; a released step never changes."""
 
 BUCKET_ENTRIES = 1_000
-"""How many entries one partition of the chain has; never changes once there is a chain."""
+"""How many entries one partition of the chain has; never changes once there is an entry."""
 
 _ROUNDS_MAX = 50
 _REPORTS_LOST_MAX = 20
@@ -46,7 +46,7 @@ _ADD_ENTRY = (
 )
 _ADD_SUBJECT = "INSERT INTO operations_audit_subject (subject, action, number) VALUES (?, ?, ?)"
 _ADD_POLICY = "INSERT INTO operations_policy (version, body, audit) VALUES (?, ?, ?)"
-# The number of the entry is the time of the write, so that of two states of a key the later one stays.
+# The number of the entry is the time of the write, so that the later of two states of a key wins.
 _PUT_API_KEY = "UPDATE operations_api_key USING TIMESTAMP ? SET body = ? WHERE key = ?"
 _AUDIT = (
     "SELECT number, at, actor, action, subject, reason, outcome, evidence, previous, digest"
@@ -67,11 +67,11 @@ STATEMENTS = (
     *(_PINS, _PIN, _HEAD, _MOVE_HEAD, _COPIED, _ADD_ENTRY, _ADD_SUBJECT, _ADD_POLICY, _PUT_API_KEY, _AUDIT, _ENTRY),
     *(_WRITER, _ABOUT, _API_KEY, _REPORT_NUMBER, _MOVE_REPORT_NUMBER, _ADD_REPORT, _REPORT),
 )
-"""What is prepared at the start."""
+"""Every statement above, prepared at the start."""
 
 
 class Pending(Struct, frozen=True):
-    """An entry that the head already counts, with what it put in force; `writer` names the write, used once."""
+    """An entry that the head already counts, with its effect; `writer` is a name that no other write has."""
 
     link: ChainedEntry
     writer: str
@@ -89,7 +89,7 @@ class Head(Struct, frozen=True):
 
 
 class CassandraOperations:
-    """Implements `Operations`; made by `open`. Any number of processes may use one keyspace."""
+    """Implements `Operations`; `open` makes it. Any number of processes may share one keyspace."""
 
     def __init__(self, cql: Cql, prepared: dict[str, PreparedStatement]) -> None:
         self._cql = cql
@@ -97,9 +97,9 @@ class CassandraOperations:
 
     @classmethod
     async def open(cls, cql: Cql, *, migrating: bool = True) -> "CassandraOperations":
-        """Brings the tables up to date, or only checks that they are, and prepares the statements.
+        """Prepares the statements, after it has migrated the tables, or only checked that they are up to date.
 
-        `cql` is started, and closed, by the caller.
+        The caller starts and closes `cql`.
         """
         await migrate(cql, "operations", MIGRATIONS, changing=migrating)
         return cls(cql, await cql.prepare(STATEMENTS))
@@ -115,8 +115,12 @@ class CassandraOperations:
             new = [self._bind(_PIN, name, value) for name, value in values.items() if name not in pinned]
             if others or not new or (await self._cql.decide([self._cql.batch(new)]))[0]:
                 return others
-            await self._cql.clock.sleep(0.05 * self._cql.clock.jitter())
+            await self._wait()
         raise OutcomeUnknown(self._cql.system, "too many processes pin values at once")
+
+    async def _wait(self) -> None:
+        """Waits a moment, for other processes that write the same row."""
+        await self._cql.clock.sleep(0.05 * self._cql.clock.jitter())
 
     async def pins(self) -> dict[str, str]:
         """All pinned values by name."""
@@ -133,9 +137,9 @@ class CassandraOperations:
         return await self._append(entry, policy=replace(policy, version=policy.version + 1))
 
     async def append_audit(self, entry: AuditEntry) -> int:
-        """Appends an entry to the chain and answers its number."""
+        """Appends an entry to the chain; returns its number."""
         number = await self._append(entry)
-        assert number is not None, "only a policy can be based on an old one"
+        assert number is not None, "only a policy can be overtaken by another one"
         return number
 
     async def put_api_key(self, key: ApiKey, entry: AuditEntry) -> None:
@@ -149,9 +153,7 @@ class CassandraOperations:
         for _ in range(_ROUNDS_MAX):
             head = await self._copied_head()
             if head is None:
-                raise Unavailable(
-                    self._cql.system, "the head of the audit chain was removed; nothing may be added to it"
-                )
+                raise Unavailable(self._cql.system, "the head of the audit chain is gone; nothing can be appended")
             if policy is not None and _policy_of(head).version != policy.version - 1:
                 return None
             number = head.number + 1
@@ -160,14 +162,12 @@ class CassandraOperations:
             body = head.policy if policy is None else _text(policy)
             moving = self._bind(_MOVE_HEAD, number, digest, body, _text(pending), head.number, head.digest)
             [is_mine] = await self._cql.decide([moving])
-            try:
-                # The write may have been done and its answer lost: then the chain has it at this number.
+            with maybe_recorded():
+                # If only the answer of the write was lost, the chain has our entry at this number.
                 if is_mine or await self._is_written(number, writer):
                     await self._copy(pending)
                     return number
-            except Unavailable as error:
-                raise OutcomeUnknown(error.system, error.message) from error
-            await self._cql.clock.sleep(0.05 * self._cql.clock.jitter())
+            await self._wait()
         raise OutcomeUnknown(self._cql.system, "too many processes append to the audit chain at once")
 
     async def _is_written(self, number: int, writer: str) -> bool:
@@ -180,14 +180,14 @@ class CassandraOperations:
         return Head(*rows[0]) if rows and rows[0][0] is not None else None
 
     async def _copied_head(self) -> Head | None:
-        """The head, after the entry that it left pending was copied."""
+        """Copies the pending entry, if there is one; returns the head."""
         head = await self._head()
         if head is not None and head.pending is not None:
             await self._copy(msgspec.json.decode(head.pending, type=Pending))
         return head
 
     async def _copy(self, pending: Pending) -> None:
-        """Copies an entry and its effect to where they are read; may be done any number of times."""
+        """Copies an entry and its effect to the tables from which they are read; may be repeated."""
         link, entry = pending.link, pending.link.entry
         number, writer = link.number, pending.writer
         fields = (entry.at, entry.actor, entry.action, entry.subject, entry.reason, entry.outcome, entry.evidence)
@@ -208,7 +208,7 @@ class CassandraOperations:
         return await self._entries(after, most)
 
     async def _entries(self, after: int, most: int) -> list[ChainedEntry]:
-        """Entries above a number, also past a bucket whose end was cut off."""
+        """Entries above a number; goes on to the next bucket even if entries at the end of one are missing."""
         found: list[ChainedEntry] = []
         head = await self._head()
         bucket = (after + 1) // BUCKET_ENTRIES
@@ -228,7 +228,7 @@ class CassandraOperations:
         return [chained(row) for rows in entries for row in rows]
 
     async def verify_audit(self) -> int | None:
-        """Walks the whole chain, as of its end; see the port."""
+        """Walks the whole chain up to its end; see the port."""
         walk = ChainWalk()
         while True:
             links = await self._entries(walk.number, BUCKET_ENTRIES)
@@ -237,8 +237,8 @@ class CassandraOperations:
                 return broken
             if links:
                 continue
-            # The head is read after the entries, so it has to count all of them; those that it counts more of, it has
-            # either copied by now, or they are gone.
+            # The head is read after the entries, so it counts all of them. If it counts more, those are either copied
+            # by now, or gone.
             head = await self._copied_head()
             if head is None or head.number <= walk.number or not await self._entries(walk.number, 1):
                 return walk.break_at_end(None if head is None else (head.number, head.digest))
@@ -252,7 +252,7 @@ class CassandraOperations:
         return [msgspec.json.decode(rows[0][0], type=ApiKey) if rows else None for rows in answers]
 
     async def save_report(self, report: Report) -> int:
-        """Stores a reconciliation's report and answers its number; numbers may have gaps."""
+        """Stores a reconciliation report; returns its number. Numbers may have gaps."""
         for _ in range(_ROUNDS_MAX):
             [rows] = await self._cql.read([self._cql.serially(self._bind(_REPORT_NUMBER))])
             last = rows[0][0] if rows else None
@@ -260,11 +260,11 @@ class CassandraOperations:
             if (await self._cql.decide([self._bind(_MOVE_REPORT_NUMBER, number, last)]))[0]:
                 await self._cql.write([self._bind(_ADD_REPORT, number, report.at, report.clean, report.items)])
                 return number
-            await self._cql.clock.sleep(0.05 * self._cql.clock.jitter())
+            await self._wait()
         raise OutcomeUnknown(self._cql.system, "too many processes save reports at once")
 
     async def last_report(self) -> Report | None:
-        """The newest report; numbers whose report was never written are passed over."""
+        """The newest report, or None; skips numbers whose report was never written."""
         [rows] = await self._cql.read([self._bind(_REPORT_NUMBER)])
         newest = (rows[0][0] or 0) if rows else 0
         for number in range(newest, max(0, newest - _REPORTS_LOST_MAX), -1):
@@ -274,7 +274,7 @@ class CassandraOperations:
         return None
 
     async def check(self) -> list[Finding]:
-        """What `doctor` tells: whether the audit chain has its head."""
+        """Returns the finding for `doctor`: whether the audit chain has its head."""
         try:
             head = await self._head()
         except OperatingFailureError as error:

@@ -9,7 +9,7 @@ from internal_transfer.settings.tls import TlsFiles
 
 
 class Reach(StrEnum):
-    """Whose agreement counts: replicas of the local data centre, or of all of them."""
+    """Which replicas have to agree: those of the local data centre, or of all data centres."""
 
     LOCAL = "local"
     EVERYWHERE = "everywhere"
@@ -18,9 +18,9 @@ class Reach(StrEnum):
 class CqlSettings(Struct, frozen=True, kw_only=True):
     """How the cluster is reached.
 
-    `contact_points` are hosts; `datacenter` is the local one. `replication`, where given, is the map with which a
-    missing keyspace is created, such as `{'class': 'NetworkTopologyStrategy', 'dc1': 3}`; `tablets` is said to
-    ScyllaDB then. All processes that share the keyspace must have the same `reach`. `password` is not shown.
+    `contact_points` are hosts; `datacenter` is the local one. If `replication` is given, a missing keyspace is created
+    with that map, such as `{'class': 'NetworkTopologyStrategy', 'dc1': 3}`, and with `tablets`, which is for ScyllaDB.
+    All processes that share a keyspace must have the same `reach`. `password` is not in the repr.
     """
 
     contact_points: tuple[str, ...]
@@ -48,6 +48,6 @@ class CqlSettings(Struct, frozen=True, kw_only=True):
         if self.tls is None:
             return None
         context = self.tls.context("Cassandra")
-        # The driver connects to the addresses that the cluster tells, so certificates have to name those.
+        # The driver connects to the addresses that the cluster announces, so certificates have to name those.
         context.check_hostname = self.verify_host
         return context

@@ -1,25 +1,25 @@
-"""The feed: every event once, numbered in an order that readers can follow.
+"""The feed: every event once, with a sequence number, and the positions of its readers.
 
-A transition and its event are one conditional write in the transfer's partition; a marker is written before it.
-Whoever reads the feed first numbers what is new: one conditional batch appends events to the feed's bucket if its
-end has not moved since it was read, so two processes can do this side by side and nothing is appended twice.
-Afterwards each event is told its number, and the marker goes. Events that were appended last may not know their
-number yet if the process died; `settled` says from where on, and whoever appends next tells them first.
+A change of status and its event are one conditional write in the transfer's partition; a marker is written before it.
+A read of the feed first numbers the new events. One conditional batch appends them to the feed's bucket, if no other
+process has appended since the end was read, so nothing is appended twice. Afterwards each event gets its number in
+the transfer's partition, and the marker is removed. If a process stops in between, the events appended last have no
+number there; `settled` says up to where they have one, and the next process to append writes the missing numbers first.
 """
 
 import asyncio
 from collections.abc import Iterable
 
+from internal_transfer.adapters.cassandra.requests import Row
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
-from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
-from internal_transfer.adapters.cassandra.transfer_store.rows import Row
+from internal_transfer.adapters.cassandra.transfer_store.agenda import MARKERS, Agenda
 from internal_transfer.adapters.cassandra.transfer_store.tables import EVERYTHING, Tables
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.ports.transfer_fields import read_event
 from internal_transfer.ports.transfer_store import Event
 
 BUCKET_EVENTS = 10_000
-"""How many events one partition of the feed has; never changes once there is a feed."""
+"""How many events one partition of the feed has; never changes once an event is numbered."""
 
 EVENTS_PER_BATCH = 150
 """How many events are appended at once; Cassandra refuses batches of more than 50 KiB, and these are under 20."""
@@ -27,36 +27,25 @@ EVENTS_PER_BATCH = 150
 _MARKERS_PER_READ = 500
 _ROUNDS_MAX = 50
 _OLD_MARKER_MS = 60_000
-"""After this long, whoever wrote a marker has given up, so that a settling read can tell that its event will not
-come."""
+"""After this time the writer of a marker has given up, so a serial read decides whether its event exists."""
 
 
 class Feed:
-    """The feed and its markers."""
+    """The feed, its markers, and the positions of its readers."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._lock = asyncio.Lock()
         self._bucket: int | None = None
-        self.agenda = Agenda(
-            tables,
-            name="feed_marker",
-            insert=cql_text.INSERT_MARKER,
-            select=cql_text.SELECT_MARKERS,
-            delete=cql_text.DELETE_MARKER,
-            named=2,
-            width_ms=10_000,
-            shards=2,
-            kept_buckets=12,
-        )
+        self.agenda = Agenda(tables, MARKERS)
 
     def markers(self, events: Iterable[tuple[TransferId, int]]) -> list[Row]:
-        """The hints to be written before these (transfer id, version) come about."""
+        """The markers to write before events of these (transfer id, version) are written."""
         now = self._tables.cql.clock.now_ms()
         return [(now, transfer_id, version) for transfer_id, version in events]
 
     async def read(self, after: int, most: int) -> list[tuple[int, Event]]:
-        """Events above a number, after everything new was numbered; see the port."""
+        """Events above a sequence number; numbers the new ones first. See the port."""
         async with self._lock:
             await self._number()
         events: list[tuple[int, Event]] = []
@@ -73,21 +62,34 @@ class Feed:
         [rows] = await self._tables.cql.read([self._tables.bind(cql_text.SELECT_FEED, bucket, after, until, most)])
         return rows
 
+    async def reader_position(self, reader: str) -> int:
+        """The sequence number up to which a reader has read; 0 for a new one."""
+        read = self._tables.bind(cql_text.SELECT_READER, reader)
+        [rows] = await self._tables.cql.read([self._tables.cql.serially(read)])
+        return rows[0][0] if rows else 0
+
+    async def move_reader(self, reader: str, position: int) -> None:
+        """Moves a reader's position forward, never back."""
+        decide, bind = self._tables.cql.decide, self._tables.bind
+        if not (await decide([bind(cql_text.MOVE_READER, position, reader, position)]))[0]:
+            await decide([bind(cql_text.ADD_READER, reader, position)])
+            await decide([bind(cql_text.MOVE_READER, position, reader, position)])
+
     async def _number(self) -> None:
-        """Appends what the markers point at, and takes away those that are done with."""
+        """Appends the events that markers point at, and removes the markers of events that have their number."""
         for _ in range(_ROUNDS_MAX):
             buckets = await self.agenda.buckets(EVERYTHING)
-            markers = await self.agenda.hints(buckets, EVERYTHING, _MARKERS_PER_READ)
+            markers = await self.agenda.read(buckets, EVERYTHING, _MARKERS_PER_READ)
             now_ms = self._tables.cql.clock.now_ms()
-            held = {marker[0] // 10_000 for marker in markers}
+            filled = {marker[0] // MARKERS.width_ms for marker in markers}
             for bucket in buckets:
-                if bucket not in held:
+                if bucket not in filled:
                     await self.agenda.retire(bucket, now_ms)
             if not markers or not await self._append(markers, now_ms):
                 return
 
     async def _append(self, markers: list[Row], now_ms: int) -> bool:
-        """Appends some of what is new; tells whether there may be more."""
+        """Appends new events; tells whether there may be more."""
         tables = self._tables
         bucket, last, just_appended = await self._end()
         start = last if last is not None else bucket * BUCKET_EVENTS
@@ -109,32 +111,32 @@ class Feed:
             batch += [tables.bind(cql_text.INSERT_FEED, bucket, number, *row[:5]) for number, row in numbered]
             if not (await tables.cql.decide([tables.cql.batch(batch)]))[0]:
                 return True
-            # All of these know their numbers before the next ones are appended; that is what `settled` says.
-            await self._tell((number, row[0], row[1]) for number, row in numbered)
+            # The next batch says with `settled` that these have their numbers.
+            await self._write_numbers((number, row[0], row[1]) for number, row in numbered)
             appended += len(chosen)
             start = last = start + len(chosen)
         waiting = {(row[0], row[1]) for row in new[appended:]}
-        await self.agenda.drop(
+        await self.agenda.remove(
             marker for marker in markers if (key := (marker[1], marker[2])) in existing and key not in waiting
         )
-        revived = await self._judge_old([m for m in markers if (m[1], m[2]) not in existing], now_ms)
+        revived = await self._end_old([m for m in markers if (m[1], m[2]) not in existing], now_ms)
         return bool(waiting) or revived or (bool(new) and len(markers) >= _MARKERS_PER_READ)
 
-    async def _judge_old(self, markers: list[Row], now_ms: int) -> bool:
-        """Takes away markers whose event cannot come any more; tells whether one did come."""
+    async def _end_old(self, markers: list[Row], now_ms: int) -> bool:
+        """Removes old markers whose event does not exist; tells whether a serial read brought an event about."""
         revived = False
         for marker in markers:
             if now_ms - marker[0] < _OLD_MARKER_MS:
                 continue
-            kept = await self._tables.settled(marker[1])
-            if kept is not None and kept.transfer.version >= marker[2]:
+            record = await self._tables.settled(marker[1])
+            if record is not None and record.transfer.version >= marker[2]:
                 revived = True
             else:
-                await self.agenda.drop([marker])
+                await self.agenda.remove([marker])
         return revived
 
-    async def _tell(self, numbered: Iterable[tuple[int, int, int]]) -> None:
-        """Tells events their numbers."""
+    async def _write_numbers(self, numbered: Iterable[tuple[int, int, int]]) -> None:
+        """Writes the numbers of events, each (number, transfer id, version), to the transfers' partitions."""
         await self._tables.cql.write(
             self._tables.in_batches(
                 (transfer_id, self._tables.bind(cql_text.NUMBER_EVENT, number, transfer_id, version))
@@ -143,7 +145,10 @@ class Feed:
         )
 
     async def _end(self) -> tuple[int, int | None, set[tuple[int, int]]]:
-        """The bucket that is being filled, its last number, and what was appended last; all of it knows its number."""
+        """Returns the bucket that is being filled, its last number, and the events appended last.
+
+        Writes the numbers of these to the transfers' partitions first.
+        """
         if self._bucket is None:
             self._bucket = await self._newest_bucket()
         while True:
@@ -152,7 +157,7 @@ class Feed:
             if last is None:
                 return bucket, None, set()
             rows = await self._rows(bucket, settled or bucket * BUCKET_EVENTS, last, BUCKET_EVENTS)
-            await self._tell((row[5], row[0], row[1]) for row in rows)
+            await self._write_numbers((row[5], row[0], row[1]) for row in rows)
             if last < (bucket + 1) * BUCKET_EVENTS:
                 return bucket, last, {(row[0], row[1]) for row in rows}
             self._bucket = bucket + 1
@@ -162,7 +167,7 @@ class Feed:
         return rows[0] if rows else (None, None)
 
     async def _newest_bucket(self) -> int:
-        """The last bucket that has events: found by doubling, then by halves."""
+        """Finds the last bucket that has events: doubles the number, then halves the distance."""
         low, high = 0, 1
         while (await self._head(high))[0] is not None:
             low, high = high, high * 2
@@ -176,7 +181,7 @@ class Feed:
 
 
 def _by_version(rows: list[Row]) -> list[Row]:
-    """The same rows with each transfer's by rising version, whatever their times say."""
+    """Reorders the events of each transfer by rising version, whatever their times; others keep their places."""
     by_transfer: dict[int, list[Row]] = {}
     for row in rows:
         by_transfer.setdefault(row[0], []).append(row)

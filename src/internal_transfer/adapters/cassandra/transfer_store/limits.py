@@ -1,7 +1,7 @@
-"""Daily limits: one partition per owner, asset and UTC day, with the sum and one verdict for each claim.
+"""Daily limits: a partition for each owner, asset and UTC day has the sum of the day and one verdict for each claim.
 
-A verdict is given once, by whoever comes first, in the conditional batch that changes the sum; so a claim that two
-processes finish side by side gets one answer, and its share is counted once and given back once.
+The verdict on a claim is given once, by the first process to ask, in the conditional batch that changes the sum. So a
+claim that two processes finish at once gets one verdict, counts once, and is given back at most once.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from internal_transfer.adapters.cassandra.requests import Row
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
 from internal_transfer.adapters.cassandra.transfer_store.tables import STATEMENTS_PER_BATCH, Tables, together
 from internal_transfer.domain.account import Owner
@@ -19,7 +20,9 @@ from internal_transfer.ports.errors import OutcomeUnknown
 from internal_transfer.ports.transfer_store import DAILY_UNITS_MAX
 
 Use = tuple[Owner, str, int]
-"""Whose use of which asset on which UTC day."""
+"""An owner, an asset and a UTC day."""
+ClaimName = tuple[str, int]
+"""The key and the attempt of a claim."""
 
 _ROUNDS_MAX = 30
 _SUMS_MAX = 20_000
@@ -35,28 +38,33 @@ class Kind(StrEnum):
 
 
 class Share(Struct, frozen=True):
-    """What a claim wants of its day; `fresh`: nobody else can have asked for it yet."""
+    """The share of the day that a claim asks for; `fresh` if no other process can have asked for it yet."""
 
     transfer: Transfer
     attempt: int
     daily_units: int
     fresh: bool
 
+    @property
+    def use(self) -> Use:
+        """The sum in which the transfer counts."""
+        return self.transfer.owner, self.transfer.source.asset, day_of(self.transfer.id)
+
+    @property
+    def claim(self) -> ClaimName:
+        """The claim that asks."""
+        return self.transfer.key, self.attempt
+
 
 class Verdict(Struct, frozen=True):
-    """The answer; `remaining` is what was left when it was refused."""
+    """The verdict on a share; `remaining` is what was left of the day if it is refused."""
 
     kind: Kind
     remaining: int = 0
 
 
-def use_of(transfer: Transfer) -> Use:
-    """The sum in which the transfer counts."""
-    return transfer.owner, transfer.source.asset, day_of(transfer.id)
-
-
 class Limits:
-    """The sums. Within a process one batch at a time changes a sum, so that only processes compete."""
+    """The sums. A process changes a sum by one batch at a time, so that it competes only with other processes."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -64,31 +72,29 @@ class Limits:
         self._sums: dict[Use, tuple[int, int]] = {}
 
     async def take(self, shares: Sequence[Share]) -> list[Verdict]:
-        """Takes shares in order, as far as limits allow."""
-        groups: dict[Use, list[Share]] = {}
-        for share in shares:
-            groups.setdefault(use_of(share.transfer), []).append(share)
-        found: dict[tuple[str, str, int, str, int], Verdict] = {}
-        settled = await together([self._settle(use, group, back=False) for use, group in groups.items()])
-        for (owner, asset, day), verdicts in zip(groups, settled, strict=True):
-            found.update({(owner, asset, day, *name): verdict for name, verdict in verdicts.items()})
-        return [found[*use_of(share.transfer), share.transfer.key, share.attempt] for share in shares]
+        """Takes shares in order, as far as the limits allow."""
+        verdicts = await self._settle_all(shares, back=False)
+        return [verdicts[share.use][share.claim] for share in shares]
 
     async def give_back(self, shares: Iterable[Share]) -> None:
-        """Gives shares back, each once, to the day that they were taken from."""
-        groups: dict[Use, list[Share]] = {}
-        for share in shares:
-            groups.setdefault(use_of(share.transfer), []).append(share)
-        await together([self._settle(use, group, back=True) for use, group in groups.items()])
+        """Gives shares back, each once, to the day from which they were taken."""
+        await self._settle_all(shares, back=True)
 
     async def used(self, use: Use) -> int:
         """The sum of a day."""
         [rows] = await self._tables.cql.read([self._tables.bind(cql_text.SELECT_USE, *use)])
         return (rows[0][1] or 0) if rows else 0
 
-    async def _settle(self, use: Use, shares: list[Share], *, back: bool) -> dict[tuple[str, int], Verdict]:
+    async def _settle_all(self, shares: Iterable[Share], *, back: bool) -> dict[Use, dict[ClaimName, Verdict]]:
+        groups: dict[Use, list[Share]] = {}
+        for share in shares:
+            groups.setdefault(share.use, []).append(share)
+        verdicts = await together([self._settle(use, group, back=back) for use, group in groups.items()])
+        return dict(zip(groups, verdicts, strict=True))
+
+    async def _settle(self, use: Use, shares: list[Share], *, back: bool) -> dict[ClaimName, Verdict]:
         lock = self._locks.setdefault(use, asyncio.Lock())
-        verdicts: dict[tuple[str, int], Verdict] = {}
+        verdicts: dict[ClaimName, Verdict] = {}
         try:
             async with lock:
                 for start in range(0, len(shares), STATEMENTS_PER_BATCH):
@@ -98,11 +104,11 @@ class Limits:
                 self._locks.pop(use, None)
         return verdicts
 
-    async def _settle_some(self, use: Use, shares: list[Share], *, back: bool) -> dict[tuple[str, int], Verdict]:
+    async def _settle_some(self, use: Use, shares: list[Share], *, back: bool) -> dict[ClaimName, Verdict]:
         tables = self._tables
         known = self._sums.get(use) if all(share.fresh for share in shares) and not back else None
         for _ in range(_ROUNDS_MAX):
-            given: dict[tuple[str, int], Verdict] = {}
+            given: dict[ClaimName, Verdict] = {}
             revision: int | None
             if known is None:
                 revision, total, given = await self._read(use, shares)
@@ -124,8 +130,8 @@ class Limits:
             known = None
         raise OutcomeUnknown(tables.cql.system, f"too many processes change the daily sum of {use[0]} at once")
 
-    async def _read(self, use: Use, shares: list[Share]) -> tuple[int | None, int, dict[tuple[str, int], Verdict]]:
-        """The sum, and the verdicts on these shares that were given before it was read."""
+    async def _read(self, use: Use, shares: list[Share]) -> tuple[int | None, int, dict[ClaimName, Verdict]]:
+        """Reads the revision of the sum, the sum, and the verdicts on these shares that were given before."""
         bind = self._tables.bind
         [rows] = await self._tables.cql.read([bind(cql_text.SELECT_USE_AND_VERDICTS, *use, _VERDICTS_PER_READ)])
         if not rows:
@@ -133,10 +139,10 @@ class Limits:
         revision, total = rows[0][:2]
         verdicts = [row[2:] for row in rows]
         if len(rows) == _VERDICTS_PER_READ:
-            # Read after the sum: a verdict that is given in between moves the sum, and the write is not applied.
+            # A verdict that is given between the two reads changes the revision, so that our write is not applied.
             keys = list(dict.fromkeys(share.transfer.key for share in shares))
             [verdicts] = await self._tables.cql.read([bind(cql_text.SELECT_VERDICTS, *use, keys)])
-        wanted = {(share.transfer.key, share.attempt) for share in shares}
+        wanted = {share.claim for share in shares}
         given = {
             (key, attempt): Verdict(Kind(kind), remaining or 0)
             for key, attempt, kind, remaining in verdicts
@@ -146,13 +152,13 @@ class Limits:
 
 
 def _with_shares(
-    use: Use, shares: list[Share], given: dict[tuple[str, int], Verdict], total: int, *, back: bool
-) -> tuple[int, list[tuple[str, tuple[object, ...]]]]:
-    """The sum after these shares, and the verdicts to be written; `given` is completed with them."""
-    puts: list[tuple[str, tuple[object, ...]]] = []
+    use: Use, shares: list[Share], given: dict[ClaimName, Verdict], total: int, *, back: bool
+) -> tuple[int, list[tuple[str, Row]]]:
+    """The sum after these shares, and the verdicts to write, which are also added to `given`."""
+    puts: list[tuple[str, Row]] = []
     for share in shares:
-        name, units = (share.transfer.key, share.attempt), share.transfer.amount
-        old = given.get(name)
+        units = share.transfer.amount
+        old = given.get(share.claim)
         text = cql_text.PUT_VERDICT
         if back:
             if old is not None and old.kind is not Kind.TAKEN:
@@ -168,6 +174,6 @@ def _with_shares(
         else:
             total += units
             verdict = Verdict(Kind.TAKEN)
-        given[name] = verdict
-        puts.append((text, (*use, *name, units, verdict.kind.value, verdict.remaining)))
+        given[share.claim] = verdict
+        puts.append((text, (*use, *share.claim, units, verdict.kind.value, verdict.remaining)))
     return total, puts

@@ -1,4 +1,4 @@
-"""Lists of transfers: what is open, from the agenda, on which every open transfer has a place; what is final, by id."""
+"""Lists of transfers: open ones from the agenda, which has a hint at each of them, and final ones by id."""
 
 from collections.abc import Iterable
 
@@ -7,21 +7,21 @@ from cassandra.query import BoundStatement  # type: ignore[import-untyped]
 from internal_transfer.adapters.cassandra.requests import Request
 from internal_transfer.adapters.cassandra.transfer_store import statements as cql_text
 from internal_transfer.adapters.cassandra.transfer_store.agenda import Agenda
-from internal_transfer.adapters.cassandra.transfer_store.rows import Kept
+from internal_transfer.adapters.cassandra.transfer_store.rows import Record
 from internal_transfer.adapters.cassandra.transfer_store.tables import EVERYTHING, Tables
 from internal_transfer.domain.identifier import TransferId, time_of
 from internal_transfer.domain.transfer import OPEN, Status, Transfer
 from internal_transfer.ports.transfer_store import OpenSummary
 
 FINAL_SHARDS = 4
-"""Partitions of an hour's final transfers of one status; never changes once there are any."""
+"""How many partitions the final transfers of one status and hour have; never changes once there are any."""
 
 _HOUR_MS = 3_600_000
 _HOURS_PER_READ = 50
 
 
-def placing_final(tables: Tables, transfers: Iterable[Transfer]) -> list[Request]:
-    """The requests that put transfers on the list of their final status."""
+def insertions_of_final(tables: Tables, transfers: Iterable[Transfer]) -> list[Request]:
+    """Returns the requests that put transfers on the list of their final status."""
     statements: list[tuple[object, BoundStatement]] = []
     for transfer in transfers:
         hour = time_of(transfer.id) // _HOUR_MS
@@ -32,22 +32,22 @@ def placing_final(tables: Tables, transfers: Iterable[Transfer]) -> list[Request
 
 
 class Lists:
-    """Readers of the lists; each transfer is shown as its own partition says."""
+    """Reads the lists; the partition of a transfer decides whether it belongs there."""
 
     def __init__(self, tables: Tables, *, due: Agenda) -> None:
         self._tables = tables
         self._due = due
 
-    async def open(self) -> list[Kept]:
-        """Every open transfer; costs a read of each."""
-        hints = await self._due.hints(await self._due.buckets(EVERYTHING), EVERYTHING)
-        known = await self._tables.kept(hint[1] for hint in hints)
-        return [kept for kept in known.values() if kept.transfer.status in OPEN]
+    async def open(self) -> list[Record]:
+        """Reads every open transfer."""
+        hints = await self._due.read(await self._due.buckets(EVERYTHING), EVERYTHING)
+        known = await self._tables.records(hint[1] for hint in hints)
+        return [record for record in known.values() if record.transfer.status in OPEN]
 
     async def by_status(self, status: Status, *, after: TransferId, most: int) -> list[Transfer]:
         """Transfers in a status, by rising id."""
         if status in OPEN:
-            opened = [kept.transfer for kept in await self.open() if kept.transfer.status is status]
+            opened = [record.transfer for record in await self.open() if record.transfer.status is status]
             return sorted((each for each in opened if each.id > after), key=lambda each: each.id)[:most]
         found: list[Transfer] = []
         hour = time_of(after) // _HOUR_MS
@@ -75,36 +75,36 @@ class Lists:
                 ]
             )
             ids = sorted(row[0] for rows in answers for row in rows)[:wanted]
-            known = await self._tables.kept(ids)
+            known = await self._tables.records(ids)
             found += [known[each].transfer for each in ids if each in known and known[each].transfer.status is status]
             if len(ids) < wanted or len(found) >= most:
                 return found
-            # Some of them were only meant to end so.
+            # Some are on the list for a change to this status that was not made.
             after = ids[-1]
 
     async def stuck(self, *, open_before_ms: int, most: int) -> list[Transfer]:
         """Open transfers that were created before this time or need a person, oldest first."""
         stuck = [
-            kept.transfer
-            for kept in await self.open()
-            if kept.transfer.created_at < open_before_ms or kept.transfer.needs_person is not None
+            record.transfer
+            for record in await self.open()
+            if record.transfer.created_at < open_before_ms or record.transfer.needs_person is not None
         ]
         return sorted(stuck, key=lambda each: (each.created_at, each.id))[:most]
 
     async def summary(self) -> OpenSummary:
-        """What is open."""
+        """A summary of the open transfers."""
         by_status = {Status.REQUESTING: 0, Status.PENDING: 0}
         oldest_open: dict[Status, int] = {}
         oldest_asked: dict[str, int] = {}
         needs_person: dict[str, int] = {}
-        for kept in await self.open():
-            transfer = kept.transfer
+        for record in await self.open():
+            transfer = record.transfer
             status, created = transfer.status, transfer.created_at
             by_status[status] += 1
             oldest_open[status] = min(created, oldest_open.get(status, created))
             if transfer.needs_person is not None:
                 needs_person[transfer.needs_person.value] = needs_person.get(transfer.needs_person.value, 0) + 1
-            if kept.asked_core is not None and kept.asked_since is not None:
-                since = oldest_asked.get(kept.asked_core, kept.asked_since)
-                oldest_asked[kept.asked_core] = min(since, kept.asked_since)
+            if record.asked_core is not None and record.asked_since is not None:
+                since = oldest_asked.get(record.asked_core, record.asked_since)
+                oldest_asked[record.asked_core] = min(since, record.asked_since)
         return OpenSummary(by_status, oldest_asked, oldest_open, needs_person)

@@ -1,51 +1,30 @@
 """Every statement of the transfer store on Cassandra or ScyllaDB."""
 
-# ruff: noqa: S608 - they are put together of constants only.
+# ruff: noqa: S608 - built from constants only.
+
+from internal_transfer.ports.transfer_fields import TRANSFER_COLUMNS
 
 CHANGING_COLUMNS = (
-    "legs",
-    "updated_at",
-    "due_at",
-    "status",
-    "version",
-    "revision",
-    "attempts",
-    "fencing",
-    "decision",
-    "failure",
-    "needs_person",
-    "post_attempt",
-    "void_attempt",
-    "ledger_timestamp",
-    "due_place",
-    "asked_core",
-    "asked_since",
-    "writer",
+    "legs, updated_at, due_at, status, version, revision, attempts, fencing, decision, failure, needs_person, "
+    "post_attempt, void_attempt, ledger_timestamp, due_place, asked_core, asked_since, writer"
 )
-"""What a change may write, in the order of `changing_values`."""
+"""The columns that a change may write, in the order of `changing_values`."""
 
 LASTING_COLUMNS = (
-    "owner",
-    "key",
-    "source_owner",
-    "source_type",
-    "target_owner",
-    "target_type",
-    "asset",
-    "amount",
-    "memo",
-    "created_at",
-    "accept_number",
-    "claim_attempt",
+    "owner, key, source_owner, source_type, target_owner, target_type, asset, amount, memo, created_at, "
+    "accept_number, claim_attempt"
 )
-"""What is written once, in the order of `lasting_values`."""
+"""The columns that are written once, in the order of `lasting_values`."""
 
-_COLUMNS = ", ".join(CHANGING_COLUMNS + LASTING_COLUMNS)
-_SET = ", ".join(f"{column} = ?" for column in CHANGING_COLUMNS)
-_MARKS = ", ".join("?" for _ in CHANGING_COLUMNS + LASTING_COLUMNS)
+RECORD_COLUMNS = f"{TRANSFER_COLUMNS}, accept_number, claim_attempt, due_place, asked_core, asked_since, writer"
+"""The columns that are read, in the order of `record_of`."""
 
-SELECT_KEPT = f"SELECT DISTINCT id, {_COLUMNS} FROM transfer WHERE id IN ?"
-SELECT_KEPT_ONE = f"SELECT DISTINCT id, {_COLUMNS} FROM transfer WHERE id = ?"
+_COLUMNS = f"{CHANGING_COLUMNS}, {LASTING_COLUMNS}"
+_SET = ", ".join(f"{column} = ?" for column in CHANGING_COLUMNS.split(", "))
+_MARKS = ", ".join("?" for _ in _COLUMNS.split(", "))
+
+SELECT_RECORDS = f"SELECT DISTINCT {RECORD_COLUMNS} FROM transfer WHERE id IN ?"
+SELECT_RECORD = f"SELECT DISTINCT {RECORD_COLUMNS} FROM transfer WHERE id = ?"
 SELECT_EVENTS = "SELECT id, event, event_status, event_at, event_code, sequence FROM transfer WHERE id IN ?"
 SELECT_EVENTS_ONE = "SELECT id, event, event_status, event_at, event_code, sequence FROM transfer WHERE id = ?"
 INSERT_TRANSFER = (
@@ -95,7 +74,7 @@ PUT_VERDICT = (
     "INSERT INTO daily_use (owner, asset, day, key, attempt, units, verdict, remaining) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 PUT_REFUSAL = PUT_VERDICT + " USING TTL 604800"
-"""A refused claim is remembered for a week, so that a user who insists does not fill the table for ever."""
+"""A refusal is kept for a week, so that a user who keeps trying does not fill the table."""
 
 SELECT_BUCKETS = "SELECT bucket FROM agenda_bucket WHERE agenda = ?"
 ADD_BUCKET = "INSERT INTO agenda_bucket (agenda, bucket) VALUES (?, ?) IF NOT EXISTS"
@@ -147,9 +126,9 @@ MOVE_LAST_NUMBER = "UPDATE account_number SET last = ? WHERE bucket = ? IF last 
 INSERT_NUMBER = "INSERT INTO account_number (bucket, number, owner, type, asset) VALUES (?, ?, ?, ?, ?)"
 SELECT_NUMBER = "SELECT number, owner, type, asset FROM account_number WHERE bucket = ? AND number = ?"
 
-SELECT_WORKERS = "SELECT worker, holder, until_ms FROM worker_lease WHERE one = 1"
-ADD_WORKER = "INSERT INTO worker_lease (one, worker, holder, until_ms) VALUES (1, ?, ?, ?) IF NOT EXISTS"
-MOVE_WORKER = (
+SELECT_NODES = "SELECT worker, holder, until_ms FROM worker_lease WHERE one = 1"
+ADD_NODE = "INSERT INTO worker_lease (one, worker, holder, until_ms) VALUES (1, ?, ?, ?) IF NOT EXISTS"
+MOVE_NODE = (
     "UPDATE worker_lease SET holder = ?, until_ms = ? WHERE one = 1 AND worker = ? IF holder = ? AND until_ms = ?"
 )
 
@@ -159,6 +138,6 @@ RAISE_LEDGER_SEEN = "UPDATE ledger_seen USING TIMESTAMP ? SET timestamp = ? WHER
 ALL = [
     text
     for name, text in list(globals().items())
-    if name.isupper() and not name.startswith("_") and isinstance(text, str)
+    if name.isupper() and not name.startswith("_") and not name.endswith("COLUMNS")
 ]
-"""What is prepared at the start."""
+"""Every statement above, prepared at the start."""
