@@ -339,6 +339,14 @@ async def test_a_cluster_that_is_not_there_is_unavailable():
     assert "secret" not in repr(replace(settings, user="u", password="secret"))
 
 
+@pytest.mark.parametrize("replication", ["{'class': 'NoSuchStrategy'}", "{'class': 'SimpleStrategy'"])
+async def test_a_replication_that_cannot_be_created_is_refused(stack, replication):
+    """A start whose keyspace cannot be created with the configured replication is refused, and says to correct it."""
+    settings = replace(stack.keyspace.settings, keyspace=f"test_{os.getpid()}_none", replication=replication)
+    with pytest.raises(StartRefusedError, match="configure its replication"):
+        await Cql(settings, SystemClock()).start()
+
+
 def secured_settings():
     """The settings for the secured server."""
     address = real_servers.need("cassandra", secured=True)
