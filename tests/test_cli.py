@@ -67,7 +67,9 @@ async def furnish(path):
     async with open_service(load(None), path) as service:
         await service.prepare(demo=False)
         account = Account(Owner("alice"), "funding", "USDT")
-        await service.cash.deposit(Cash(account=account, amount="500", reference="first", reason="wire"), actor="test")
+        await service.teller.deposit(
+            Cash(account=account, amount="500", reference="first", reason="wire"), actor="test"
+        )
         await service.stack.set_core_mode(CoreMode.WITHHOLD)
         spot = Account(Owner("alice"), "spot", "USDT")
         request = TransferRequest(Owner("alice"), "standard", "k", account, spot, "1.5")

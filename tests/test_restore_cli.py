@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 
+import apsw
 import pytest
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from internal_transfer.ports.event_publisher import TransferEvent
 from internal_transfer.ports.transfer_store import Event
 from internal_transfer.server.process import open_service
 from internal_transfer.services.operators.cash import Cash
+from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
 from internal_transfer.wire.transfer_events import encode_transfer_event
 
@@ -39,7 +41,7 @@ async def move(path, owner="alice", key="k"):
     async with open_service(load(None), path) as service:
         await service.prepare(demo=False)
         account = Account(Owner(owner), "funding", "USDT")
-        await service.cash.deposit(Cash(account=account, amount="5", reference=key, reason="r"), actor="test")
+        await service.teller.deposit(Cash(account=account, amount="5", reference=key, reason="r"), actor="test")
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(service.run(stop))
@@ -74,16 +76,12 @@ def test_a_directory_that_agrees(data):
 
 def lose(path, *tables):
     """Empties tables, as if their system had been restored to its beginning."""
-
-    async def empty():
-        async with open_service(load(None), path) as service:
-            connection = service.stack.durability.connection
-            for (trigger,) in list(connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")):
-                connection.execute(f"DROP TRIGGER {trigger}")
-            for table in tables:
-                connection.execute(f"DELETE FROM {table}")
-
-    asyncio.run(empty())
+    connection = apsw.Connection(str(DataDirectory(path).database))
+    for (trigger,) in list(connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")):
+        connection.execute(f"DROP TRIGGER {trigger}")
+    for table in tables:
+        connection.execute(f"DELETE FROM {table}")
+    connection.close()
 
 
 def test_a_lost_store_is_rebuilt(data, tmp_path):
@@ -140,7 +138,7 @@ def test_a_note_is_printed(data):
                 evidence=json.dumps(evidence | {"account": {"owner": "a", "type": "funding", "asset": "USDT"}}),
             )
             await service.audit.append(entry)
-            await service.stack.durability.durable()
+            await service.ports.durability.durable()
 
     asyncio.run(decide())
     result = run("--data", data, *REPAIR)

@@ -46,6 +46,13 @@ class Telemetry:
             buckets=_DURATIONS,
             registry=self.registry,
         )
+        self.port_call = Histogram(
+            _PREFIX + "port_call_duration_seconds",
+            "How long one call of a port took, by port and method.",
+            ("port", "method"),
+            buckets=_DURATIONS,
+            registry=self.registry,
+        )
         self.scanner_runs = Counter(_PREFIX + "scanner_runs", "Scans that ended.", registry=self.registry)
         self.recoveries = Counter(
             _PREFIX + "recoveries",

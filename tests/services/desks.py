@@ -6,13 +6,8 @@ from starlette.applications import Starlette
 
 from internal_transfer.api.operators.routes import AdminApi, OperatorServices
 from internal_transfer.domain.account import Account, Owner
-from internal_transfer.services.operators.audit import Act, AuditTrail
-from internal_transfer.services.operators.cash import Cash, Teller
-from internal_transfer.services.operators.desk import Desk
-from internal_transfer.services.operators.evidence import Examiner
-from internal_transfer.services.operators.keys import ApiKeys
-from internal_transfer.services.operators.policy import PolicyEditor
-from internal_transfer.services.reconciliation.reconciliation import Reconciliation
+from internal_transfer.services.operators.audit import Act
+from internal_transfer.services.operators.cash import Cash
 from services.stack import Stack
 
 ACTOR = "local:1000"
@@ -21,73 +16,26 @@ ACTOR = "local:1000"
 class Desks:
     """Every desk on one running stack; its ports are those that faults of the stack sit in front of."""
 
-    def __init__(self, stack: Stack, **reconciliation: Any) -> None:
+    def __init__(self, stack: Stack, **bounds: Any) -> None:
         self.stack = stack
-        driver, store, ledger, core = (
-            stack.driver,
-            stack.driver._store,
-            stack.driver._ledger,
-            stack.driver._core,
-        )
-        operations = stack.policies._operations
-        durability = stack.driver._durability
-        self.audit = AuditTrail(operations=operations, clock=stack.clock)
-        self.examiner = Examiner(store=store, ledger=ledger, core=core, driver=driver, durability=durability)
-        self.desk = Desk(
-            examiner=self.examiner,
-            store=store,
-            driver=driver,
-            audit=self.audit,
-            durability=durability,
-            clock=stack.clock,
-        )
-        self.cash = Teller(
-            ledger=ledger,
-            driver=driver,
-            audit=self.audit,
-            durability=durability,
-            rules=stack.rules,
-            telemetry=stack.telemetry,
-        )
-        self.policies = PolicyEditor(
-            operations=operations,
-            policies=stack.policies,
-            audit=self.audit,
-            durability=durability,
-            rules=stack.rules,
-        )
-        self.reconciliation = Reconciliation(
-            store=store,
-            ledger=ledger,
-            core=core,
-            operations=operations,
-            driver=driver,
-            durability=durability,
-            clock=stack.clock,
-            rules=stack.rules,
-            telemetry=stack.telemetry,
-            **reconciliation,
-        )
+        service = self.service = stack.build(**bounds) if bounds else stack.service
+        self.audit = service.audit
+        self.desk = service.desk
+        self.cash = service.teller
+        self.policies = service.policy_editor
+        self.reconciliation = service.reconciliation
 
     def admin_app(self, **values: Any) -> Starlette:
         """The operators' interface on these desks."""
         stack = self.stack
-        keys = ApiKeys(
-            operations=stack.operations,
-            audit=self.audit,
-            durability=stack.database,
-            clock=stack.clock,
-            tiers=frozenset(stack.rules.limits),
-            draw=lambda count: bytes(range(count)),
-        )
         given = {"actor_of": lambda _: ACTOR} | values
         services = OperatorServices(
             desk=self.desk,
             cash=self.cash,
             reconciliation=self.reconciliation,
             policies=self.policies,
-            keys=keys,
-            operations=stack.policies._operations,
+            keys=self.service.api_keys,
+            operations=stack.ports.operations,
             audit=self.audit,
             durability=stack.database,
             clock=stack.clock,

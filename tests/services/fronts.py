@@ -73,3 +73,21 @@ class Unsettled:
 
         front.by_keys = by_keys
         return front
+
+
+class Broken:
+    """Cores whose adapter has a bug, which commands show for which `is_broken` is true."""
+
+    def __init__(self):
+        self.is_broken = lambda _: False
+
+    def __call__(self, core, _database):
+        """Stands before the cores."""
+        front = _Front(core)
+
+        async def tell(commands):
+            assert not self.is_broken(commands), "a bug"
+            return await core.tell(commands)
+
+        front.tell = tell
+        return front

@@ -14,10 +14,9 @@ from internal_transfer.domain.transfer import Decision, Status, Transfer
 from internal_transfer.ports.errors import System
 from internal_transfer.services.operators.audit import Act
 from internal_transfer.services.restore.check import Repaired, RestoreCheck
-from internal_transfer.services.restore.reach import Reach
 from internal_transfer.services.restore.record import ToldTransfer
 from services.desks import ACTOR, Desks, cash
-from services.stack import ACCOUNT_TYPES, Stack
+from services.stack import ACCOUNT_TYPES, Stack, drop
 
 APART = (System.STORE, System.LEDGER, System.CORE)
 
@@ -44,11 +43,7 @@ class ApartStack(Stack):
         """Closes the other files too."""
         super().die()
         for database in self.apart.values():
-            database._turn = None
-            if database.connection.in_transaction:
-                database.connection.execute("ROLLBACK")
-            database.reader.close()
-            database.connection.close()
+            drop(database)
         self.apart = {}
 
     def copy(self, name: str) -> None:
@@ -72,21 +67,9 @@ class ApartStack(Stack):
         return self.path.with_name(f"backup-{name}.{system}")
 
 
-def check_of(stack: Stack, **settings: Any) -> RestoreCheck:
+def check_of(stack: Stack, *, page_most: int = 7) -> RestoreCheck:
     """The check on a running stack, behind its faults and fuses."""
-    desks = Desks(stack, page_most=20)
-    reach = Reach(
-        store=stack.driver._store,
-        ledger=stack.driver._ledger,
-        core=stack.driver._core,
-        operations=stack.policies._operations,
-        driver=stack.driver,
-        durability=stack.driver._durability,
-        clock=stack.clock,
-        rules=stack.rules,
-        **{"page_most": 7, **settings},
-    )
-    return RestoreCheck(reach, audit=desks.audit, reconciliation=desks.reconciliation)
+    return stack.build(page_most=page_most).restore
 
 
 async def repaired(stack: Stack, **options: Any) -> Repaired:

@@ -5,8 +5,11 @@ same file can be started again, as after a restart; what was in an uncommitted t
 """
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,30 +20,35 @@ from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.ledger import SqliteLedger
 from internal_transfer.adapters.sqlite.operations import SqliteOperations
-from internal_transfer.adapters.sqlite.trading_core import ReferenceCore
+from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
 from internal_transfer.domain.account import Account, AccountType, Asset, Holder, Owner, ledger_account_id
 from internal_transfer.domain.identifier import TransferId, cash_id
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Limit, Route, Rules
 from internal_transfer.domain.transfer import Decision, Transfer
-from internal_transfer.ports.errors import System
+from internal_transfer.ports.errors import OperatingFailureError, System
 from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer, TransferResult
+from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.transfer_store import Change, Event
 from internal_transfer.services.answer import Answer
-from internal_transfer.services.completions import Completions
-from internal_transfer.services.driver import Driver, Timing
-from internal_transfer.services.gateway import Gateway, GatewayBounds
-from internal_transfer.services.inquiry import Inquiry
-from internal_transfer.services.policy_in_force import PolicyInForce
-from internal_transfer.services.pressure import Pressure
-from internal_transfer.services.restore.keys import RestoredKeys
-from internal_transfer.services.scanner import Scanner, ScannerBounds
-from internal_transfer.services.settler import Settler, SettlerBounds
+from internal_transfer.services.courier import CourierBounds
+from internal_transfer.services.driver import Timing
+from internal_transfer.services.follower import FollowerBounds
+from internal_transfer.services.gateway import GatewayBounds
+from internal_transfer.services.scanner import ScannerBounds
+from internal_transfer.services.settler import SettlerBounds
+from internal_transfer.settings.data_directory import DataDirectory
+from internal_transfer.settings.load import load
+from internal_transfer.settings.settings import PortBounds, Settings
 from internal_transfer.simulation.clock import SimulatedClock
 from internal_transfer.simulation.failpoints import Crash
-from internal_transfer.simulation.faults import FaultPlan, Faults, ScriptedFaults
+from internal_transfer.simulation.faults import Fault, FaultPlan, Faults, ScriptedFaults
 from internal_transfer.telemetry import Telemetry
+from internal_transfer.wiring.bounded import bounded_ports
+from internal_transfer.wiring.building import RoleBounds, build
+from internal_transfer.wiring.opening import Stack as WiredStack
+from internal_transfer.wiring.service import Service
 
 ASSETS = {"USDT": Asset("USDT", 1, 2, 2), "BTC": Asset("BTC", 2, 8, 4), "OLD": Asset("OLD", 3, 0, 0, closed=True)}
 ACCOUNT_TYPES = {
@@ -82,11 +90,28 @@ class Line:
         async def method(*args: Any, **kwargs: Any) -> Any:
             stack = self._stack
             stack.pass_fuse("before", self._system, name)
-            answer = await getattr(self.target, name)(*args, **kwargs)
+            try:
+                answer = await getattr(self.target, name)(*args, **kwargs)
+            except OperatingFailureError:
+                if stack.dead:
+                    raise Crash from None  # Nobody is left to hear of the failure.
+                raise
             stack.pass_fuse("after", self._system, name)
             return answer
 
         return method
+
+
+class _Paused:
+    """A plan that spares the calls of a start."""
+
+    def __init__(self, stack: "Stack", plan: FaultPlan) -> None:
+        self._stack = stack
+        self._plan = plan
+
+    def next_fault(self, method: str) -> Fault | None:
+        """The plan's next fault, except at a start."""
+        return None if self._stack.calm else self._plan.next_fault(method)
 
 
 class Stack:
@@ -105,6 +130,7 @@ class Stack:
         gateway: GatewayBounds | None = None,
         scanner: ScannerBounds | None = None,
         settler: SettlerBounds | None = None,
+        call_seconds: float = 10.0,
         open_most: int = 10_000,
         per_minute: int = 1_000_000,
         burst: int = 1_000_000,
@@ -117,10 +143,15 @@ class Stack:
         self.synced = synced
         self.clock = clock or SimulatedClock()
         self.rules = rules
-        self.timing = timing or Timing()
-        self.gateway_bounds = gateway or GatewayBounds()
-        self.scanner_bounds = scanner or ScannerBounds()
-        self.settler_bounds = settler or SettlerBounds()
+        self.bounds = RoleBounds(
+            timing=timing or Timing(),
+            gateway=gateway or GatewayBounds(),
+            settler=settler or SettlerBounds(),
+            scanner=scanner or ScannerBounds(),
+            follower=FollowerBounds(),
+            courier=CourierBounds(),
+        )
+        self.call_seconds = call_seconds
         self.open_most = open_most
         self.per_minute, self.burst = per_minute, burst
         self.in_front_of_store = in_front_of_store
@@ -128,13 +159,17 @@ class Stack:
         self.in_front_of_core = in_front_of_core
         self.fuse: Fuse = lambda *_: False
         self.dead = True
+        self.calm = False
         self.tasks: list[asyncio.Task[Any]] = []
         self.scripts = {system: ScriptedFaults() for system in System}
         plans = plans or {}
-        self.faults = {system: Faults(plans.get(system, self.scripts[system]), self.clock, system) for system in System}
+        self.faults = {
+            system: Faults(_Paused(self, plans.get(system, self.scripts[system])), self.clock, system)
+            for system in System
+        }
         self.lines = {system: Line(self, system) for system in System}
         self.durability_script = ScriptedFaults()
-        self.durability_faults = Faults(self.durability_script, self.clock, System.STORE)
+        self.durability_faults = Faults(_Paused(self, self.durability_script), self.clock, System.STORE)
         self._durability_line = Line(self, System.STORE)
 
     async def start(self, *, scanning: bool = False) -> "Stack":
@@ -154,92 +189,55 @@ class Stack:
         self.bus = MemoryEventBus()
         self.limiter = MemoryRateLimiter(self.clock, per_minute=self.per_minute, burst=self.burst)
         self.database.before_commit(self._fail_commit)
-        store = self.in_front_of_store(self._through(System.STORE, self.store))
-        ledger = self.in_front_of_ledger(self._through(System.LEDGER, self.ledger))
-        core = self.in_front_of_core(self._through(System.CORE, self.core), self.database)
-        operations = self._through(System.OPERATIONS, self.operations)
         self._durability_line.target = self.database
-        durability = self.durability_faults.wrap(self._durability_line)
-        self.policies = PolicyInForce(operations)
-        self.restored_keys = RestoredKeys(store=store, operations=self.operations, rules=self.rules)
-        await self.restored_keys.refresh()
-        self.completions = Completions()
-        self.pressure = Pressure(clock=self.clock, telemetry=self.telemetry, open_most=self.open_most)
-        self.driver = Driver(
-            ledger=ledger,
-            store=store,
-            core=core,
-            durability=durability,
-            clock=self.clock,
-            completions=self.completions,
-            pressure=self.pressure,
-            telemetry=self.telemetry,
-            assets=self.rules.assets,
-            account_types=self.rules.account_types,
-            timing=self.timing,
-        )
-        self.gateway = Gateway(
-            store=store,
-            limiter=self._through(System.LIMITER, self.limiter),
-            driver=self.driver,
-            durability=durability,
-            clock=self.clock,
-            rules=self.rules,
-            policies=self.policies,
-            pressure=self.pressure,
-            completions=self.completions,
-            telemetry=self.telemetry,
-            bounds=self.gateway_bounds,
-            restored_keys=self.restored_keys,
-        )
-        self.settler = Settler(
+        ports = Ports(
+            store=self.in_front_of_store(self._through(System.STORE, self.store)),
+            ledger=self.in_front_of_ledger(self._through(System.LEDGER, self.ledger)),
+            core=self.in_front_of_core(self._through(System.CORE, self.core), self.database),
+            operations=self._through(System.OPERATIONS, self.operations),
             bus=self._through(System.BUS, self.bus),
-            store=store,
-            driver=self.driver,
-            pressure=self.pressure,
-            durability=durability,
+            limiter=self._through(System.LIMITER, self.limiter),
+            publisher=None,
+            durability=self.durability_faults.wrap(self._durability_line),
             clock=self.clock,
             telemetry=self.telemetry,
-            bounds=self.settler_bounds,
         )
-        self.scanner = Scanner(
-            store=store,
-            driver=self.driver,
-            pressure=self.pressure,
-            policies=self.policies,
-            durability=durability,
-            clock=self.clock,
-            telemetry=self.telemetry,
-            bounds=self.scanner_bounds,
-        )
-        self.inquiry = Inquiry(
-            store=store,
-            ledger=ledger,
-            core=core,
-            durability=durability,
-            clock=self.clock,
-            rules=self.rules,
-            policies=self.policies,
-            restored_keys=self.restored_keys,
-        )
-        await self._prepare_past_faults()
+        self.ports = bounded_ports(ports, every_call(self.call_seconds))
+        self.service = self.build()
+        self.policies = self.service.policies
+        self.driver = self.service.driver
+        self.gateway = self.service.gateway
+        self.settler = self.service.settler
+        self.scanner = self.service.scanner
+        self.inquiry = self.service.inquiry
+        self.calm = True
+        await self.service.restored_keys.refresh()
         await self.store.lease_node("stack", now_ms=self.clock.now_ms(), lease_ms=60_000)
+        await self.driver.prepare()
         await self.store.make_due(now_ms=self.clock.now_ms())
         await self.database.durable()
+        self.calm = False
         loops = [self.gateway.run(), self.settler.run()]
         if scanning:
             loops.append(self.scanner.run())
         self.tasks = [asyncio.ensure_future(loop) for loop in loops]
         return self
 
+    def build(self, *, open_most: int | None = None, **bounds: Any) -> Service:
+        """Builds one process's roles on this stack's ports, as a server does; what is given replaces its bounds."""
+        return build(
+            settings_of(self.rules, open_most=open_most or self.open_most),
+            DataDirectory(self.path.parent),
+            WiredStack(ports=self.ports, set_core_mode=self._set_core_mode),
+            bounds=dataclasses.replace(self.bounds, **bounds),
+        )
+
+    async def _set_core_mode(self, mode: str) -> None:
+        self.core.mode = CoreMode(mode)
+
     def database_of(self, _: System) -> Database:
         """The database of one system: all share one, so that they share commits."""
         return self.database
-
-    async def _prepare_past_faults(self) -> None:
-        faulty, self.driver._ledger = self.driver._ledger, self.ledger
-        await self.driver.prepare()
-        self.driver._ledger = faulty
 
     def _through(self, system: System, adapter: Any) -> Any:
         line = self.lines[system]
@@ -255,7 +253,7 @@ class Stack:
         """Dies here if the fuse says so; a process that is dead already does nothing more."""
         if self.dead:
             raise Crash
-        if self.fuse(when, system, method):
+        if not self.calm and self.fuse(when, system, method):
             self.die()
             raise Crash
 
@@ -264,11 +262,7 @@ class Stack:
         if self.dead:
             return
         self.dead = True
-        self.database._turn = None
-        if self.database.connection.in_transaction:
-            self.database.connection.execute("ROLLBACK")
-        self.database.reader.close()
-        self.database.connection.close()
+        drop(self.database)
 
     async def stop(self) -> None:
         """Ends the process, by its death if it is still alive, and waits for its tasks."""
@@ -429,3 +423,35 @@ def request(
         amount,
         memo,
     )
+
+
+def settings_of(rules: Rules, *, open_most: int = 10_000) -> Settings:
+    """The shipped settings with other rules."""
+    shipped = load(None, {})
+    return replace(
+        shipped,
+        rules=rules,
+        tiers=frozenset(rules.limits),
+        transfers=replace(shipped.transfers, open_max=open_most),
+    )
+
+
+def every_call(seconds: float) -> PortBounds:
+    """The same bound for every port."""
+    return PortBounds(*(seconds for _ in PortBounds.__struct_fields__))
+
+
+def take_back(database: Database) -> None:
+    """Takes the open turn back, so that adapters drop what they remember of it; the caller has no part in that turn."""
+
+    def fail() -> None:
+        with suppress(Crash), database.call():
+            raise Crash
+
+    copy_context().run(fail)
+
+
+def drop(database: Database) -> None:
+    """Closes a database as the death of its process would: what was not committed is gone."""
+    take_back(database)
+    database.close()

@@ -114,8 +114,8 @@ async def test_a_core_is_heard_only_where_it_speaks_itself(start):
         await stack.submit(f"over {number}", "0.01", source="spot", target="futures")
         await stack.pass_time(10, step=5)
         await stack.scanner.scan()
-    assert stack.pressure.is_silent("beta")
-    assert not stack.pressure.is_silent("alpha")
+    assert stack.service.pressure.is_silent("beta")
+    assert not stack.service.pressure.is_silent("alpha")
 
 
 async def test_a_deposit_whose_closing_entry_fails_is_not_called_undone(start):

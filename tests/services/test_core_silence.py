@@ -6,20 +6,17 @@ import pytest
 from msgspec.structs import replace
 
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
+from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Leg, LegState, Side
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.errors import System
 from internal_transfer.ports.transfer_store import OpenSummary
-from internal_transfer.services.completions import Completions
-from internal_transfer.services.driver import Driver
-from internal_transfer.services.follower import Follower, FollowerBounds
-from internal_transfer.services.gateway import Gateway
-from internal_transfer.services.pressure import ORDERS_KEPT, Pressure
+from internal_transfer.services.pressure import COMMANDS_KEPT, Pressure
 from internal_transfer.simulation.clock import SimulatedClock
 from internal_transfer.simulation.faults import FailBefore
-from internal_transfer.telemetry import Telemetry
 from services.fronts import Moods
+from services.parts import ports_of
 from services.stack import request
 
 
@@ -27,42 +24,8 @@ class AcceptingProcess:
     """A second process on the stack's record: it accepts and follows, and what cores answer goes to the first."""
 
     def __init__(self, stack):
-        shared = {"clock": stack.clock, "telemetry": stack.telemetry}
-        store, durability = stack.driver._store, stack.driver._durability
-        completions = Completions()
-        self.pressure = Pressure(**shared, open_most=10_000)
-        self.driver = Driver(
-            ledger=stack.driver._ledger,
-            store=store,
-            core=stack.driver._core,
-            durability=durability,
-            completions=completions,
-            pressure=self.pressure,
-            assets=stack.rules.assets,
-            account_types=stack.rules.account_types,
-            timing=stack.timing,
-            **shared,
-        )
-        self.gateway = Gateway(
-            store=store,
-            limiter=stack.limiter,
-            driver=self.driver,
-            durability=durability,
-            rules=stack.rules,
-            policies=stack.policies,
-            pressure=self.pressure,
-            completions=completions,
-            bounds=stack.gateway_bounds,
-            **shared,
-        )
-        self.follower = Follower(
-            store=store,
-            completions=completions,
-            policies=stack.policies,
-            pressure=self.pressure,
-            bounds=FollowerBounds(),
-            **shared,
-        )
+        service = stack.build()
+        self.gateway, self.follower, self.pressure = service.gateway, service.follower, service.pressure
 
     async def submit(self, key, **places):
         """Asks this process for a transfer to a core."""
@@ -155,7 +118,7 @@ async def test_the_record_is_looked_at_only_where_a_core_is_in_question(two):
 
 def owing(clock):
     """A process that is told that a core owes an answer from soon after it began, and was heard by nobody here."""
-    pressure = Pressure(clock=clock, telemetry=Telemetry(), open_most=9)
+    pressure = Pressure(ports_of(clock), open_most=9)
     pressure.refresh(OpenSummary({}, {"alpha": clock.now_ms()}, {}, {}))
     return pressure
 
@@ -171,12 +134,12 @@ async def test_only_an_answer_counts_and_only_from_when_the_order_was_given(star
     for leg in (Leg(Side.TARGET, "alpha", LegState.APPLIED), Leg(Side.SOURCE, "alpha", LegState.ASKED)):
         pressure = owing(clock)
         await clock.advance(61)
-        pressure.ordered(transfer.id, leg)
+        pressure.told(transfer.id, leg)
         pressure.seen([transfer])
         assert pressure.is_silent("alpha")
     pressure = owing(clock)
     await clock.advance(61)
-    pressure.ordered(transfer.id, asked)
+    pressure.told(transfer.id, asked)
     assert pressure.in_question() == [transfer.id]
     pressure.seen([None])
     assert pressure.is_silent("alpha")
@@ -184,7 +147,7 @@ async def test_only_an_answer_counts_and_only_from_when_the_order_was_given(star
     assert not pressure.is_silent("alpha")
     await clock.advance(600)
     assert not pressure.is_silent("alpha"), "it has answered the last that it was asked here"
-    pressure.ordered(transfer.id, replace(asked, state=LegState.APPLIED))
+    pressure.told(transfer.id, replace(asked, state=LegState.APPLIED))
     await clock.advance(60)
     assert not pressure.is_silent("alpha")
     await clock.advance(1)
@@ -199,11 +162,11 @@ async def test_a_process_that_begins_beside_an_old_debt_takes_no_core_for_silent
     stack = await start()
     transfer = await stack.accepted("key")
     clock = SimulatedClock()
-    pressure = Pressure(clock=clock, telemetry=Telemetry(), open_most=9)
+    pressure = Pressure(ports_of(clock), open_most=9)
     pressure.refresh(OpenSummary({}, {"alpha": clock.now_ms() - 100_000}, {}, {}))
     await clock.advance(600)
     assert not pressure.is_silent("alpha")
-    pressure.ordered(transfer.id, Leg(Side.TARGET, "alpha", LegState.APPLIED))
+    pressure.told(transfer.id, Leg(Side.TARGET, "alpha", LegState.APPLIED))
     await clock.advance(61)
     assert pressure.is_silent("alpha")
     pressure.heard("alpha")
@@ -213,17 +176,14 @@ async def test_a_process_that_begins_beside_an_old_debt_takes_no_core_for_silent
     assert pressure.is_silent("alpha")
 
 
-async def test_few_orders_are_kept_and_they_reach_back_to_when_a_core_is_silent(start):
-    """Of a thousand orders in two minutes those in mind are few, and spread over the last of them."""
-    stack = await start()
-    transfer = await stack.accepted("key")
+async def test_few_commands_are_kept_and_they_reach_back_to_when_a_core_is_silent():
+    """Of a thousand commands in two minutes few are remembered, spread over the last minute of them."""
     clock = SimulatedClock()
     pressure = owing(clock)
-    began = clock.now_ms()
-    for _ in range(1_000):
-        pressure.ordered(transfer.id, Leg(Side.TARGET, "alpha", LegState.ASKED))
+    for number in range(1_000):
+        pressure.told(TransferId(number), Leg(Side.TARGET, "alpha", LegState.ASKED))
         await clock.advance(0.12)
-    given = [order.given_ms - began for order in pressure._orders["alpha"]]
-    assert len(given) == ORDERS_KEPT
-    assert given[0] <= 120_000 - 55_000
-    assert given[-1] >= 120_000 - 5_000
+    sent_seconds = [transfer_id * 0.12 for transfer_id in pressure.in_question()]
+    assert len(sent_seconds) == COMMANDS_KEPT
+    assert sent_seconds[0] <= 120 - 55
+    assert sent_seconds[-1] >= 120 - 5

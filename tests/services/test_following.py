@@ -8,30 +8,18 @@ from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.domain.rules import Policy
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.operations import AuditEntry
-from internal_transfer.services.completions import Completions
-from internal_transfer.services.follower import Follower, FollowerBounds
-from internal_transfer.services.policy_in_force import PolicyInForce
-from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.reading import RecordReader
 from internal_transfer.simulation.faults import FailBefore
+from services.parts import ports_of
 
 
 class Elsewhere:
     """Another process on the stack's record, in which nobody finishes anything."""
 
     def __init__(self, stack, *, open_most=10_000):
-        self.completions = Completions()
-        self.policies = PolicyInForce(stack.faults[System.OPERATIONS].wrap(stack.operations))
-        self.pressure = Pressure(clock=stack.clock, telemetry=stack.telemetry, open_most=open_most)
-        self.follower = Follower(
-            store=stack.faults[System.STORE].wrap(stack.store),
-            completions=self.completions,
-            policies=self.policies,
-            pressure=self.pressure,
-            clock=stack.clock,
-            telemetry=stack.telemetry,
-            bounds=FollowerBounds(),
-        )
+        service = stack.build(open_most=open_most)
+        self.completions, self.policies = service.completions, service.policies
+        self.pressure, self.follower = service.pressure, service.follower
 
 
 @pytest.fixture
@@ -120,7 +108,7 @@ async def test_many_who_read_records_share_a_look(start):
     stack = await start()
     transfers = [await stack.accepted(str(number)) for number in range(3)]
     store = stack.faults[System.STORE].wrap(stack.store)
-    reader = RecordReader(store=store, durability=stack.database, call_seconds=10, most=4)
+    reader = RecordReader(ports_of(stack.clock, store=store, durability=stack.database), most=4)
     stack.scripts[System.STORE].add("get", FailBefore())
     asked = [asyncio.ensure_future(reader.read(transfer.id)) for transfer in [*transfers, transfers[0], transfers[1]]]
     await stack.clock.settle()

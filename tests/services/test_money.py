@@ -13,7 +13,6 @@ from internal_transfer.domain.transfer import Decision, IllegalTransition, Need,
 from internal_transfer.ports.errors import System
 from internal_transfer.ports.ledger import LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Change
-from internal_transfer.services.driver import Timing
 from internal_transfer.services.gateway import GatewayBounds
 from internal_transfer.simulation.faults import ArriveLate, Delay, Duplicate, FailBefore, LoseAnswer
 from services.books import check_books, check_resolutions
@@ -60,7 +59,7 @@ async def test_g2_the_total_changes_only_from_outside(start):
 @pytest.mark.parametrize("workers", [1, 4])
 async def test_g3_as_many_racing_spends_succeed_as_the_balance_allows(start, target, workers):
     """Forty spends of 3 race for 100: exactly 33 succeed, and 1 is left."""
-    stack = await start(deposit=100_00, each_call=True, gateway=GatewayBounds(workers=workers, batch_most=3))
+    stack = await start(deposit=100_00, each_call=True, gateway=GatewayBounds(batches_at_once=workers, batch_most=3))
     stack.scripts[System.LEDGER].add("create_transfers", *[Delay(0.2, 0.1)] * 6)
     spends = asyncio.gather(*(stack.accepted(f"key{n}", "3", target=target) for n in range(40)))
     transfers = await stack.patiently(_all(spends))
@@ -82,7 +81,7 @@ async def two_wills(start, *, post_first):
 
     The post arrives before the scanner asks anything, or else between its reversal of the leg and its void.
     """
-    stack = await start(each_call=True, timing=Timing(call_seconds=60.0))
+    stack = await start(each_call=True, call_seconds=60.0)
     stack.core.mode = CoreMode.WITHHOLD
     transfer = await stack.accepted("key", "5")
     stack.core.mode = CoreMode.NORMAL

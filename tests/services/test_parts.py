@@ -11,12 +11,11 @@ from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.operations import AuditEntry
 from internal_transfer.ports.transfer_store import OpenSummary
 from internal_transfer.services.completions import Completions
-from internal_transfer.services.deadline import deadline
 from internal_transfer.services.intake import FEW, Intake
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.simulation.clock import SimulatedClock
 from internal_transfer.simulation.faults import FailBefore
-from internal_transfer.telemetry import Telemetry
+from services.parts import ports_of
 
 
 async def test_an_intake_hands_out_all_that_waits_up_to_the_most():
@@ -72,21 +71,8 @@ async def test_completions_wake_all_who_wait_for_a_transfer_and_no_others():
     assert not completions._waiting
 
 
-async def test_a_deadline_says_whose_it_is():
-    """What takes longer ends in the failure that was named; what is in time, and other failures, pass."""
-    failure = Unavailable(System.CORE, "late")
-    with pytest.raises(Unavailable, match="late"):
-        async with deadline(0, failure):
-            await asyncio.Event().wait()
-    async with deadline(60, failure):
-        pass
-    with pytest.raises(KeyError):
-        async with deadline(60, failure):
-            raise KeyError
-
-
 def pressure_of(clock, **asked):
-    pressure = Pressure(clock=clock, telemetry=Telemetry(), open_most=3)
+    pressure = Pressure(ports_of(clock), open_most=3)
     pressure.refresh(OpenSummary({}, asked, {}, {}))
     return pressure
 

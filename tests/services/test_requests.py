@@ -296,7 +296,7 @@ async def test_ids_that_are_taken_are_drawn_again(start):
     for n in range(ID_DRAWS_MAX):
         await stack.accepted(f"more{n}")
     stack.clock._ids._next = 0
-    with pytest.raises(OutcomeUnknown, match="worker id"):
+    with pytest.raises(OutcomeUnknown, match="under one node"):
         await stack.submit("unlucky")
     stack.clock._ids._next = 3
     assert (await stack.submit("at the last draw")).transfer.status is Status.SUCCESS

@@ -381,6 +381,7 @@ def test_the_shipped_file_tells_every_section():
         "scanner",
         "retries",
         "alerts",
+        "bounds",
         "rate_limit",
         "systems",
         "postgresql",

@@ -146,7 +146,7 @@ class History:
             clock=self.clock,
             plans=self.plans,
             timing=Timing(expiry_seconds=random.choice([20.0, 900.0])),
-            gateway=GatewayBounds(workers=random.choice([1, 2, 3]), batch_most=random.choice([1, 8, 512])),
+            gateway=GatewayBounds(batches_at_once=random.choice([1, 2, 3]), batch_most=random.choice([1, 8, 512])),
             in_front_of_core=self.mail.front,
         )
         self.stack.fuse = self._fuse

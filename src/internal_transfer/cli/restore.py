@@ -143,7 +143,7 @@ async def _with_check(
         raise StartRefusedError(f"there is no data directory {data}; name it with --data")
     settings = load(config)
     async with open_service(settings, data, frozenset()) as service:
-        check_pins(pins(settings), await service.stack.operations.pins())
+        check_pins(pins(settings), await service.ports.operations.pins())
         async with asyncio.TaskGroup() as tasks:
             tending = [tasks.create_task(tend()) for tend in service.stack.tending]
             # What fails in here is told as it is, and not as one of a group.

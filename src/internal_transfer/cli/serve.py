@@ -17,7 +17,8 @@ from internal_transfer.simulation.failpoints import Failpoint, Failpoints
 from internal_transfer.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from internal_transfer.wiring.building import Interposed, Role
+    from internal_transfer.wiring.opening import Interposed
+    from internal_transfer.wiring.service import Role
 
 LEDGER = "ledger"
 """The role of a process that does nothing else."""
@@ -111,7 +112,7 @@ def serve(
 
 
 def _roles(words: str) -> "frozenset[Role]":
-    from internal_transfer.wiring.building import ROLES, Role  # noqa: PLC0415 - as above.
+    from internal_transfer.wiring.service import ROLES, Role  # noqa: PLC0415 - as above.
 
     if not words:
         return ROLES
@@ -133,7 +134,7 @@ def _inherited(words: str) -> socket.socket | None:
 
 
 def _interposed(failpoint: Failpoint, durability: Durability) -> "Interposed":
-    from internal_transfer.wiring.building import Interposed  # noqa: PLC0415 - as above.
+    from internal_transfer.wiring.opening import Interposed  # noqa: PLC0415 - as above.
 
     points = Failpoints(failpoint, durability)
     return Interposed(store=points.wrap_store, ledger=points.wrap_ledger, core=points.wrap_core)

@@ -24,6 +24,13 @@ class Clock(Protocol):
         """A random number, at least 0 and below 1, for spreading retries."""
         ...
 
+    def lease(self, node: int, until_monotonic: float) -> None:
+        """Lets ids be drawn under a node's number until this time on the monotonic clock; renewing only moves the time.
+
+        The caller takes the lease's safety margin off, and counts from before it asked the store for the lease.
+        """
+        ...
+
     def new_ids(self, count: int) -> list[TransferId]:
         """Draws ids, rising, from wall time, the leased worker id and a counter.
 

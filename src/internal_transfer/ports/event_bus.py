@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from internal_transfer.domain.leg import Verdict
+from internal_transfer.ports.bounds import waits
 
 
 class Delivery(Protocol):
@@ -22,6 +23,7 @@ class EventBus(Protocol):
         """Makes confirmations available to the settlers; raises `Unavailable` when the bus is full or away."""
         ...
 
+    @waits
     async def take(self, most: int) -> Delivery:
         """Waits for confirmations and hands out at most this many."""
         ...

@@ -11,6 +11,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from internal_transfer.domain.account import AccountType, Holder
+from internal_transfer.ports.bounds import reads
 
 BATCH_MAX = 8189
 """The most accounts or transfers in one call."""
@@ -218,18 +219,22 @@ class Ledger(Protocol):
         """Creates transfers, holds, posts and voids, each seeing those before it in the batch."""
         ...
 
+    @reads
     async def lookup_accounts(self, ids: Sequence[int]) -> list[LedgerAccount]:
         """The accounts that exist, in the order asked; unknown ids are left out, repeated ones repeated."""
         ...
 
+    @reads
     async def lookup_transfers(self, ids: Sequence[int]) -> list[LedgerTransfer]:
         """The transfers that exist, in the order asked; a hold's row does not tell what became of it."""
         ...
 
+    @reads
     async def transfers_after(self, timestamp: int, most: int) -> list[LedgerTransfer]:
         """Transfers with a larger timestamp, rising, at most `most` (at most `BATCH_MAX`)."""
         ...
 
+    @reads
     async def newest_transfers(self, most: int) -> list[LedgerTransfer]:
         """The transfers with the largest timestamps, falling, at most `most` (at most `BATCH_MAX`)."""
         ...

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.rules import Policy
+from internal_transfer.ports.bounds import reads
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):
@@ -63,10 +64,12 @@ class Operations(Protocol):
         """
         ...
 
+    @reads
     async def pins(self) -> dict[str, str]:
         """All pinned values by name."""
         ...
 
+    @reads
     async def policy(self) -> Policy:
         """The policy in force."""
         ...
@@ -82,14 +85,17 @@ class Operations(Protocol):
         """Appends an entry to the chain and answers its number."""
         ...
 
+    @reads
     async def audit(self, *, after: int, most: int) -> list[ChainedEntry]:
         """Entries by rising number above `after`."""
         ...
 
+    @reads
     async def audit_about(self, action: str, subjects: Sequence[str]) -> list[ChainedEntry]:
         """All entries of one action about any of these subjects, by rising number."""
         ...
 
+    @reads
     async def verify_audit(self) -> int | None:
         """The number of the first entry at which the chain is broken or missing, or None where all of it holds."""
         ...
@@ -98,6 +104,7 @@ class Operations(Protocol):
         """Stores a new API key together with its audit entry."""
         ...
 
+    @reads
     async def api_keys(self, keys: Sequence[str]) -> list[ApiKey | None]:
         """The API keys, in order."""
         ...
@@ -106,6 +113,7 @@ class Operations(Protocol):
         """Stores a reconciliation's report and answers its number."""
         ...
 
+    @reads
     async def last_report(self) -> Report | None:
         """The newest report."""
         ...

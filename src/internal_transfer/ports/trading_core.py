@@ -25,6 +25,7 @@ from msgspec import Struct
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Command, Verdict
+from internal_transfer.ports.bounds import reads
 
 
 class CoreBalance(Struct, frozen=True):
@@ -46,14 +47,17 @@ class TradingCore(Protocol):
         """
         ...
 
+    @reads
     async def verdicts(self, transfer_ids: Sequence[TransferId]) -> list[list[Verdict]]:
         """All verdicts that are stored for each transfer, in the order in which they were given; no effect."""
         ...
 
+    @reads
     async def balances(self, owner: Owner) -> list[CoreBalance]:
         """The balances of one owner in all cores; raises `Unavailable` while they cannot be had."""
         ...
 
+    @reads
     async def entries_after(self, entry: int, most: int) -> list[tuple[int, Verdict]]:
         """What transfers did to balances: (number, verdict of applied or reversed), rising, for reconciliation."""
         ...

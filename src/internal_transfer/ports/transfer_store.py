@@ -11,6 +11,7 @@ from internal_transfer.domain.identifier import NODES_MAX, TransferId
 from internal_transfer.domain.leg import LegState
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Status, Transfer
+from internal_transfer.ports.bounds import reads
 from internal_transfer.ports.errors import System, Unavailable
 
 DAILY_UNITS_MAX = 2**128 - 1
@@ -160,6 +161,7 @@ class TransferStore(Protocol):
     everywhere. Final records never change; events and keys are never changed or removed.
     """
 
+    @reads
     async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
         """What each (owner, idempotency key) stands for, in order.
 
@@ -186,10 +188,12 @@ class TransferStore(Protocol):
         """
         ...
 
+    @reads
     async def get(self, transfer_ids: Sequence[TransferId]) -> list[Transfer | None]:
         """The transfers, in order."""
         ...
 
+    @reads
     async def events(self, transfer_ids: Sequence[TransferId]) -> list[list[Event]]:
         """The events of each transfer, by version."""
         ...
@@ -205,30 +209,37 @@ class TransferStore(Protocol):
         """Makes all open transfers due, after a restart of the only process there is; answers how many."""
         ...
 
+    @reads
     async def history(self, query: HistoryQuery) -> HistoryPage:
         """One page of an owner's transfers; the cursor does not assume that ids are in commit order."""
         ...
 
+    @reads
     async def by_status(self, status: Status, *, after: TransferId | None, most: int) -> list[Transfer]:
         """Transfers in a status, by rising id, from above `after`."""
         ...
 
+    @reads
     async def stuck(self, *, open_before_ms: int, most: int) -> list[Transfer]:
         """Open transfers that were created before this time or need a person, oldest first."""
         ...
 
+    @reads
     async def daily_used(self, owner: Owner, asset: str, day: int) -> int:
         """How many units of an asset the owner's transfers of that UTC day use."""
         ...
 
+    @reads
     async def open_summary(self) -> OpenSummary:
         """What is open, for shedding and metrics."""
         ...
 
+    @reads
     async def feed(self, after: int, most: int) -> list[tuple[int, Event]]:
         """Events by rising sequence number above `after`; a reader that goes on from the last never skips one."""
         ...
 
+    @reads
     async def reader_position(self, reader: str) -> int:
         """The sequence number up to which a reader of the feed has done its work; 0 for one never heard of."""
         ...
@@ -245,10 +256,12 @@ class TransferStore(Protocol):
         """Numbers accounts, the first time they are seen, and answers the numbers in order."""
         ...
 
+    @reads
     async def registered(self, owner: Owner) -> list[RegisteredAccount]:
         """The accounts of an owner that were ever used."""
         ...
 
+    @reads
     async def registered_by_number(self, numbers: Sequence[int]) -> list[Account | None]:
         """The way back from the ledger's `user_data_128` of an account."""
         ...
@@ -260,6 +273,7 @@ class TransferStore(Protocol):
         """
         ...
 
+    @reads
     async def ledger_seen(self) -> int:
         """The largest `ledger_timestamp` on record: it must exist in the ledger, else that was restored to before."""
         ...

@@ -25,7 +25,7 @@ from internal_transfer.server.http import Bounds, HttpServer
 from internal_transfer.server.sockets import listen_owner_only
 from internal_transfer.settings.issuers import TrustedIssuer
 from internal_transfer.settings.settings import Settings
-from internal_transfer.wiring.building import Service
+from internal_transfer.wiring.service import Service
 
 OPERATOR = "operator"
 ADMIN_PREFIX = "/api/v1/admin"
@@ -35,16 +35,18 @@ def public_app(
     service: Service, settings: Settings, issuers: list[TrustedIssuer], *, demo: bool, state: DescribeServer
 ) -> ASGIApp:
     """Returns the users' application, with the operators' routes for tokens that carry their role."""
-    authenticator = Authenticator(issuers, service.clock)
+    authenticator = Authenticator(issuers, service.ports.clock)
     context = ApiContext(
         rules=settings.rules,
-        clock=service.clock,
-        telemetry=service.telemetry,
+        clock=service.ports.clock,
+        telemetry=service.ports.telemetry,
         wait_seconds=settings.transfers.wait_seconds,
         deadline_seconds=settings.transfers.deadline_seconds,
     )
     gateway, inquiry = service.gateway, service.inquiry
-    okx = OkxApi(context, gateway=gateway, inquiry=inquiry, signatures=Signatures(service.api_keys, service.clock))
+    okx = OkxApi(
+        context, gateway=gateway, inquiry=inquiry, signatures=Signatures(service.api_keys, service.ports.clock)
+    )
     users = create_app(context, gateway=gateway, inquiry=inquiry, authenticator=authenticator, pages=okx.routes())
 
     def actor_of(request: Request) -> str | Refusal:
@@ -79,14 +81,14 @@ def admin_app(
     local = f"local:{os.getuid()}"
     services = OperatorServices(
         desk=service.desk,
-        cash=service.cash,
+        cash=service.teller,
         reconciliation=service.reconciliation,
         policies=service.policy_editor,
         keys=service.api_keys,
-        operations=service.stack.operations,
+        operations=service.ports.operations,
         audit=service.audit,
-        durability=service.stack.durability,
-        clock=service.clock,
+        durability=service.ports.durability,
+        clock=service.ports.clock,
         rules=service.settings.rules,
     )
     return AdminApi(
@@ -110,10 +112,10 @@ def operators_doors(
 
     Raises `StartRefusedError`.
     """
-    health = create_health_app(readiness=unready, registry=service.telemetry.registry)
+    health = create_health_app(readiness=unready, registry=service.ports.telemetry.registry)
     admin = admin_app(service, demo=demo, state=state)
     own = listen_owner_only(service.directory.admin_socket)
     return [
-        HttpServer(app, listener, clock=service.clock, bounds=bounds)
+        HttpServer(app, listener, clock=service.ports.clock, bounds=bounds)
         for app, listener in ((health, health_listener), (admin, own))
     ]

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from internal_transfer.api.operators.views import ServerState
-from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.server.demo_users import first_call, give_demo_balances
 from internal_transfer.server.doors import admin_app, operators_doors, public_app
@@ -26,7 +25,9 @@ from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
 from internal_transfer.settings.settings import Settings, fingerprint
 from internal_transfer.settings.trust import trusted_issuers
-from internal_transfer.wiring.building import ROLES, Interposed, Role, Service, open_service
+from internal_transfer.wiring.building import open_service
+from internal_transfer.wiring.opening import Interpose
+from internal_transfer.wiring.service import ROLES, Role, Service
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +45,7 @@ class ServeOptions:
     roles: frozenset[Role] = ROLES
     http_workers: int | None = None
     listener: socket.socket | None = None
-    interpose: Callable[[Durability], Interposed] | None = None
+    interpose: Interpose | None = None
 
 
 async def serve(options: ServeOptions) -> None:
@@ -81,15 +82,15 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
     bounds = Bounds(
         request_seconds=settings.server.receive_deadline_seconds, connections_most=settings.server.connections_max
     )
-    listener = options.listener
+    clock, listener = service.ports.clock, options.listener
     if listener is None and Role.GATEWAY in options.roles:
-        listener = await listen_when_free(options.host, options.port, service.clock, option="--port")
-    health_listener = await listen_when_free("127.0.0.1", options.admin_port, service.clock, option="--admin-port")
+        listener = await listen_when_free(options.host, options.port, clock, option="--port")
+    health_listener = await listen_when_free("127.0.0.1", options.admin_port, clock, option="--admin-port")
     port = 0 if listener is None else listener.getsockname()[1]
     admin_port = health_listener.getsockname()[1]
 
     async def unready() -> str | None:
-        return workers.unready() or await service.unready()
+        return workers.unready() or await service.readiness.unready()
 
     async def state() -> ServerState:
         reason = await unready()
@@ -117,7 +118,7 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
         for_users = workers.start()
         own_door = None
         if listener is not None and not workers.count:
-            own_door = HttpServer(app, listener, clock=service.clock, bounds=bounds)
+            own_door = HttpServer(app, listener, clock=service.ports.clock, bounds=bounds)
             for_users.append(tasks.create_task(own_door.run_until_stopped()))
         starting = tasks.create_task(_announce(options, service, workers, port=port, admin_port=admin_port))
         await stop.wait()

@@ -3,13 +3,11 @@
 import structlog
 from msgspec import Struct
 
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
+from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.ports.event_publisher import EventPublisher, TransferEvent
-from internal_transfer.ports.transfer_store import Event, TransferStore
-from internal_transfer.services.deadline import deadline, leave_failed_turn
-from internal_transfer.telemetry import Telemetry
+from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.transfer_store import Event
+from internal_transfer.services.failures import leave_failed_turn
 
 READER = "event_publisher"
 
@@ -17,12 +15,11 @@ _log = structlog.get_logger(__name__)
 
 
 class CourierBounds(Struct, frozen=True, kw_only=True):
-    """How many events are published at once; how long to wait when there are none, after a failure, and for a call."""
+    """How many events are published at once; how long to wait when there are none, and after a failure."""
 
     batch_most: int = 512
     idle_seconds: float = 0.5
     failure_seconds: float = 1.0
-    call_seconds: float = 10.0
 
 
 class Courier:
@@ -32,21 +29,12 @@ class Courier:
     leaves none out.
     """
 
-    def __init__(
-        self,
-        *,
-        store: TransferStore,
-        publisher: EventPublisher,
-        durability: Durability,
-        clock: Clock,
-        telemetry: Telemetry,
-        bounds: CourierBounds,
-    ) -> None:
-        self._store = store
+    def __init__(self, ports: Ports, publisher: EventPublisher, bounds: CourierBounds) -> None:
+        self._store = ports.store
         self._publisher = publisher
-        self._durability = durability
-        self._clock = clock
-        self._telemetry = telemetry
+        self._durability = ports.durability
+        self._clock = ports.clock
+        self._telemetry = ports.telemetry
         self._bounds = bounds
 
     async def run(self) -> None:
@@ -59,7 +47,6 @@ class Courier:
                     continue
                 pause = self._bounds.idle_seconds
             except OperatingFailureError as error:
-                self._telemetry.failures.labels(error.system, type(error).__name__).inc()
                 _log.warning("publishing_failed", error=str(error))
             except Exception as error:  # noqa: BLE001 - the role's outermost loop: a bug must neither end it nor hide.
                 self._telemetry.failures.labels("courier", type(error).__name__).inc()
@@ -68,21 +55,18 @@ class Courier:
             await self._clock.sleep(pause)
 
     async def publish_next(self) -> int:
-        """Publishes the next events of the feed and answers how many those were."""
+        """Publishes the next events of the feed and returns how many there were."""
         bounds = self._bounds
-        async with deadline(bounds.call_seconds, Unavailable(System.STORE, "the feed was not read in time")):
-            # Another courier may have come further meanwhile.
-            position = await self._store.reader_position(READER)
-            page = await self._store.feed(position, bounds.batch_most)
-            if not page:
-                return 0
-            events = await self._with_transfers([event for _, event in page])
-            await self._durability.durable()
-        async with deadline(bounds.call_seconds, OutcomeUnknown(System.BUS, "events were not published in time")):
-            await self._publisher.publish(events)
-        async with deadline(bounds.call_seconds, OutcomeUnknown(System.STORE, "the position was not noted in time")):
-            await self._store.move_reader(READER, page[-1][0])
-            await self._durability.durable()
+        # Another courier may have come further meanwhile.
+        position = await self._store.reader_position(READER)
+        page = await self._store.feed(position, bounds.batch_most)
+        if not page:
+            return 0
+        events = await self._with_transfers([event for _, event in page])
+        await self._durability.durable()
+        await self._publisher.publish(events)
+        await self._store.move_reader(READER, page[-1][0])
+        await self._durability.durable()
         self._telemetry.batch_size.labels("publish").observe(len(page))
         return len(page)
 

@@ -5,17 +5,17 @@ what it decided. All go through `next_step`, many transfers at a time: each roun
 does all steps of one kind as one batch.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from internal_transfer.domain.account import Account, AccountType, Asset, ledger_account_id
+from internal_transfer.domain.account import Account, ledger_account_id
 from internal_transfer.domain.cash import ACCOUNT_CODES, CASH_OWNER, CashAct
 from internal_transfer.domain.identifier import FENCE_HOLD_ID, hold_id, key_hash, post_id, void_id
 from internal_transfer.domain.leg import Verdict
+from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import (
     OPEN,
     CreateHold,
@@ -36,12 +36,9 @@ from internal_transfer.domain.transfer import (
     heard,
     next_step,
 )
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
 from internal_transfer.ports.ledger import (
     AccountResult,
-    Ledger,
     LedgerAccount,
     LedgerTransfer,
     TransferFlag,
@@ -49,12 +46,10 @@ from internal_transfer.ports.ledger import (
     TransferResult,
     account_flags,
 )
-from internal_transfer.ports.trading_core import TradingCore
-from internal_transfer.ports.transfer_store import Change, Event, TransferStore
+from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.transfer_store import Change, Event
 from internal_transfer.services.completions import Completions
-from internal_transfer.services.deadline import deadline
 from internal_transfer.services.pressure import Pressure
-from internal_transfer.telemetry import Telemetry
 
 ROUNDS_MAX = 32
 """More steps than any way through the table takes; whoever is not done by then is left to the scanner."""
@@ -70,15 +65,12 @@ _ACCOUNT_EXISTS = frozenset(
 )
 _HOLD_EXISTS = frozenset({Hold.HELD, Hold.POSTED, Hold.VOIDED})
 
-_SYSTEMS: dict[type[Step], System] = {Write: System.STORE, Tell: System.CORE}
-
 _log = structlog.get_logger(__name__)
 
 
 class Timing(Struct, frozen=True, kw_only=True):
-    """How long a call may take, when a worked-on transfer is due again, and how failures back off; in seconds."""
+    """When a transfer that is worked on is due again, how failures back off, and when one expires; in seconds."""
 
-    call_seconds: float = 10.0
     acting_seconds: float = 3.0
     backoff_first_seconds: float = 1.0
     backoff_most_seconds: float = 300.0
@@ -108,30 +100,18 @@ class Driver:
     """Moves transfers on as far as they go now, and returns when that is durable."""
 
     def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        store: TransferStore,
-        core: TradingCore,
-        durability: Durability,
-        clock: Clock,
-        completions: Completions,
-        pressure: Pressure,
-        telemetry: Telemetry,
-        assets: dict[str, Asset],
-        account_types: dict[str, AccountType],
-        timing: Timing,
+        self, ports: Ports, rules: Rules, timing: Timing, *, completions: Completions, pressure: Pressure
     ) -> None:
-        self._ledger = ledger
-        self._store = store
-        self._core = core
-        self._durability = durability
-        self._clock = clock
+        self._ledger = ports.ledger
+        self._store = ports.store
+        self._core = ports.core
+        self._durability = ports.durability
+        self._clock = ports.clock
+        self._telemetry = telemetry = ports.telemetry
         self._completions = completions
         self._pressure = pressure
-        self._telemetry = telemetry
-        self._assets = assets
-        self._account_types = account_types
+        self._assets = rules.assets
+        self._account_types = rules.account_types
         self._timing = timing
         self._known: dict[Account, int] = {}
         stages: dict[type[Step], tuple[str, Callable[[list[Work]], Awaitable[None]]]] = {
@@ -145,7 +125,7 @@ class Driver:
             VoidHold: ("void", self._void),
         }
         self._stages = {
-            step: (name, carry_out, telemetry.stage_duration.labels(name), telemetry.batch_size.labels(name))
+            step: (carry_out, telemetry.stage_duration.labels(name), telemetry.batch_size.labels(name))
             for step, (name, carry_out) in stages.items()
         }
 
@@ -216,22 +196,18 @@ class Driver:
                 group.append(work)
         going: list[Work] = []
         for kind, group in groups.items():
-            name, carry_out, duration, size = self._stages[kind]
+            carry_out, duration, size = self._stages[kind]
             started = self._clock.monotonic()
             try:
-                async with asyncio.timeout(self._timing.call_seconds):
-                    await carry_out(group)
+                await carry_out(group)
             except OperatingFailureError as error:
                 self._failed(group, error)
-            except TimeoutError:
-                self._failed(group, OutcomeUnknown(_SYSTEMS.get(kind, System.LEDGER), f"no answer to {name} in time"))
             duration.observe(self._clock.monotonic() - started)
             size.observe(len(group))
             going += [work for work in group if work.failure is None and not work.lost]
         return going
 
     def _failed(self, group: list[Work], error: OperatingFailureError) -> None:
-        self._telemetry.failures.labels(error.system, type(error).__name__).inc()
         _log.warning("call_failed", system=error.system, error=str(error), transfers=len(group))
         for work in group:
             work.failure = error
@@ -254,12 +230,9 @@ class Driver:
             after = replace(work.transfer, attempts=attempts, due_at=due)
             changes.append(Change(work.transfer.revision, after))
         try:
-            async with deadline(self._timing.call_seconds, OutcomeUnknown(System.STORE, "not put off in time")):
-                recorded = await self._store.record(changes)
-        except OperatingFailureError as error:
-            # What was recorded before says when the transfer is due, and that time comes by itself.
-            self._telemetry.failures.labels(error.system, type(error).__name__).inc()
-            return
+            recorded = await self._store.record(changes)
+        except OperatingFailureError:
+            return  # What was recorded before says when the transfer is due, and that time comes by itself.
         for work, transfer in zip(works, recorded, strict=True):
             if transfer is not None:
                 work.transfer = transfer
@@ -415,7 +388,7 @@ class Driver:
         for work in works:
             assert isinstance(work.step, Tell)
             commands.append(command_of(work.transfer, work.step.leg, work.step.action))
-            self._pressure.ordered(work.transfer.id, work.step.leg)
+            self._pressure.told(work.transfer.id, work.step.leg)
         for work, verdict in zip(works, await self._core.tell(commands), strict=True):
             assert isinstance(work.step, Tell)
             work.facts.told |= {(work.step.leg.side, work.step.action)}

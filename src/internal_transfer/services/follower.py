@@ -6,14 +6,11 @@ import structlog
 from msgspec import Struct
 
 from internal_transfer.domain.transfer import OPEN
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import OperatingFailureError, System, Unavailable
-from internal_transfer.ports.transfer_store import TransferStore
+from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.ports.ports import Ports
 from internal_transfer.services.completions import Completions
-from internal_transfer.services.deadline import deadline
 from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
-from internal_transfer.telemetry import Telemetry
 
 LOOKED_AT_MAX = 1000
 
@@ -26,7 +23,6 @@ class FollowerBounds(Struct, frozen=True, kw_only=True):
     look_seconds: float = 0.01
     policy_seconds: float = 1.0
     open_seconds: float = 5.0
-    call_seconds: float = 10.0
 
 
 class Follower:
@@ -34,21 +30,18 @@ class Follower:
 
     def __init__(
         self,
+        ports: Ports,
+        bounds: FollowerBounds,
         *,
-        store: TransferStore,
         completions: Completions,
         policies: PolicyInForce,
         pressure: Pressure,
-        clock: Clock,
-        telemetry: Telemetry,
-        bounds: FollowerBounds,
     ) -> None:
-        self._store = store
+        self._store = ports.store
+        self._clock = ports.clock
         self._completions = completions
         self._policies = policies
         self._pressure = pressure
-        self._clock = clock
-        self._telemetry = telemetry
         self._bounds = bounds
 
     async def run(self) -> None:
@@ -66,7 +59,7 @@ class Follower:
             try:
                 await self.look()
             except OperatingFailureError as error:
-                self._report(error)
+                _warn(error)
                 await self._clock.sleep(self._bounds.policy_seconds)
 
     async def look(self) -> None:
@@ -74,8 +67,7 @@ class Follower:
         ids = self._completions.waiting(LOOKED_AT_MAX)
         if not ids:
             return
-        async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "the record does not answer")):
-            transfers = await self._store.get(ids)
+        transfers = await self._store.get(ids)
         self._completions.announce(
             transfer.id for transfer in transfers if transfer is not None and transfer.status not in OPEN
         )
@@ -83,24 +75,22 @@ class Follower:
     async def _follow_policy(self) -> None:
         while True:
             try:
-                async with deadline(self._bounds.call_seconds, Unavailable(System.OPERATIONS, "no answer in time")):
-                    await self._policies.refresh()
+                await self._policies.refresh()
             except OperatingFailureError as error:
-                self._report(error)
+                _warn(error)
             await self._clock.sleep(self._bounds.policy_seconds)
 
     async def _follow_pressure(self) -> None:
         while True:
             try:
-                async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer in time")):
-                    self._pressure.refresh(await self._store.open_summary())
-                    orders = self._pressure.in_question()
-                    if orders:
-                        self._pressure.seen(await self._store.get(orders))
+                self._pressure.refresh(await self._store.open_summary())
+                orders = self._pressure.in_question()
+                if orders:
+                    self._pressure.seen(await self._store.get(orders))
             except OperatingFailureError as error:
-                self._report(error)
+                _warn(error)
             await self._clock.sleep(self._bounds.open_seconds)
 
-    def _report(self, error: OperatingFailureError) -> None:
-        self._telemetry.failures.labels(error.system, type(error).__name__).inc()
-        _log.warning("following_failed", error=str(error))
+
+def _warn(error: OperatingFailureError) -> None:
+    _log.warning("following_failed", error=str(error))

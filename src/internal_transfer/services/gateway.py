@@ -16,10 +16,8 @@ from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.request import TransferRequest, differing_fields
 from internal_transfer.domain.rules import Admitted, Rules, check_permission, check_rules, daily_limit_exceeded
 from internal_transfer.domain.transfer import OPEN, Facts, Hold, Status, Transfer
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
-from internal_transfer.ports.rate_limiter import RateLimiter
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
+from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.transfer_store import (
     Accepted,
     DailyLimitExceeded,
@@ -27,21 +25,19 @@ from internal_transfer.ports.transfer_store import (
     IdTaken,
     KeyTaken,
     Proposal,
-    TransferStore,
 )
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.completions import Completions
-from internal_transfer.services.deadline import deadline, leave_failed_turn
 from internal_transfer.services.driver import Driver, Work
+from internal_transfer.services.failures import leave_failed_turn
 from internal_transfer.services.intake import Intake
 from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.reading import RecordReader
-from internal_transfer.services.restore.keys import KeyLookup, RestoredKeys
-from internal_transfer.telemetry import Telemetry
+from internal_transfer.services.restore.keys import KeyLookup
 
 ID_DRAWS_MAX = 5
-"""How often a new id is drawn when the one before was taken; even once means that two workers share a worker id."""
+"""How often a new id is drawn when the one before was taken; even once means that two workers draw under one node."""
 
 _log = structlog.get_logger(__name__)
 
@@ -72,13 +68,15 @@ class _Submission:
 
 
 class GatewayBounds(Struct, frozen=True, kw_only=True):
-    """The gateway's queue: how long, how long a request may wait in it, and how many are taken at once."""
+    """How long the queue is and a request may wait in it, how large a batch is, and how many are under way at once.
+
+    For `acting_seconds` nobody else takes a transfer that was just accepted.
+    """
 
     queue_most: int = 4096
     queue_seconds: float = 5.0
     batch_most: int = 512
-    workers: int = 1
-    call_seconds: float = 10.0
+    batches_at_once: int = 1
     acting_seconds: float = 3.0
 
 
@@ -87,36 +85,30 @@ class Gateway:
 
     def __init__(
         self,
-        *,
-        store: TransferStore,
-        limiter: RateLimiter,
-        driver: Driver,
-        durability: Durability,
-        clock: Clock,
+        ports: Ports,
         rules: Rules,
+        bounds: GatewayBounds,
+        *,
+        keys: KeyLookup,
+        driver: Driver,
         policies: PolicyInForce,
         pressure: Pressure,
         completions: Completions,
-        telemetry: Telemetry,
-        bounds: GatewayBounds,
-        restored_keys: RestoredKeys | None = None,
     ) -> None:
         self.rules = rules
-        self._keys: KeyLookup = restored_keys or store
-        self._store = store
-        self._limiter = limiter
+        self._store = ports.store
+        self._limiter = ports.limiter
+        self._durability = ports.durability
+        self._clock = ports.clock
+        self._telemetry = telemetry = ports.telemetry
+        self._keys = keys
         self._driver = driver
-        self._durability = durability
-        self._clock = clock
         self._policies = policies
         self._pressure = pressure
         self._completions = completions
-        self._telemetry = telemetry
         self._bounds = bounds
         self._intake: Intake[_Submission] = Intake(bounds.queue_most)
-        self._reader = RecordReader(
-            store=store, durability=durability, call_seconds=bounds.call_seconds, most=bounds.queue_most
-        )
+        self._reader = RecordReader(ports, most=bounds.queue_most)
         self._depth = telemetry.queue_depth.labels("gateway")
         self._accept_duration = telemetry.stage_duration.labels("accept")
         self._accept_size = telemetry.batch_size.labels("accept")
@@ -144,9 +136,9 @@ class Gateway:
         """Works until `close()`, and then until the queue is empty."""
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._reader.run())
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(self._bounds.workers):
-                    workers.create_task(self._work())
+            async with asyncio.TaskGroup() as working:
+                for _ in range(self._bounds.batches_at_once):
+                    working.create_task(self._work())
             self._reader.close()
             await reader
 
@@ -217,9 +209,8 @@ class Gateway:
                 item.answer = None
 
     async def _look_up(self, items: list[_Submission], *, settled: bool) -> None:
-        async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer about the keys in time")):
-            keys = [(item.request.caller, item.request.key) for item in items]
-            hits = await self._keys.by_keys(keys, settled=settled)
+        keys = [(item.request.caller, item.request.key) for item in items]
+        hits = await self._keys.by_keys(keys, settled=settled)
         for item, hit in zip(items, hits, strict=True):
             item.hit = hit
 
@@ -237,11 +228,9 @@ class Gateway:
         if not items:
             return
         try:
-            async with deadline(self._bounds.call_seconds, Unavailable(System.LIMITER, "no answer in time")):
-                waits = await self._limiter.take([item.request.caller for item in items])
-        except OperatingFailureError as error:
+            waits = await self._limiter.take([item.request.caller for item in items])
+        except OperatingFailureError:
             # A limiter protects the service; without it the money is as safe as with it, so requests go on (G13).
-            self._telemetry.failures.labels(System.LIMITER, type(error).__name__).inc()
             waits = [0.0] * len(items)
         passed = 0
         for item, wait in zip(items, waits, strict=True):
@@ -258,8 +247,7 @@ class Gateway:
             if not items:
                 return
             proposals = self._propose(items)
-            async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "not recorded in time")):
-                outcomes = await self._store.accept(proposals)
+            outcomes = await self._store.accept(proposals)
             again: list[_Submission] = []
             for item, proposal, outcome in zip(items, proposals, outcomes, strict=True):
                 match outcome:
@@ -279,7 +267,7 @@ class Gateway:
             self._pressure.accepted(sum(item.work is not None for item in items))
             items = again
         if items:
-            raise OutcomeUnknown(System.STORE, "no free transfer id; two processes use one worker id")
+            raise OutcomeUnknown(System.STORE, "no free transfer id; two processes draw under one node")
 
     def _propose(self, items: list[_Submission]) -> list[Proposal]:
         now = self._clock.now_ms()
@@ -330,15 +318,13 @@ class Gateway:
         if not lost:
             return
         ids = [work.transfer.id for work in lost]
-        async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "the record does not answer")):
-            transfers, events = await self._store.get(ids), await self._store.events(ids)
+        transfers, events = await self._store.get(ids), await self._store.events(ids)
         for work, transfer, recorded in zip(lost, transfers, events, strict=True):
             work.transfer, work.events = transfer or work.transfer, recorded
 
     async def _replay(self, replays: list[tuple[_Submission, KeyTaken]], works: dict[TransferId, Work]) -> None:
         """Answers requests whose key existed: with the transfer as it is now, or with the fields that differ."""
-        async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer about events in time")):
-            events = await self._store.events([hit.transfer.id for _, hit in replays])
+        events = await self._store.events([hit.transfer.id for _, hit in replays])
         for (item, hit), recorded in zip(replays, events, strict=True):
             work = works.get(hit.transfer.id)
             transfer = work.transfer if work is not None else hit.transfer
@@ -366,8 +352,7 @@ class Gateway:
                 return current
             await self._completed(done, seconds)
             return await self._current(answer, transfer)
-        except OperatingFailureError as error:
-            self._telemetry.failures.labels(error.system, type(error).__name__).inc()
+        except OperatingFailureError:
             return answer
         finally:
             self._completions.forget(transfer.id, done)

@@ -1,75 +1,55 @@
 """What users ask about: their transfers, their balances, and what they could do."""
 
-import asyncio
-
 from internal_transfer.domain.account import Account, Holder, Owner, ledger_account_id
 from internal_transfer.domain.amount import format_amount
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY, TransferId
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Limit, Rules, check_permission, check_rules, daily_limit_exceeded
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError
-from internal_transfer.ports.ledger import Ledger
-from internal_transfer.ports.trading_core import CoreBalance, TradingCore
-from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery, TransferStore
+from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.trading_core import CoreBalance
+from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery
 from internal_transfer.services.answer import Answer, BalanceLine, Preview
 from internal_transfer.services.policy_in_force import PolicyInForce
-from internal_transfer.services.restore.keys import KeyLookup, RestoredKeys
+from internal_transfer.services.restore.keys import KeyLookup
 
 
 class Inquiry:
-    """Answers questions and changes nothing. Every answer is durable; every call has a deadline.
+    """Answers questions and changes nothing; every answer is durable.
 
-    All calls raise `Unavailable`, `OutcomeUnknown` or `TimeoutError` where a system does not answer.
+    All calls raise `Unavailable` or `OutcomeUnknown` where a system does not answer.
     """
 
-    def __init__(
-        self,
-        *,
-        store: TransferStore,
-        ledger: Ledger,
-        core: TradingCore,
-        durability: Durability,
-        clock: Clock,
-        rules: Rules,
-        policies: PolicyInForce,
-        call_seconds: float = 10.0,
-        restored_keys: RestoredKeys | None = None,
-    ) -> None:
-        self._keys: KeyLookup = restored_keys or store
-        self._store = store
-        self._ledger = ledger
-        self._core = core
-        self._durability = durability
-        self._clock = clock
+    def __init__(self, ports: Ports, rules: Rules, *, keys: KeyLookup, policies: PolicyInForce) -> None:
+        self._store = ports.store
+        self._ledger = ports.ledger
+        self._core = ports.core
+        self._durability = ports.durability
+        self._clock = ports.clock
         self._rules = rules
+        self._keys = keys
         self._policies = policies
-        self._call_seconds = call_seconds
 
     async def get(self, owner: Owner, transfer_id: TransferId) -> Answer | None:
         """A transfer of this owner with its events; None for an unknown one and for another owner's alike."""
-        async with asyncio.timeout(self._call_seconds):
-            [transfer] = await self._store.get([transfer_id])
-            if transfer is None or transfer.owner != owner:
-                return None
-            [events] = await self._store.events([transfer_id])
-            await self._durability.durable()
+        [transfer] = await self._store.get([transfer_id])
+        if transfer is None or transfer.owner != owner:
+            return None
+        [events] = await self._store.events([transfer_id])
+        await self._durability.durable()
         return Answer(transfer, events=tuple(events))
 
     async def by_key(self, owner: Owner, key: str) -> Answer | None:
         """The transfer that an idempotency key of this owner stands for."""
-        async with asyncio.timeout(self._call_seconds):
-            [hit] = await self._keys.by_keys([(owner, key)])
-            await self._durability.durable()
+        [hit] = await self._keys.by_keys([(owner, key)])
+        await self._durability.durable()
         return None if hit is None else await self.get(owner, hit.transfer.id)
 
     async def history(self, query: HistoryQuery) -> HistoryPage:
         """One page of an owner's transfers."""
-        async with asyncio.timeout(self._call_seconds):
-            page = await self._store.history(query)
-            await self._durability.durable()
+        page = await self._store.history(query)
+        await self._durability.durable()
         return page
 
     async def balances(self, owner: Owner) -> list[BalanceLine]:
@@ -78,11 +58,10 @@ class Inquiry:
         The ledger's balance for ledger-held accounts, the core's for core-held ones, which have no figures while the
         core does not answer: the ledger's mirror of them is never shown.
         """
-        async with asyncio.timeout(self._call_seconds):
-            accounts = [entry.account for entry in await self._store.registered(owner)]
-            held_here = [account for account in accounts if self._holder(account) is Holder.LEDGER]
-            lines = await self._ledger_lines(held_here)
-            await self._durability.durable()
+        accounts = [entry.account for entry in await self._store.registered(owner)]
+        held_here = [account for account in accounts if self._holder(account) is Holder.LEDGER]
+        lines = await self._ledger_lines(held_here)
+        await self._durability.durable()
         if len(held_here) < len(accounts):
             lines += await self._core_lines(owner, [a for a in accounts if self._holder(a) is Holder.CORE])
         return sorted(lines, key=lambda line: (line.account.type, line.account.asset))
@@ -94,9 +73,8 @@ class Inquiry:
         if refusal is not None:
             return Preview(refusal, None, None, 0)
         day = self._clock.now_ms() // MILLISECONDS_PER_DAY
-        async with asyncio.timeout(self._call_seconds):
-            used = await self._store.daily_used(request.caller, request.source.asset, day)
-            await self._durability.durable()
+        used = await self._store.daily_used(request.caller, request.source.asset, day)
+        await self._durability.durable()
         checked = check_rules(request, self._rules, self._policies.current)
         if request.source.asset not in self._rules.assets or request.source.type not in self._rules.account_types:
             assert isinstance(checked, Refusal)
@@ -127,11 +105,10 @@ class Inquiry:
         return None
 
     async def _available(self, account: Account) -> int | None:
-        async with asyncio.timeout(self._call_seconds):
-            if self._holder(account) is Holder.LEDGER:
-                lines = await self._ledger_lines([account])
-                await self._durability.durable()
-                return lines[0].available
+        if self._holder(account) is Holder.LEDGER:
+            lines = await self._ledger_lines([account])
+            await self._durability.durable()
+            return lines[0].available
         lines = await self._core_lines(account.owner, [account])
         return lines[0].available
 
@@ -147,10 +124,9 @@ class Inquiry:
 
     async def _core_lines(self, owner: Owner, accounts: list[Account]) -> list[BalanceLine]:
         try:
-            async with asyncio.timeout(self._call_seconds):
-                known = {entry.account: entry for entry in await self._core.balances(owner)}
-                await self._durability.durable()
-        except (OperatingFailureError, TimeoutError):
+            known = {entry.account: entry for entry in await self._core.balances(owner)}
+            await self._durability.durable()
+        except OperatingFailureError:
             return [BalanceLine(account, None, None, None, unavailable=True) for account in accounts]
         lines = []
         for account in accounts:

@@ -1,14 +1,14 @@
 """The policy in force, at hand for every request."""
 
 from internal_transfer.domain.rules import Policy
-from internal_transfer.ports.operations import Operations
+from internal_transfer.ports.ports import Ports
 
 
 class PolicyInForce:
     """Remembers the policy; refreshed at start, at every scan, and after every change made in this process."""
 
-    def __init__(self, operations: Operations) -> None:
-        self._operations = operations
+    def __init__(self, ports: Ports) -> None:
+        self._operations = ports.operations
         self.current = Policy()
 
     async def refresh(self) -> None:

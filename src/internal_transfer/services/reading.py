@@ -4,10 +4,10 @@ import asyncio
 
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.transfer import Transfer
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
-from internal_transfer.ports.transfer_store import Event, TransferStore
-from internal_transfer.services.deadline import deadline, leave_failed_turn
+from internal_transfer.ports.errors import OperatingFailureError, System, Unavailable
+from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.transfer_store import Event
+from internal_transfer.services.failures import leave_failed_turn
 from internal_transfer.services.intake import Intake
 
 AT_ONCE_MAX = 512
@@ -18,10 +18,9 @@ Record = tuple[Transfer | None, list[Event]]
 class RecordReader:
     """Answers with a transfer and its events, as they are on disk after the question came."""
 
-    def __init__(self, *, store: TransferStore, durability: Durability, call_seconds: float, most: int) -> None:
-        self._store = store
-        self._durability = durability
-        self._call_seconds = call_seconds
+    def __init__(self, ports: Ports, *, most: int) -> None:
+        self._store = ports.store
+        self._durability = ports.durability
         self._intake: Intake[tuple[TransferId, asyncio.Future[Record]]] = Intake(most)
 
     async def read(self, transfer_id: TransferId) -> Record:
@@ -51,7 +50,6 @@ class RecordReader:
                     future.set_result(record)
 
     async def _look(self, ids: list[TransferId]) -> list[Record]:
-        async with deadline(self._call_seconds, OutcomeUnknown(System.STORE, "the record does not answer")):
-            transfers, events = await self._store.get(ids), await self._store.events(ids)
-            await self._durability.durable()
+        transfers, events = await self._store.get(ids), await self._store.events(ids)
+        await self._durability.durable()
         return list(zip(transfers, events, strict=True))

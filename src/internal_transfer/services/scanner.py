@@ -4,15 +4,12 @@ import structlog
 from msgspec import Struct
 
 from internal_transfer.domain.transfer import OPEN, Facts, Transfer
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
-from internal_transfer.ports.transfer_store import TransferStore
-from internal_transfer.services.deadline import deadline, leave_failed_turn
+from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.ports.ports import Ports
 from internal_transfer.services.driver import Driver, Work
+from internal_transfer.services.failures import leave_failed_turn
 from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
-from internal_transfer.telemetry import Telemetry
 
 SET_BACK_MS = 5_000
 """Smaller steps are waited out; so are they when ids are drawn."""
@@ -21,10 +18,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ScannerBounds(Struct, frozen=True, kw_only=True):
-    """How often it scans, how many transfers it takes at once, for how long, and when age becomes a worry.
-
-    `call_seconds` is how long one call of the store or of the operations may take.
-    """
+    """How often it scans, how many transfers it takes at once, for how long, and when age becomes a worry."""
 
     interval_seconds: float = 5.0
     batch_most: int = 512
@@ -32,31 +26,21 @@ class ScannerBounds(Struct, frozen=True, kw_only=True):
     stuck_seconds: float = 60.0
     alert_seconds: float = 1800.0
     critical_seconds: float = 7200.0
-    call_seconds: float = 10.0
 
 
 class Scanner:
     """The role that recovers."""
 
     def __init__(
-        self,
-        *,
-        store: TransferStore,
-        driver: Driver,
-        pressure: Pressure,
-        policies: PolicyInForce,
-        durability: Durability,
-        clock: Clock,
-        telemetry: Telemetry,
-        bounds: ScannerBounds,
+        self, ports: Ports, bounds: ScannerBounds, *, driver: Driver, pressure: Pressure, policies: PolicyInForce
     ) -> None:
-        self._store = store
+        self._store = ports.store
+        self._durability = ports.durability
+        self._clock = ports.clock
+        self._telemetry = ports.telemetry
         self._driver = driver
         self._pressure = pressure
         self._policies = policies
-        self._durability = durability
-        self._clock = clock
-        self._telemetry = telemetry
         self._bounds = bounds
         self._scanned_at: tuple[int, float] | None = None
 
@@ -66,7 +50,6 @@ class Scanner:
             try:
                 await self.scan()
             except OperatingFailureError as error:
-                self._telemetry.failures.labels(error.system, type(error).__name__).inc()
                 _log.warning("scan_failed", error=str(error))
             except Exception as error:  # noqa: BLE001 - the role's outermost loop: a bug must neither end it nor hide.
                 self._report(error)
@@ -90,8 +73,7 @@ class Scanner:
                 await self._recover_singly(due)
         await self._measure()
         self._telemetry.scanner_runs.inc()
-        async with deadline(self._bounds.call_seconds, Unavailable(System.OPERATIONS, "the policy cannot be read")):
-            await self._policies.refresh()
+        await self._policies.refresh()
         return worked_on
 
     async def _follow_the_clock(self) -> None:
@@ -101,22 +83,20 @@ class Scanner:
             before_ms, before = self._scanned_at
             set_back_ms = int((monotonic - before) * 1000) - (wall_ms - before_ms)
             if set_back_ms > SET_BACK_MS:
-                async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "not made due in time")):
-                    made_due = await self._store.make_due(now_ms=wall_ms)
+                made_due = await self._store.make_due(now_ms=wall_ms)
                 _log.warning("clock_set_back", milliseconds=set_back_ms, made_due=made_due)
         self._scanned_at = (wall_ms, monotonic)
 
     async def _claim(self) -> list[Transfer]:
         # The time is fixed per claim, and what was worked on is due later, so the scan ends.
-        async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.STORE, "nothing was claimed in time")):
-            due = await self._store.lease_due(
-                now_ms=self._clock.now_ms(),
-                lease_ms=int(self._bounds.lease_seconds * 1000),
-                most=self._bounds.batch_most,
-            )
-            # A claim that were taken back with the work on it would be made again, without end.
-            await self._durability.durable()
-            return due
+        due = await self._store.lease_due(
+            now_ms=self._clock.now_ms(),
+            lease_ms=int(self._bounds.lease_seconds * 1000),
+            most=self._bounds.batch_most,
+        )
+        # A claim that were taken back with the work on it would be made again, without end.
+        await self._durability.durable()
+        return due
 
     async def _recover_singly(self, transfers: list[Transfer]) -> None:
         for transfer in transfers:
@@ -151,8 +131,7 @@ class Scanner:
         return works
 
     async def _measure(self) -> None:
-        async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "what is open cannot be read")):
-            summary = await self._store.open_summary()
+        summary = await self._store.open_summary()
         self._pressure.refresh(summary)
         now = self._clock.now_ms()
         bounds = self._bounds

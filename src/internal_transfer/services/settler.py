@@ -8,15 +8,12 @@ from msgspec import Struct
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.domain.transfer import OPEN, Facts, Hold, Status
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
-from internal_transfer.ports.event_bus import Delivery, EventBus
-from internal_transfer.ports.transfer_store import TransferStore
-from internal_transfer.services.deadline import deadline, leave_failed_turn
+from internal_transfer.ports.errors import OperatingFailureError, System
+from internal_transfer.ports.event_bus import Delivery
+from internal_transfer.ports.ports import Ports
 from internal_transfer.services.driver import Driver, Work
+from internal_transfer.services.failures import leave_failed_turn
 from internal_transfer.services.pressure import Pressure
-from internal_transfer.telemetry import Telemetry
 
 LOST_AGAIN_MAX = 4
 """After so many others that were faster, the transfer is theirs; the scanner goes on with it when it is due."""
@@ -25,35 +22,23 @@ _log = structlog.get_logger(__name__)
 
 
 class SettlerBounds(Struct, frozen=True, kw_only=True):
-    """How many confirmations are taken at once, how long to wait after a failure, and how long a call may take."""
+    """How many confirmations are taken at once, and how long to wait after a failure."""
 
     batch_most: int = 512
     failure_seconds: float = 1.0
-    call_seconds: float = 10.0
 
 
 class Settler:
     """The role that finishes."""
 
-    def __init__(
-        self,
-        *,
-        bus: EventBus,
-        store: TransferStore,
-        driver: Driver,
-        pressure: Pressure,
-        durability: Durability,
-        clock: Clock,
-        telemetry: Telemetry,
-        bounds: SettlerBounds,
-    ) -> None:
-        self._bus = bus
-        self._store = store
+    def __init__(self, ports: Ports, bounds: SettlerBounds, *, driver: Driver, pressure: Pressure) -> None:
+        self._bus = ports.bus
+        self._store = ports.store
+        self._durability = ports.durability
+        self._clock = ports.clock
+        self._telemetry = ports.telemetry
         self._driver = driver
         self._pressure = pressure
-        self._durability = durability
-        self._clock = clock
-        self._telemetry = telemetry
         self._bounds = bounds
 
     async def run(self) -> None:
@@ -69,15 +54,13 @@ class Settler:
                     await self._put_off(failure)
 
     async def _put_off(self, error: OperatingFailureError) -> None:
-        self._telemetry.failures.labels(error.system, type(error).__name__).inc()
         _log.warning("settling_failed", error=str(error))
         await leave_failed_turn(self._durability)
         await self._clock.sleep(self._bounds.failure_seconds)
 
     async def _acknowledge(self, delivery: Delivery) -> OperatingFailureError | None:
         try:
-            async with deadline(self._bounds.call_seconds, OutcomeUnknown(System.BUS, "not acknowledged in time")):
-                await self._bus.acknowledge(delivery)
+            await self._bus.acknowledge(delivery)
         except OperatingFailureError as error:
             return error
         return None
@@ -125,8 +108,7 @@ class Settler:
         by_id: dict[TransferId, list[Verdict]] = {}
         for verdict in verdicts:
             by_id.setdefault(verdict.transfer_id, []).append(verdict)
-        async with deadline(self._bounds.call_seconds, Unavailable(System.STORE, "no answer about transfers in time")):
-            transfers = await self._store.get(list(by_id))
+        transfers = await self._store.get(list(by_id))
         works = []
         for transfer_id, transfer in zip(by_id, transfers, strict=True):
             if transfer is None or transfer.status is Status.REQUESTING:

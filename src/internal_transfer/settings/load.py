@@ -28,6 +28,7 @@ from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings.settings import (
     Alerts,
     Issuer,
+    PortBounds,
     RateLimit,
     Retries,
     Scanner,
@@ -105,6 +106,7 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     scanner: Any
     retries: Any
     alerts: Any
+    bounds: Any
     rate_limit: Any
     systems: Any
     postgresql: Any
@@ -160,6 +162,7 @@ def parse(document: dict[str, Any], *, directory: Path, environment: Mapping[str
         scanner=_read(file.scanner, Scanner, "scanner"),
         retries=_read(file.retries, Retries, "retries"),
         alerts=_read(file.alerts, Alerts, "alerts"),
+        bounds=_read(file.bounds, PortBounds, "bounds"),
         rate_limit=_read(file.rate_limit, RateLimit, "rate_limit"),
         issuers=_issuers(file.issuers, directory),
         systems=_read(file.systems, Systems, "systems"),

@@ -78,6 +78,22 @@ class Alerts(Struct, frozen=True, forbid_unknown_fields=True):
     critical_seconds: Seconds
 
 
+class PortBounds(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long one call of a port may take.
+
+    `operations_seconds` is for policy, API keys, audit and reports; `bus_seconds` for confirmations of cores;
+    `events_seconds` for events that are published.
+    """
+
+    store_seconds: Seconds
+    ledger_seconds: Seconds
+    core_seconds: Seconds
+    operations_seconds: Seconds
+    bus_seconds: Seconds
+    events_seconds: Seconds
+    rate_limiter_seconds: Seconds
+
+
 class RateLimit(Struct, frozen=True, forbid_unknown_fields=True):
     """The token bucket of each user and each API key."""
 
@@ -116,6 +132,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     scanner: Scanner
     retries: Retries
     alerts: Alerts
+    bounds: PortBounds
     rate_limit: RateLimit
     issuers: tuple[Issuer, ...]
     systems: Systems

@@ -1,8 +1,8 @@
 """The adapters that the settings choose, opened together and closed together."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
@@ -26,6 +26,7 @@ from internal_transfer.ports.event_publisher import EventPublisher
 from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.operations import Operations
+from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.rate_limiter import RateLimiter
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
@@ -33,6 +34,7 @@ from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.settings import Settings
 from internal_transfer.settings.systems import CoreSystem, EventsSystem, LedgerSystem, LimiterSystem, StoreSystem
 from internal_transfer.telemetry import Telemetry
+from internal_transfer.wiring.bounded import bounded_ports
 from internal_transfer.wiring.connections import (
     aeron_connection,
     cql_settings,
@@ -64,27 +66,33 @@ class Foreign(Protocol):
 SetCoreMode = Callable[[str], Awaitable[None]]
 
 
-@dataclass(slots=True, kw_only=True)
-class Stack:
-    """The ports, each with the adapter that the settings chose for it.
+@dataclass(frozen=True, slots=True)
+class Interposed:
+    """What is put in front of the ports, behind their bounds, so that services hold no code for faults."""
 
-    `tending` is what has to run as long as the stack is used, `checks` what `doctor` asks; `failures` tell why
-    something does not work at present, as far as is known without asking. `set_core_mode` is for demonstrations, and
-    only the embedded core has it.
+    store: Callable[[TransferStore], TransferStore]
+    ledger: Callable[[Ledger], Ledger]
+    core: Callable[[TradingCore], TradingCore]
+
+
+Interpose = Callable[[Durability], Interposed]
+"""Makes what is put in front; it is given what makes durable what was done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """The ports, each with the adapter that the settings chose for it, and what comes with the adapters.
+
+    `tending` has to run as long as the stack is used, `checks` are what `doctor` asks; `failures` tell why something
+    does not work at present, as far as is known without asking. `set_core_mode` is for demonstrations, and only the
+    embedded core has it.
     """
 
-    store: TransferStore
-    ledger: Ledger
-    core: TradingCore
-    operations: Operations
-    bus: EventBus
-    limiter: RateLimiter
-    publisher: EventPublisher | None
-    durability: Durability
+    ports: Ports
     set_core_mode: SetCoreMode | None
-    tending: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
-    checks: list[Callable[[], Awaitable[list[Finding]]]] = field(default_factory=list)
-    failures: list[Callable[[], str | None]] = field(default_factory=list)
+    tending: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    checks: Sequence[Callable[[], Awaitable[list[Finding]]]] = ()
+    failures: Sequence[Callable[[], str | None]] = ()
 
 
 class AtOnce:
@@ -96,14 +104,20 @@ class AtOnce:
 
 @asynccontextmanager
 async def open_stack(
-    settings: Settings, directory: DataDirectory, *, clock: Clock, telemetry: Telemetry, settles: bool = True
+    settings: Settings,
+    directory: DataDirectory,
+    *,
+    clock: Clock,
+    telemetry: Telemetry,
+    settles: bool = True,
+    interpose: Interpose | None = None,
 ) -> AsyncIterator[Stack]:
     """Opens what the settings name, on a directory that the caller has acquired; raises `StartRefusedError`.
 
     Only a process that `settles` takes confirmations; another would keep them from those that do.
     """
     async with AsyncExitStack() as closing:
-        yield await _Opening(settings, directory, clock, telemetry, closing, settles=settles).open()
+        yield await _Opening(settings, directory, clock, telemetry, closing, settles=settles).open(interpose)
 
 
 async def check_systems(settings: Settings) -> list[Finding]:
@@ -174,20 +188,29 @@ class _Opening:
         self._failures: list[Callable[[], str | None]] = []
         self._database: Database | None = None
 
-    async def open(self) -> Stack:
+    async def open(self, interpose: Interpose | None) -> Stack:
         store, operations = await self.open_store()
         ledger = await self.open_ledger()
         core, bus, set_core_mode = await self.open_core()
-        return Stack(
+        durability = self._embedded() if self._systems.shares_a_commit else AtOnce()
+        if interpose is not None:
+            front = interpose(durability)
+            store, ledger, core = front.store(store), front.ledger(ledger), front.core(core)
+        ports = Ports(
             store=store,
-            operations=operations,
             ledger=ledger,
             core=core,
+            operations=operations,
             bus=bus,
-            set_core_mode=set_core_mode,
             limiter=await self.open_limiter(),
             publisher=await self.open_publisher(),
-            durability=self._embedded() if self._systems.shares_a_commit else AtOnce(),
+            durability=durability,
+            clock=self._clock,
+            telemetry=self._telemetry,
+        )
+        return Stack(
+            ports=bounded_ports(ports, self._settings.bounds),
+            set_core_mode=set_core_mode,
             tending=self._tending,
             checks=self.checks,
             failures=self._failures,

@@ -10,7 +10,8 @@ from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.services.operators.audit import AuditTrail
 from internal_transfer.services.operators.keys import ApiKeys, NewApiKey, hash_passphrase, passphrase_matches
 from internal_transfer.simulation.clock import SimulatedClock
-from internal_transfer.simulation.faults import FailBefore, Faults, LoseAnswer, NeverAnswer, ScriptedFaults
+from internal_transfer.simulation.faults import FailBefore, Faults, LoseAnswer, ScriptedFaults
+from services.parts import ports_of
 
 
 def drawing():
@@ -29,17 +30,10 @@ class Stand:
         self.script = ScriptedFaults()
         self.faulty = Faults(self.script, self.clock, System.OPERATIONS).wrap(self.operations)
 
-    def keys(self, *, call_seconds=10.0):
+    def keys(self):
         """The service, with a new source of random bytes."""
-        return ApiKeys(
-            operations=self.faulty,
-            audit=AuditTrail(operations=self.faulty, clock=self.clock),
-            durability=self.database,
-            clock=self.clock,
-            tiers=frozenset({"standard", "vip"}),
-            draw=drawing(),
-            call_seconds=call_seconds,
-        )
+        ports = ports_of(self.clock, operations=self.faulty, durability=self.database)
+        return ApiKeys(ports, audit=AuditTrail(ports), tiers=frozenset({"standard", "vip"}), draw=drawing())
 
     async def audit(self):
         """All entries of the audit chain."""
@@ -140,13 +134,6 @@ async def test_store_fails(keys, stand):
     with pytest.raises(OutcomeUnknown):
         await create(keys)
     assert len(await stand.audit()) == 1
-
-
-async def test_store_is_silent(stand):
-    """A store that does not answer in time makes a look-up unavailable rather than wait for ever."""
-    stand.script.add("api_keys", NeverAnswer())
-    with pytest.raises(Unavailable):
-        await stand.keys(call_seconds=0).find("somebody")
 
 
 def test_representation():

@@ -17,6 +17,7 @@ from internal_transfer.services.reconciliation import reconciliation as module
 from internal_transfer.services.reconciliation.consistency import differences
 from internal_transfer.simulation.faults import FailBefore
 from services.desks import ACTOR, Desks, cash
+from services.stack import take_back
 
 ALICE = Account(Owner("alice"), "funding", "USDT")
 SPOT = Account(Owner("alice"), "spot", "USDT")
@@ -46,7 +47,8 @@ async def tamper(stack, account, **sums):
         stack.database.connection.execute(
             f"UPDATE ledger_account SET {column} = ? WHERE id = ?", (units.to_bytes(16, "big"), key)
         )
-    stack.ledger._accounts.clear()
+    take_back(stack.database)
+    await stack.clock.settle()
 
 
 async def mark(stack, transfer, **values):
@@ -225,7 +227,8 @@ async def test_an_account_that_is_gone(stack, desks):
     await stack.database.durable()
     key = ledger_account_id(ALICE).to_bytes(16, "big")
     stack.database.connection.execute("DELETE FROM ledger_account WHERE id = ?", (key,))
-    stack.ledger._accounts.clear()
+    take_back(stack.database)
+    await stack.clock.settle()
     assert await found(desks) == ["missing_account"]
 
 

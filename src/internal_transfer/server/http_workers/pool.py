@@ -19,7 +19,7 @@ from internal_transfer.server.supervisor import Supervisor
 from internal_transfer.settings.issuers import TrustedIssuer
 from internal_transfer.settings.settings import Secrets
 from internal_transfer.settings.trust import to_keys
-from internal_transfer.wiring.building import Service
+from internal_transfer.wiring.service import Service
 
 BY_DEFAULT_MAX = 3
 STOP_SECONDS = 50.0
@@ -53,7 +53,7 @@ class HttpWorkers:
         self._tasks = tasks
         inheritance = Inheritance(replace(service.settings, secrets=Secrets()), to_keys(issuers))
         self._inheritance = msgspec.json.encode(inheritance)
-        self._problems = Problems(service.clock)
+        self._problems = Problems(service.ports.clock)
         self._supervisor = Supervisor(
             "HTTP worker",
             self._launch,
@@ -93,7 +93,7 @@ class HttpWorkers:
         return _Worker(self._listener, end, self._inheritance)
 
     def _count(self, route: str, outcome: str, code: str, number: float) -> None:
-        self._service.telemetry.requests.labels(route, outcome, code).inc(number)
+        self._service.ports.telemetry.requests.labels(route, outcome, code).inc(number)
 
 
 class _Worker:

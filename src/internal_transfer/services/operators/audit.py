@@ -7,10 +7,8 @@ from msgspec import Struct
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.refusal import Refusal, refuse_field
 from internal_transfer.domain.transfer import Status
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
-from internal_transfer.ports.operations import AuditEntry, ChainedEntry, Operations
-from internal_transfer.services.deadline import deadline
+from internal_transfer.ports.operations import AuditEntry, ChainedEntry
+from internal_transfer.ports.ports import Ports
 
 REASON_CHARACTERS_MAX = 500
 DECIDED = "decided"
@@ -45,12 +43,11 @@ def check_reason(reason: str) -> Refusal | None:
 
 
 class AuditTrail:
-    """Writes and finds entries of the audit chain; `call_seconds` bounds each call."""
+    """Writes and finds entries of the audit chain."""
 
-    def __init__(self, *, operations: Operations, clock: Clock, call_seconds: float = 10.0) -> None:
-        self._operations = operations
-        self._clock = clock
-        self._call_seconds = call_seconds
+    def __init__(self, ports: Ports) -> None:
+        self._operations = ports.operations
+        self._clock = ports.clock
 
     def entry(
         self, *, actor: str, action: str, subject: str, reason: str, outcome: str, evidence: str = ""
@@ -67,13 +64,12 @@ class AuditTrail:
         )
 
     async def append(self, entry: AuditEntry) -> int:
-        """Appends an entry and answers its number; raises `Unavailable` or `OutcomeUnknown`, and then nothing more
-        may be done.
+        """Appends an entry and returns its number.
+
+        Raises `Unavailable` or `OutcomeUnknown`; then the act must not go on.
         """
-        async with deadline(self._call_seconds, OutcomeUnknown(System.OPERATIONS, "the audit chain does not answer")):
-            return await self._operations.append_audit(entry)
+        return await self._operations.append_audit(entry)
 
     async def about(self, action: str, subjects: Sequence[str]) -> list[ChainedEntry]:
         """All entries of one action about any of these subjects; raises `Unavailable`."""
-        async with deadline(self._call_seconds, Unavailable(System.OPERATIONS, "the audit chain does not answer")):
-            return await self._operations.audit_about(action, subjects)
+        return await self._operations.audit_about(action, subjects)

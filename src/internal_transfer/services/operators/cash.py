@@ -19,13 +19,12 @@ from internal_transfer.domain.cash import (
 from internal_transfer.domain.identifier import cash_id
 from internal_transfer.domain.refusal import Code, Detail, Refusal, refuse_field
 from internal_transfer.domain.rules import Rules
-from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System
-from internal_transfer.ports.ledger import Ledger, LedgerTransfer, TransferOutcome, TransferResult
-from internal_transfer.services.deadline import after_effect, deadline
+from internal_transfer.ports.ledger import LedgerTransfer, TransferOutcome, TransferResult
+from internal_transfer.ports.ports import Ports
 from internal_transfer.services.driver import Driver
+from internal_transfer.services.failures import after_effect
 from internal_transfer.services.operators.audit import DECIDED, Act, AuditTrail, check_reason
-from internal_transfer.telemetry import Telemetry
 
 _AMOUNT_CHARACTERS_MAX = 128
 
@@ -55,24 +54,13 @@ class Teller:
     reference again finds out.
     """
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        driver: Driver,
-        audit: AuditTrail,
-        durability: Durability,
-        rules: Rules,
-        telemetry: Telemetry,
-        call_seconds: float = 10.0,
-    ) -> None:
-        self._ledger = ledger
+    def __init__(self, ports: Ports, rules: Rules, *, driver: Driver, audit: AuditTrail) -> None:
+        self._ledger = ports.ledger
+        self._durability = ports.durability
+        self._telemetry = ports.telemetry
+        self._rules = rules
         self._driver = driver
         self._audit = audit
-        self._durability = durability
-        self._rules = rules
-        self._telemetry = telemetry
-        self._call_seconds = call_seconds
 
     async def deposit(self, cash: Cash, *, actor: str) -> Act | Refusal:
         """Credits the account. The outcome is `created`, or `exists` where the reference did the same before."""
@@ -99,9 +87,8 @@ class Teller:
             evidence=msgspec.json.encode(evidence).decode(),
         )
         audit_id = await self._audit.append(entry)
-        async with deadline(self._call_seconds, OutcomeUnknown(System.LEDGER, "no answer in time")):
-            await self._driver.open_accounts([account, far_side])
-            [outcome] = await self._ledger.create_transfers([transfer])
+        await self._driver.open_accounts([account, far_side])
+        [outcome] = await self._ledger.create_transfers([transfer])
         read = self._read(outcome, cash)
         said = read if isinstance(read, str) else f"refused: {read.code}"
         with after_effect():

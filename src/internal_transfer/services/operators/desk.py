@@ -14,12 +14,10 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import LEG_UNDONE, Side
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.transfer import OPEN, Decision, Facts, Hold, Status, Transfer
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
-from internal_transfer.ports.transfer_store import Change, TransferStore
-from internal_transfer.services.deadline import after_effect, deadline
+from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.transfer_store import Change
 from internal_transfer.services.driver import Driver, Work
+from internal_transfer.services.failures import after_effect
 from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE, Acknowledged, acknowledged_sides
 from internal_transfer.services.operators.audit import DECIDED, Act, AuditTrail, check_reason
 from internal_transfer.services.operators.evidence import Evidence, Examiner, confirmed, is_applied
@@ -45,25 +43,15 @@ class Desk:
     """The role of operators. All calls raise `Unavailable` or `OutcomeUnknown` where a system does not answer."""
 
     def __init__(
-        self,
-        *,
-        examiner: Examiner,
-        store: TransferStore,
-        driver: Driver,
-        audit: AuditTrail,
-        durability: Durability,
-        clock: Clock,
-        stuck_seconds: float = 60.0,
-        call_seconds: float = 10.0,
+        self, ports: Ports, *, examiner: Examiner, driver: Driver, audit: AuditTrail, stuck_seconds: float = 60.0
     ) -> None:
+        self._store = ports.store
+        self._durability = ports.durability
+        self._clock = ports.clock
         self._examiner = examiner
-        self._store = store
         self._driver = driver
         self._audit = audit
-        self._durability = durability
-        self._clock = clock
         self._stuck_seconds = stuck_seconds
-        self._call_seconds = call_seconds
 
     async def show(self, transfer_id: TransferId) -> Evidence | None:
         """All that is on record about a transfer; None where there is none."""
@@ -71,17 +59,15 @@ class Desk:
 
     async def by_status(self, status: Status, *, after: TransferId | None, most: int) -> list[Transfer]:
         """Transfers in a status by rising id, from above `after`."""
-        async with deadline(self._call_seconds, Unavailable(System.STORE, "no answer in time")):
-            found = await self._store.by_status(status, after=after, most=most)
-            await self._durability.durable()
+        found = await self._store.by_status(status, after=after, most=most)
+        await self._durability.durable()
         return found
 
     async def stuck(self, *, most: int) -> list[Transfer]:
         """Open transfers that are older than they should be, or need a person; oldest first."""
         open_before_ms = self._clock.now_ms() - int(self._stuck_seconds * 1000)
-        async with deadline(self._call_seconds, Unavailable(System.STORE, "no answer in time")):
-            found = await self._store.stuck(open_before_ms=open_before_ms, most=most)
-            await self._durability.durable()
+        found = await self._store.stuck(open_before_ms=open_before_ms, most=most)
+        await self._durability.durable()
         return found
 
     async def retry(
@@ -209,8 +195,7 @@ class Desk:
             assert isinstance(decided, Transfer), "the same facts allow the same act"
             at = self._clock.now_ms()
             after = replace(decided, updated_at=at, due_at=at + _DUE_AGAIN_MS)
-            async with deadline(self._call_seconds, OutcomeUnknown(System.STORE, "not recorded in time")):
-                [recorded] = await self._store.record([Change(decided.revision, after)])
+            [recorded] = await self._store.record([Change(decided.revision, after)])
             if recorded is not None:
                 return recorded
         return _refuse("the facts changed while the decision was recorded; look at it again")
@@ -218,8 +203,7 @@ class Desk:
     async def _drive(self, transfer: Transfer) -> Transfer:
         work = Work(transfer, Facts(expired=self._driver.is_expired(transfer)), scanned=True)
         await self._driver.drive([work])
-        async with deadline(self._call_seconds, OutcomeUnknown(System.STORE, "the record does not answer")):
-            [now] = await self._store.get([transfer.id])
+        [now] = await self._store.get([transfer.id])
         assert now is not None, "a transfer is never removed"
         return now
 

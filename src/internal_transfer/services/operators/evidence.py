@@ -8,12 +8,10 @@ from msgspec import Struct
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Leg, LegState, Outcome, Side, Verdict
 from internal_transfer.domain.transfer import OPEN, Hold, Need, Status, Transfer, heard
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OperatingFailureError, System, Unavailable
-from internal_transfer.ports.ledger import Ledger, LedgerTransfer
-from internal_transfer.ports.trading_core import TradingCore
-from internal_transfer.ports.transfer_store import Event, TransferStore
-from internal_transfer.services.deadline import deadline
+from internal_transfer.ports.errors import OperatingFailureError
+from internal_transfer.ports.ledger import LedgerTransfer
+from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.transfer_store import Event
 from internal_transfer.services.driver import Driver
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
@@ -83,31 +81,19 @@ def confirmed(transfer: Transfer, verdicts: tuple[Verdict, ...]) -> tuple[Transf
 class Examiner:
     """Gathers evidence. What a system does not tell is shown as unknown; only the store has to answer."""
 
-    def __init__(
-        self,
-        *,
-        store: TransferStore,
-        ledger: Ledger,
-        core: TradingCore,
-        driver: Driver,
-        durability: Durability,
-        call_seconds: float = 10.0,
-    ) -> None:
-        self._store = store
-        self._ledger = ledger
-        self._core = core
+    def __init__(self, ports: Ports, driver: Driver) -> None:
+        self._store = ports.store
+        self._core = ports.core
+        self._durability = ports.durability
         self._driver = driver
-        self._durability = durability
-        self._call_seconds = call_seconds
 
     async def examine(self, transfer_id: TransferId) -> Evidence | None:
         """The evidence about a transfer, or None where there is none; raises `Unavailable` without the store."""
-        async with deadline(self._call_seconds, Unavailable(System.STORE, "no answer in time")):
-            [transfer] = await self._store.get([transfer_id])
-            if transfer is None:
-                return None
-            [events] = await self._store.events([transfer_id])
-            await self._durability.durable()
+        [transfer] = await self._store.get([transfer_id])
+        if transfer is None:
+            return None
+        [events] = await self._store.events([transfer_id])
+        await self._durability.durable()
         unknown: list[str] = []
         hold, rows = await self._ask_ledger(transfer, unknown)
         verdicts = await self._ask_cores(transfer_id, unknown)
@@ -131,9 +117,8 @@ class Examiner:
         self, transfer: Transfer, unknown: list[str]
     ) -> tuple[Hold, tuple[LedgerTransfer, ...] | None]:
         try:
-            async with deadline(self._call_seconds, Unavailable(System.LEDGER, "no answer in time")):
-                [(hold, rows)] = await self._driver.look([transfer])
-                await self._durability.durable()
+            [(hold, rows)] = await self._driver.look([transfer])
+            await self._durability.durable()
         except OperatingFailureError as error:
             unknown.append(f"What became of the hold: the ledger does not answer ({error.message}).")
             return Hold.UNKNOWN, None
@@ -141,9 +126,8 @@ class Examiner:
 
     async def _ask_cores(self, transfer_id: TransferId, unknown: list[str]) -> tuple[Verdict, ...] | None:
         try:
-            async with deadline(self._call_seconds, Unavailable(System.CORE, "no answer in time")):
-                [verdicts] = await self._core.verdicts([transfer_id])
-                await self._durability.durable()
+            [verdicts] = await self._core.verdicts([transfer_id])
+            await self._durability.durable()
         except OperatingFailureError as error:
             unknown.append(f"What the trading core did: it does not answer ({error.message}).")
             return None

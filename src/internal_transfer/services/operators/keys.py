@@ -11,11 +11,8 @@ from msgspec.structs import replace
 
 from internal_transfer.domain.account import Owner, is_owner
 from internal_transfer.domain.refusal import Refusal, refuse_field
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
-from internal_transfer.ports.operations import ApiKey, Operations
-from internal_transfer.services.deadline import deadline
+from internal_transfer.ports.operations import ApiKey
+from internal_transfer.ports.ports import Ports
 from internal_transfer.services.operators.audit import AuditTrail, check_reason
 
 KEY_BYTES = 16
@@ -43,28 +40,17 @@ class NewApiKey(Struct, frozen=True):
 class ApiKeys:
     """Makes, revokes and finds API keys; every answer is durable.
 
-    `draw` gives so many random bytes that nobody can guess. All calls raise `Unavailable` where nothing was recorded
-    and `OutcomeUnknown` where that is not known.
+    `draw` returns a number of random bytes that nobody can guess. All calls raise `Unavailable` where nothing was
+    recorded and `OutcomeUnknown` where that is not known.
     """
 
-    def __init__(
-        self,
-        *,
-        operations: Operations,
-        audit: AuditTrail,
-        durability: Durability,
-        clock: Clock,
-        tiers: frozenset[str],
-        draw: Callable[[int], bytes],
-        call_seconds: float = 10.0,
-    ) -> None:
-        self._operations = operations
+    def __init__(self, ports: Ports, *, audit: AuditTrail, tiers: frozenset[str], draw: Callable[[int], bytes]) -> None:
+        self._operations = ports.operations
+        self._durability = ports.durability
+        self._clock = ports.clock
         self._audit = audit
-        self._durability = durability
-        self._clock = clock
         self._tiers = tiers
         self._draw = draw
-        self._call_seconds = call_seconds
 
     async def create(self, owner: str, *, tier: str, actor: str, reason: str) -> NewApiKey | Refusal:
         """Makes a key with which `owner` signs under the limits of `tier`; the audit chain names actor and reason."""
@@ -92,7 +78,7 @@ class ApiKeys:
         return made
 
     async def revoke(self, key: str, *, actor: str, reason: str) -> ApiKey | Refusal | None:
-        """Makes a key worthless for good and answers it; None where there is no such key. Again changes nothing."""
+        """Revokes a key for good and returns it, or None where there is none; revoking it again changes nothing."""
         refusal = check_reason(reason)
         if refusal is not None:
             return refusal
@@ -105,9 +91,8 @@ class ApiKeys:
 
     async def find(self, key: str) -> ApiKey | None:
         """The key as it is recorded, also when it is revoked."""
-        async with deadline(self._call_seconds, Unavailable(System.OPERATIONS, "no answer about the key in time")):
-            [found] = await self._operations.api_keys([key])
-            await self._durability.durable()
+        [found] = await self._operations.api_keys([key])
+        await self._durability.durable()
         return found
 
     async def _put(self, key: ApiKey, *, action: str, actor: str, reason: str) -> None:
@@ -115,9 +100,8 @@ class ApiKeys:
         entry = self._audit.entry(
             actor=actor, action=action, subject=key.owner, reason=reason, outcome="completed", evidence=evidence
         )
-        async with deadline(self._call_seconds, OutcomeUnknown(System.OPERATIONS, "the key was not recorded in time")):
-            await self._operations.put_api_key(key, entry)
-            await self._durability.durable()
+        await self._operations.put_api_key(key, entry)
+        await self._durability.durable()
 
 
 def hash_passphrase(passphrase: str, salt: bytes) -> str:

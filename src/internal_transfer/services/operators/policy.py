@@ -5,10 +5,7 @@ import msgspec
 from internal_transfer.domain.policy_change import PolicyChange, apply_change, check_change
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.rules import Policy, Rules
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OutcomeUnknown, System
-from internal_transfer.ports.operations import Operations
-from internal_transfer.services.deadline import deadline
+from internal_transfer.ports.ports import Ports
 from internal_transfer.services.operators.audit import Act, AuditTrail, check_reason
 from internal_transfer.services.policy_in_force import PolicyInForce
 
@@ -24,26 +21,22 @@ class PolicyEditor:
 
     def __init__(
         self,
+        ports: Ports,
+        rules: Rules,
         *,
-        operations: Operations,
         policies: PolicyInForce,
         audit: AuditTrail,
-        durability: Durability,
-        rules: Rules,
-        call_seconds: float = 10.0,
     ) -> None:
-        self._operations = operations
+        self._operations = ports.operations
         self._policies = policies
         self._audit = audit
-        self._durability = durability
+        self._durability = ports.durability
         self._rules = rules
-        self._call_seconds = call_seconds
 
     async def current(self) -> Policy:
         """The policy in force."""
-        async with deadline(self._call_seconds, OutcomeUnknown(System.OPERATIONS, "no answer in time")):
-            policy = await self._operations.policy()
-            await self._durability.durable()
+        policy = await self._operations.policy()
+        await self._durability.durable()
         return policy
 
     async def change(
@@ -71,9 +64,8 @@ class PolicyEditor:
                 outcome=outcome,
                 evidence=msgspec.json.encode({"based_on_version": policy.version}).decode(),
             )
-            async with deadline(self._call_seconds, OutcomeUnknown(System.OPERATIONS, "not recorded in time")):
-                number = await self._operations.change_policy(after, entry)
-                await self._durability.durable()
+            number = await self._operations.change_policy(after, entry)
+            await self._durability.durable()
             if number is not None:
                 await self._policies.refresh()
                 return Act(

@@ -18,20 +18,14 @@ from internal_transfer.domain.identifier import TransferId, hold_id, post_id, tr
 from internal_transfer.domain.leg import Side, Verdict
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Decision, Status, Transfer
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
-from internal_transfer.ports.ledger import AccountFlag, Ledger, LedgerAccount, LedgerTransfer, TransferFlag
-from internal_transfer.ports.operations import Operations, Report
-from internal_transfer.ports.trading_core import TradingCore
-from internal_transfer.ports.transfer_store import TransferStore
-from internal_transfer.services.deadline import deadline
+from internal_transfer.ports.ledger import AccountFlag, LedgerAccount, LedgerTransfer, TransferFlag
+from internal_transfer.ports.operations import Report
+from internal_transfer.ports.ports import Ports
 from internal_transfer.services.driver import HOLD_CODE, Driver
 from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE, acknowledged_sides
 from internal_transfer.services.reconciliation.consistency import differences
 from internal_transfer.services.reconciliation.replay import Replay
 from internal_transfer.services.restore.mark import REPAIR, SUBJECT, wanted_timestamp
-from internal_transfer.telemetry import Telemetry
 
 ITEMS_MAX = 10_000
 """More are counted and not listed."""
@@ -100,32 +94,17 @@ class Reconciliation:
     `Unavailable` where one of the systems does not answer; then there is no report.
     """
 
-    def __init__(
-        self,
-        *,
-        store: TransferStore,
-        ledger: Ledger,
-        core: TradingCore,
-        operations: Operations,
-        driver: Driver,
-        durability: Durability,
-        clock: Clock,
-        rules: Rules,
-        telemetry: Telemetry,
-        page_most: int = 200,
-        call_seconds: float = 10.0,
-    ) -> None:
-        self._store = store
-        self._ledger = ledger
-        self._core = core
-        self._operations = operations
-        self._driver = driver
-        self._durability = durability
-        self._clock = clock
+    def __init__(self, ports: Ports, rules: Rules, *, driver: Driver, page_most: int = 200) -> None:
+        self._store = ports.store
+        self._ledger = ports.ledger
+        self._core = ports.core
+        self._operations = ports.operations
+        self._durability = ports.durability
+        self._clock = ports.clock
+        self._telemetry = ports.telemetry
         self._rules = rules
-        self._telemetry = telemetry
+        self._driver = driver
         self._page_most = page_most
-        self._call_seconds = call_seconds
         self._one_run = asyncio.Lock()
         self._assets = {asset.number: asset for asset in rules.assets.values()}
         self._holders = {kind.code: kind.holder for kind in rules.account_types.values()}
@@ -149,16 +128,14 @@ class Reconciliation:
 
     async def last(self) -> Report | None:
         """The newest report."""
-        async with deadline(self._call_seconds, Unavailable(System.OPERATIONS, "no answer in time")):
-            report = await self._operations.last_report()
-            await self._durability.durable()
+        report = await self._operations.last_report()
+        await self._durability.durable()
         return report
 
     async def _walk_store(self, run: _Run, status: Status) -> None:
         after: TransferId | None = None
         while True:
-            async with deadline(self._call_seconds, Unavailable(System.STORE, "no answer in time")):
-                page = await self._store.by_status(status, after=after, most=self._page_most)
+            page = await self._store.by_status(status, after=after, most=self._page_most)
             if not page:
                 return
             run.transfers += len(page)
@@ -169,10 +146,8 @@ class Reconciliation:
     async def _compare(self, run: _Run, transfers: Sequence[Transfer]) -> None:
         """Finds what lasts: differences of transfers whose record stood still while ledger and cores were asked."""
         for _ in range(LOOKS_MAX):
-            async with deadline(self._call_seconds, Unavailable(System.LEDGER, "no answer in time")):
-                looked = await self._driver.look(transfers)
-            async with deadline(self._call_seconds, Unavailable(System.CORE, "no answer in time")):
-                verdicts = await self._core.verdicts([transfer.id for transfer in transfers])
+            looked = await self._driver.look(transfers)
+            verdicts = await self._core.verdicts([transfer.id for transfer in transfers])
             by_hand = await self._by_hand(transfers)
             suspects = {}
             for transfer, (hold, _), said in zip(transfers, looked, verdicts, strict=True):
@@ -181,8 +156,7 @@ class Reconciliation:
                     suspects[transfer.id] = (transfer, found)
             if not suspects:
                 return
-            async with deadline(self._call_seconds, Unavailable(System.STORE, "no answer in time")):
-                now = await self._store.get(list(suspects))
+            now = await self._store.get(list(suspects))
             moved = []
             for (before, found), after in zip(suspects.values(), now, strict=True):
                 assert after is not None, "a transfer is never removed"
@@ -201,8 +175,7 @@ class Reconciliation:
         posted = [str(transfer.id) for transfer in transfers if transfer.decision is Decision.POST]
         if not posted:
             return {}
-        async with deadline(self._call_seconds, Unavailable(System.OPERATIONS, "no answer in time")):
-            return acknowledged_sides(await self._operations.audit_about(ACKNOWLEDGE, posted))
+        return acknowledged_sides(await self._operations.audit_about(ACKNOWLEDGE, posted))
 
     async def _walk_ledger(self, run: _Run) -> None:
         while page := await self._next_page(run):
@@ -211,8 +184,7 @@ class Reconciliation:
             await self._breathe()
 
     async def _next_page(self, run: _Run) -> list[LedgerTransfer]:
-        async with deadline(self._call_seconds, Unavailable(System.LEDGER, "no answer in time")):
-            page = await self._ledger.transfers_after(run.replay.timestamp, self._page_most)
+        page = await self._ledger.transfers_after(run.replay.timestamp, self._page_most)
         run.ledger_transfers += len(page)
         return page
 
@@ -232,8 +204,7 @@ class Reconciliation:
                     run.find(Item("unexpected_transfer", f"{row.id} moves money of a far side", str(transfer_id)))
             else:
                 run.find(Item("unexpected_transfer", f"{row.id} is neither a deposit nor a withdrawal nor a hold"))
-        async with deadline(self._call_seconds, Unavailable(System.STORE, "no answer in time")):
-            transfers = await self._store.get(list(by_transfer))
+        transfers = await self._store.get(list(by_transfer))
         for (transfer_id, own), transfer in zip(by_transfer.items(), transfers, strict=True):
             for row in own:
                 difference = _unaccounted(row, transfer)
@@ -255,15 +226,13 @@ class Reconciliation:
         """
         entry = 0
         while True:
-            async with deadline(self._call_seconds, Unavailable(System.CORE, "no answer in time")):
-                page = await self._core.entries_after(entry, self._page_most)
+            page = await self._core.entries_after(entry, self._page_most)
             if not page:
                 return
             entry = page[-1][0]
             run.core_entries += len(page)
             by_transfer: dict[TransferId, Verdict] = {verdict.transfer_id: verdict for _, verdict in page}
-            async with deadline(self._call_seconds, Unavailable(System.STORE, "no answer in time")):
-                transfers = await self._store.get(list(by_transfer))
+            transfers = await self._store.get(list(by_transfer))
             for (transfer_id, verdict), transfer in zip(by_transfer.items(), transfers, strict=True):
                 if transfer is None:
                     detail = f"a core has {verdict.outcome} {verdict.amount} units of {verdict.asset}; no such transfer"
@@ -274,8 +243,7 @@ class Reconciliation:
         ids = list(run.replay.balances)
         for start in range(0, len(ids), self._page_most):
             page = ids[start : start + self._page_most]
-            async with deadline(self._call_seconds, Unavailable(System.LEDGER, "no answer in time")):
-                accounts = await self._ledger.lookup_accounts(page)
+            accounts = await self._ledger.lookup_accounts(page)
             found = {account.id: account for account in accounts}
             for account_id in page:
                 if account_id not in found:
@@ -335,14 +303,11 @@ class Reconciliation:
 
     async def _check_ages(self, run: _Run) -> None:
         """Finds a ledger that is older than the store: what was recorded as done in it is not there any more."""
-        async with deadline(self._call_seconds, Unavailable(System.STORE, "no answer in time")):
-            seen = await self._store.ledger_seen()
-        async with deadline(self._call_seconds, Unavailable(System.OPERATIONS, "no answer in time")):
-            seen = wanted_timestamp(seen, await self._operations.audit_about(REPAIR, [SUBJECT]))
+        seen = await self._store.ledger_seen()
+        seen = wanted_timestamp(seen, await self._operations.audit_about(REPAIR, [SUBJECT]))
         if not seen:
             return
-        async with deadline(self._call_seconds, Unavailable(System.LEDGER, "no answer in time")):
-            rows = await self._ledger.transfers_after(seen - 1, 1)
+        rows = await self._ledger.transfers_after(seen - 1, 1)
         if not rows or rows[0].timestamp != seen:
             run.find(Item("ledger_older_than_store", f"the store has seen the ledger's timestamp {seen}"))
 
@@ -350,9 +315,8 @@ class Reconciliation:
         items = tuple(run.items)
         total = len(items) + run.dropped
         at = self._clock.now_ms()
-        async with deadline(self._call_seconds, OutcomeUnknown(System.OPERATIONS, "the report was not stored in time")):
-            await self._operations.save_report(Report(at, not items, msgspec.json.encode(items).decode()))
-            await self._durability.durable()
+        await self._operations.save_report(Report(at, not items, msgspec.json.encode(items).decode()))
+        await self._durability.durable()
         self._telemetry.reconciliation_items.set(total)
         self._telemetry.reconciliation_at.set(at / 1000)
         return Reconciled(

@@ -86,11 +86,9 @@ class RestoreCheck:
         links = await self._audit.about(REPAIR, [SUBJECT])
         if is_unfinished(links):
             return f"a repair after a restore was begun and has not ended well: {_ADVICE}"
-        async with reach.asking(System.STORE):
-            wanted = wanted_timestamp(await reach.store.ledger_seen(), links)
+        wanted = wanted_timestamp(await reach.ports.store.ledger_seen(), links)
         if wanted:
-            async with reach.asking(System.LEDGER):
-                rows = await reach.ledger.transfers_after(wanted - 1, 1)
+            rows = await reach.ports.ledger.transfers_after(wanted - 1, 1)
             if not rows or rows[0].timestamp != wanted:
                 return f"the ledger is older than the store, which has seen its timestamp {wanted}: {_ADVICE}"
         ids = await self._newest()
@@ -111,8 +109,7 @@ class RestoreCheck:
     async def _newest(self) -> dict[TransferId, None]:
         """The transfers of the ledger's newest rows, as far back as there are any, within a bound."""
         for most in NEWEST_LOOKS:
-            async with self._reach.asking(System.LEDGER):
-                rows = await self._reach.ledger.newest_transfers(most)
+            rows = await self._reach.ports.ledger.newest_transfers(most)
             ids = _transfers_of(rows)
             if ids or len(rows) < most:
                 return ids
@@ -127,8 +124,7 @@ class RestoreCheck:
         done = [transfer for transfer in transfers if transfer.status is Status.SUCCESS and transfer.legs]
         if not done:
             return None
-        async with self._reach.asking(System.CORE):
-            verdicts = await self._reach.core.verdicts([transfer.id for transfer in done])
+        verdicts = await self._reach.ports.core.verdicts([transfer.id for transfer in done])
         for transfer, said in zip(done, verdicts, strict=True):
             for leg in transfer.legs:
                 if leg.state is LegState.APPLIED and not is_applied(leg.side, said):
@@ -165,13 +161,11 @@ class RestoreCheck:
                 low = entry
             else:
                 high = middle
-        async with self._reach.asking(System.CORE):
-            page = await self._reach.core.entries_after(max(0, low - CORE_LOOK), 2 * CORE_LOOK)
+        page = await self._reach.ports.core.entries_after(max(0, low - CORE_LOOK), 2 * CORE_LOOK)
         return [verdict for _, verdict in page]
 
     async def _entry_after(self, number: int) -> int:
-        async with self._reach.asking(System.CORE):
-            page = await self._reach.core.entries_after(number, 1)
+        page = await self._reach.ports.core.entries_after(number, 1)
         return page[0][0] if page else 0
 
     async def repair(
@@ -243,12 +237,10 @@ class RestoreCheck:
         return tuple(problem for problem in unknown if TransferId(int(problem.request_id or 0)) in accepted)
 
     async def _seen(self) -> int:
-        async with self._reach.asking(System.STORE):
-            return await self._reach.store.ledger_seen()
+        return await self._reach.ports.store.ledger_seen()
 
     async def _newest_timestamp(self) -> int:
-        async with self._reach.asking(System.LEDGER):
-            rows = await self._reach.ledger.newest_transfers(1)
+        rows = await self._reach.ports.ledger.newest_transfers(1)
         return rows[0].timestamp if rows else 0
 
     async def _note(self, actor: str, reason: str, outcome: str, evidence: str) -> None:
@@ -256,7 +248,7 @@ class RestoreCheck:
             actor=actor, action=REPAIR, subject=SUBJECT, reason=reason, outcome=outcome, evidence=evidence
         )
         await self._audit.append(entry)
-        await self._reach.durability.durable()
+        await self._reach.ports.durability.durable()
 
 
 def _transfers_of(rows: Sequence[LedgerTransfer]) -> dict[TransferId, None]:

@@ -18,7 +18,6 @@ from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import EPOCH_MS, TransferId, snowflake
 from internal_transfer.domain.leg import Action, Command, Leg, LegState, Outcome, Side, Verdict
 from internal_transfer.domain.transfer import Status, Transfer, command_of
-from internal_transfer.ports.errors import System
 from internal_transfer.services.operators.evidence import is_applied
 from internal_transfer.services.restore.reach import Reach
 
@@ -58,8 +57,7 @@ class CoreRetelling:
             transfers = [transfer for transfer in page if transfer.legs]
             if not transfers:
                 continue
-            async with reach.asking(System.CORE):
-                verdicts = await reach.core.verdicts([transfer.id for transfer in transfers])
+            verdicts = await reach.ports.core.verdicts([transfer.id for transfer in transfers])
             commands = []
             for transfer, said in zip(transfers, verdicts, strict=True):
                 for leg in transfer.legs:
@@ -100,15 +98,13 @@ class CoreRetelling:
         if not commands:
             return
         reach = self._reach
-        async with reach.asking(System.CORE):
-            answers = await reach.core.tell(commands)
+        answers = await reach.ports.core.tell(commands)
         for _ in range(LOOKS_MAX):
             silent = [place for place, answer in enumerate(answers) if answer is None]
             if not silent:
                 break
-            await reach.clock.sleep(LOOK_SECONDS)
-            async with reach.asking(System.CORE):
-                looked = await reach.core.verdicts([commands[place].transfer_id for place in silent])
+            await reach.ports.clock.sleep(LOOK_SECONDS)
+            looked = await reach.ports.core.verdicts([commands[place].transfer_id for place in silent])
             for place, said in zip(silent, looked, strict=True):
                 answers[place] = next((verdict for verdict in said if _answers(verdict, commands[place])), None)
         for command, answer in zip(commands, answers, strict=True):
@@ -172,8 +168,7 @@ class CoreRetelling:
     async def _balances(self, owners: set[Owner]) -> dict[Account, int]:
         available: dict[Account, int] = {}
         for owner in sorted(owners):
-            async with self._reach.asking(System.CORE):
-                balances = await self._reach.core.balances(owner)
+            balances = await self._reach.ports.core.balances(owner)
             available.update({balance.account: balance.posted - balance.held for balance in balances})
         return available
 

@@ -6,8 +6,8 @@ from typing import Protocol
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.identifier import key_hash, restored_key
 from internal_transfer.domain.rules import Rules
-from internal_transfer.ports.operations import Operations
-from internal_transfer.ports.transfer_store import KeyTaken, TransferStore
+from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.transfer_store import KeyTaken
 
 KEYS_RESTORED = "keys.restored"
 """Pinned before the first row is rebuilt under the hash of its key; it stays, since keys are for ever."""
@@ -24,9 +24,9 @@ class KeyLookup(Protocol):
 class RestoredKeys:
     """The store's look-up of keys with a second one behind it, which is made only where rows were ever rebuilt."""
 
-    def __init__(self, *, store: TransferStore, operations: Operations, rules: Rules) -> None:
-        self._store = store
-        self._operations = operations
+    def __init__(self, ports: Ports, rules: Rules) -> None:
+        self._store = ports.store
+        self._operations = ports.operations
         self._rules = rules
         self._exist = False
 

@@ -31,7 +31,6 @@ from internal_transfer.domain.cash import CashAct, cash_account
 from internal_transfer.domain.identifier import TransferId, hold_id
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.transfer import Facts, Hold, Need, Status, Transfer
-from internal_transfer.ports.errors import System
 from internal_transfer.ports.ledger import LedgerTransfer, TransferResult
 from internal_transfer.ports.operations import ChainedEntry
 from internal_transfer.ports.transfer_store import Change
@@ -63,8 +62,7 @@ class Funds:
         limited = {ledger_account_id(a): a for a in accounts if types[a.type].holder is Holder.LEDGER}
         if not limited:
             return
-        async with reach.asking(System.LEDGER):
-            rows = await reach.ledger.lookup_accounts(list(limited))
+        rows = await reach.ports.ledger.lookup_accounts(list(limited))
         self._available = dict.fromkeys(limited.values(), 0)
         for row in rows:
             self._available[limited[row.id]] = row.credits_posted - row.debits_posted - row.debits_pending
@@ -95,8 +93,7 @@ class LedgerReplay:
     async def run(self) -> None:
         """Fills the ledger; raises `Unavailable` or `OutcomeUnknown` where a system does not answer."""
         reach = self._reach
-        async with reach.asking(System.LEDGER):
-            await reach.driver.prepare()
+        await reach.driver.prepare()
         await self._deposit()
         await self._find()
         waiting = await self._do_all(sorted(self._final)) + await self._do_all(sorted(self._open))
@@ -177,26 +174,22 @@ class LedgerReplay:
     async def _known(self, ledger_ids: Sequence[int]) -> set[int]:
         if not ledger_ids:
             return set()
-        async with self._reach.asking(System.LEDGER):
-            return {row.id for row in await self._reach.ledger.lookup_transfers(ledger_ids)}
+        return {row.id for row in await self._reach.ports.ledger.lookup_transfers(ledger_ids)}
 
     async def _open_accounts(self, accounts: Sequence[Account]) -> None:
-        async with self._reach.asking(System.LEDGER):
-            await self._reach.driver.open_accounts(list(dict.fromkeys(accounts)))
+        await self._reach.driver.open_accounts(list(dict.fromkeys(accounts)))
 
     async def _burn(self, ledger_ids: Sequence[int]) -> None:
         """Burns ids that were burnt; one that exists after all is not changed by it."""
         if ledger_ids:
-            async with self._reach.asking(System.LEDGER):
-                outcomes = await self._reach.ledger.create_transfers([fence_of(each) for each in ledger_ids])
+            outcomes = await self._reach.ports.ledger.create_transfers([fence_of(each) for each in ledger_ids])
             burnt = sum(each.status is TransferResult.PENDING_TRANSFER_NOT_FOUND for each in outcomes)
             self._reach.findings.done["ids_burnt_again"] += burnt
 
     async def _find(self) -> None:
         """Finds what the ledger lacks, and burns again what needs no order."""
         async for page in self._reach.records(Status.SUCCESS, Status.FAILED, Status.PENDING):
-            async with self._reach.asking(System.LEDGER):
-                looked = await self._reach.driver.look(page)
+            looked = await self._reach.driver.look(page)
             burnt = []
             for transfer, (hold, _) in zip(page, looked, strict=True):
                 if transfer.status is Status.FAILED and transfer.version < _VERSION_AFTER_HOLD:
@@ -225,8 +218,7 @@ class LedgerReplay:
         """Takes back that holds are missing, which are there now."""
         found = [each for each in transfers if each.needs_person is Need.HOLD_MISSING]
         if found:
-            async with self._reach.asking(System.STORE):
-                await self._reach.store.record([Change(t.revision, replace(t, needs_person=None)) for t in found])
+            await self._reach.ports.store.record([Change(t.revision, replace(t, needs_person=None)) for t in found])
 
     async def _do_all(self, items: list[Ordered]) -> list[Ordered]:
         """Does transfers again in this order, until nothing more goes; answers those that have to wait for funds."""
@@ -244,8 +236,7 @@ class LedgerReplay:
     async def _do(self, ids: list[TransferId]) -> set[TransferId]:
         reach = self._reach
         transfers = await reach.transfers(ids)
-        async with reach.asking(System.LEDGER):
-            looked = await reach.driver.look(transfers)
+        looked = await reach.driver.look(transfers)
         accounts = [account for transfer in transfers for account in (transfer.source, transfer.target)]
         await self._open_accounts(accounts)
         funds = Funds()
@@ -282,7 +273,7 @@ class LedgerReplay:
 
     async def _renew(self, held: list[Transfer], timestamps: dict[int, int]) -> None:
         """Records where the holds of open transfers are now, and makes the transfers due."""
-        now = self._reach.clock.now_ms()
+        now = self._reach.ports.clock.now_ms()
         changes = []
         for transfer in held:
             timestamp = timestamps.get(hold_id(transfer.id))
@@ -291,8 +282,7 @@ class LedgerReplay:
                 after = replace(transfer, ledger_timestamp=timestamp, due_at=now, needs_person=need)
                 changes.append(Change(transfer.revision, after))
         if changes:
-            async with self._reach.asking(System.STORE):
-                await self._reach.store.record(changes)
+            await self._reach.ports.store.record(changes)
 
     async def _drive_open(self) -> None:
         """Drives open transfers on, as the scanner would: one may have been posted without that being on record."""

@@ -1,8 +1,7 @@
-"""How the parts of a repair reach the systems: page by page, with a deadline on every call, and what they find."""
+"""How the parts of a repair read the systems, page by page, and where they write down what they find."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from msgspec import Struct
@@ -11,14 +10,9 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status, Transfer
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.errors import OutcomeUnknown, System
-from internal_transfer.ports.ledger import Ledger, LedgerTransfer, TransferOutcome, TransferResult
-from internal_transfer.ports.operations import ChainedEntry, Operations
-from internal_transfer.ports.trading_core import TradingCore
-from internal_transfer.ports.transfer_store import TransferStore
-from internal_transfer.services.deadline import deadline
+from internal_transfer.ports.ledger import LedgerTransfer, TransferOutcome, TransferResult
+from internal_transfer.ports.operations import ChainedEntry
+from internal_transfer.ports.ports import Ports
 from internal_transfer.services.driver import Driver
 
 NANOSECONDS_PER_MILLISECOND = 1_000_000
@@ -47,38 +41,27 @@ class Findings:
         self.problems[Problem(kind, detail, None if transfer_id is None else str(transfer_id))] = None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Reach:
-    """The ports and how they are asked. `page_most` bounds a page; a page of holds is twice as many ledger rows."""
+    """The ports and how they are read. `page_most` bounds a page; a page of holds is twice as many ledger rows."""
 
-    store: TransferStore
-    ledger: Ledger
-    core: TradingCore
-    operations: Operations
-    driver: Driver
-    durability: Durability
-    clock: Clock
+    ports: Ports
     rules: Rules
+    driver: Driver
     page_most: int = 200
-    call_seconds: float = 30.0
     findings: Findings = field(default_factory=Findings)
-
-    def asking(self, system: System) -> AbstractAsyncContextManager[None]:
-        """The deadline of calls; after one that passes the repair ends, and is run again."""
-        return deadline(self.call_seconds, OutcomeUnknown(system, "no answer in time"))
 
     async def breathe(self) -> None:
         """Makes durable what was done so far."""
-        await self.durability.durable()
-        await self.clock.sleep(0)
+        await self.ports.durability.durable()
+        await self.ports.clock.sleep(0)
 
     async def records(self, *statuses: Status, above: TransferId | None = None) -> AsyncIterator[list[Transfer]]:
         """The transfers in these statuses, by page and rising id in each."""
         for status in statuses:
             after = above
             while True:
-                async with self.asking(System.STORE):
-                    page = await self.store.by_status(status, after=after, most=self.page_most)
+                page = await self.ports.store.by_status(status, after=after, most=self.page_most)
                 if not page:
                     break
                 yield page
@@ -89,8 +72,7 @@ class Reach:
         """All transfers of the ledger, by page and rising timestamp."""
         after = 0
         while True:
-            async with self.asking(System.LEDGER):
-                page = await self.ledger.transfers_after(after, self.page_most)
+            page = await self.ports.ledger.transfers_after(after, self.page_most)
             if not page:
                 return
             yield page
@@ -101,8 +83,7 @@ class Reach:
         """All that moved balances in the cores, by page."""
         after = 0
         while True:
-            async with self.asking(System.CORE):
-                page = await self.core.entries_after(after, self.page_most)
+            page = await self.ports.core.entries_after(after, self.page_most)
             if not page:
                 return
             yield [verdict for _, verdict in page]
@@ -113,8 +94,7 @@ class Reach:
         """The whole audit chain, by page."""
         after = 0
         while True:
-            async with self.asking(System.OPERATIONS):
-                page = await self.operations.audit(after=after, most=self.page_most)
+            page = await self.ports.operations.audit(after=after, most=self.page_most)
             if not page:
                 return
             yield page
@@ -123,16 +103,14 @@ class Reach:
 
     async def transfers(self, ids: Sequence[TransferId]) -> list[Transfer]:
         """Transfers that are on record."""
-        async with self.asking(System.STORE):
-            found = await self.store.get(ids)
+        found = await self.ports.store.get(ids)
         return [transfer for transfer in found if transfer is not None]
 
     async def create(self, rows: Sequence[LedgerTransfer]) -> list[TransferOutcome]:
         """Creates rows in the ledger; what it does not take is listed for a person."""
         if not rows:
             return []
-        async with self.asking(System.LEDGER):
-            outcomes = await self.ledger.create_transfers(rows)
+        outcomes = await self.ports.ledger.create_transfers(rows)
         for row, outcome in zip(rows, outcomes, strict=True):
             if outcome.status not in _MADE:
                 self.findings.need("ledger_refuses", f"the ledger does not take {row.id} again: {outcome.status}")

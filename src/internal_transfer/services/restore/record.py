@@ -34,7 +34,6 @@ from internal_transfer.domain.transfer import (
     next_step,
     with_leg,
 )
-from internal_transfer.ports.errors import System
 from internal_transfer.ports.ledger import AMOUNT_MAX, LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Accepted, Change, Proposal
 from internal_transfer.services.restore.keys import KEYS_RESTORED
@@ -157,8 +156,7 @@ class RecordRebuild:
         shapes: dict[int, tuple[str, str]] = {}
         numbers: dict[int, int] = {}
         for page in _pages(sorted(ids), reach.page_most):
-            async with reach.asking(System.LEDGER):
-                rows = await reach.ledger.lookup_accounts(page)
+            rows = await reach.ports.ledger.lookup_accounts(page)
             for row in rows:
                 kind, asset = self._types.get(row.code), self._numbers.get(row.ledger)
                 if kind is not None and asset is not None:
@@ -175,14 +173,12 @@ class RecordRebuild:
         for page in _pages(range(1, max(numbers.values(), default=0) + 1), reach.page_most):
             if shapes.keys() <= self._named.keys():
                 return
-            async with reach.asking(System.STORE):
-                accounts = await reach.store.registered_by_number(page)
+            accounts = await reach.ports.store.registered_by_number(page)
             self._try({account.owner for account in accounts if account is not None}, shapes)
 
     async def _name_by_number(self, numbers: dict[int, int]) -> None:
         for page in _pages(list(numbers), self._reach.page_most):
-            async with self._reach.asking(System.STORE):
-                accounts = await self._reach.store.registered_by_number([numbers[ledger_id] for ledger_id in page])
+            accounts = await self._reach.ports.store.registered_by_number([numbers[ledger_id] for ledger_id in page])
             for ledger_id, account in zip(page, accounts, strict=True):
                 if account is not None and ledger_account_id(account) == ledger_id:
                     self._named[ledger_id] = account
@@ -196,8 +192,7 @@ class RecordRebuild:
             and not self._named.keys() >= {each.hold.debit_account_id, each.hold.credit_account_id}
         ]
         for page in _pages(ids, self._reach.page_most):
-            async with self._reach.asking(System.CORE):
-                verdicts = await self._reach.core.verdicts([TransferId(each) for each in page])
+            verdicts = await self._reach.ports.core.verdicts([TransferId(each) for each in page])
             moved = [account for said in verdicts for each in said for account in (each.debit, each.credit)]
             self._try({account.owner for account in moved if account is not None}, shapes)
 
@@ -231,12 +226,10 @@ class RecordRebuild:
         if not proposals:
             return
         accounts = [account for each in proposals for account in (each.transfer.source, each.transfer.target)]
-        async with reach.asking(System.OPERATIONS):
-            # Pinned first: a row that is there must be found by its key from the next start on.
-            await reach.operations.pin({KEYS_RESTORED: "1"})
-        async with reach.asking(System.STORE):
-            await reach.store.register(list(dict.fromkeys(accounts)))
-            outcomes = await reach.store.accept(proposals)
+        # Pinned first: a row that is there must be found by its key from the next start on.
+        await reach.ports.operations.pin({KEYS_RESTORED: "1"})
+        await reach.ports.store.register(list(dict.fromkeys(accounts)))
+        outcomes = await reach.ports.store.accept(proposals)
         rebuilt = []
         for proposal, outcome in zip(proposals, outcomes, strict=True):
             if isinstance(outcome, Accepted):
@@ -272,7 +265,7 @@ class RecordRebuild:
             legs=legs_of(rules.account_types[source.type], rules.account_types[target.type]),
             created_at=created_at,
             updated_at=created_at,
-            due_at=self._reach.clock.now_ms(),
+            due_at=self._reach.ports.clock.now_ms(),
         )
         # What was allowed on its day is not decided again, but counts against the day.
         return Proposal(transfer, restored_fingerprint(source, target, amount), AMOUNT_MAX)
@@ -281,8 +274,7 @@ class RecordRebuild:
         """Open transfers of which the ledger knows more than the record, and all that were begun to be rebuilt."""
         reach = self._reach
         async for page in self._open():
-            async with reach.asking(System.LEDGER):
-                looked = await reach.driver.look(page)
+            looked = await reach.driver.look(page)
             known = []
             for transfer, (hold, rows) in zip(page, looked, strict=True):
                 if transfer.needs_person is not None or transfer.decision is Decision.POST:
@@ -298,8 +290,7 @@ class RecordRebuild:
     async def _catch_up(self, known: Sequence[tuple[Transfer, InLedger]]) -> None:
         """Records what ledger and cores say, as far as nothing has to be ordered for it; the scanner does the rest."""
         reach = self._reach
-        async with reach.asking(System.CORE):
-            verdicts = await reach.core.verdicts([transfer.id for transfer, _ in known])
+        verdicts = await reach.ports.core.verdicts([transfer.id for transfer, _ in known])
         for (transfer, found), said in zip(known, verdicts, strict=True):
             after, need = _informed(transfer, found, said, self._failures.get(transfer.id))
             if transfer.status is Status.REQUESTING:
@@ -312,10 +303,9 @@ class RecordRebuild:
             reach.findings.done["records_caught_up"] += going is not None and going.revision != transfer.revision
 
     async def _record(self, before: Transfer, after: Transfer) -> Transfer | None:
-        async with self._reach.asking(System.STORE):
-            [recorded] = await self._reach.store.record(
-                [Change(before.revision, replace(after, due_at=self._reach.clock.now_ms()))]
-            )
+        [recorded] = await self._reach.ports.store.record(
+            [Change(before.revision, replace(after, due_at=self._reach.ports.clock.now_ms()))]
+        )
         return recorded
 
 

@@ -1,0 +1,26 @@
+"""What the bound of a port needs to know about its methods.
+
+Every call of a port has a deadline (`wiring/bounded.py`). What a call that ran out of time means follows from what the
+method does, so each port says it: a method that only reads has done nothing, and the failure is `Unavailable`; any
+other may have done its work, or may still do it, and the failure is `OutcomeUnknown`.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+READS = "__reads__"
+WAITS = "__waits__"
+
+
+def reads(method: Method) -> Method:
+    """Marks a method that changes nothing."""
+    setattr(method, READS, True)
+    return method
+
+
+def waits(method: Method) -> Method:
+    """Marks a method that waits for something to come, however long that takes, and so has no deadline."""
+    setattr(method, WAITS, True)
+    return method

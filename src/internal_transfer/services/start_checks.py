@@ -1,0 +1,64 @@
+"""What must hold before a process does anything: it has the settings and the data that belong together."""
+
+from pathlib import Path
+
+from internal_transfer.ports.errors import StartRefusedError
+from internal_transfer.ports.ports import Ports
+from internal_transfer.services.restore.check import RestoreCheck
+from internal_transfer.settings.pins import check_pins, pins
+from internal_transfer.settings.settings import Settings
+
+DIRECTORY_KIND = "directory.kind"
+"""The name under which it is pinned what a data directory is for."""
+DEMO, REAL = "demo", "real"
+_OTHER_KIND = {
+    DEMO: "was first used without --demo, and made-up money must not come to real money: "
+    "start without --demo, or give --data another directory",
+    REAL: "was first used with --demo, and its money is made up: start with --demo, or give --data another directory",
+}
+
+
+class StartChecks:
+    """Compares the settings with what is pinned, and store, ledger and cores with each other."""
+
+    def __init__(self, ports: Ports, settings: Settings, directory: Path, restore: RestoreCheck) -> None:
+        self._operations = ports.operations
+        self._settings = settings
+        self._directory = directory
+        self._restore = restore
+
+    async def for_server(self, *, demo: bool) -> None:
+        """Checks a server's start, and pins what is used for the first time.
+
+        The first start, with `demo` or without, decides for good what the directory is for. Raises `StartRefusedError`
+        where the directory is for the other, the settings are not those that the data was made with, or the systems
+        were restored to different times.
+        """
+        kind = DEMO if demo else REAL
+        pinned = await self._operations.pins()
+        if pinned.get(DIRECTORY_KIND, kind) != kind:
+            raise StartRefusedError(f"the data directory {self._directory} {_OTHER_KIND[kind]}")
+        wanted = pins(self._settings) | {DIRECTORY_KIND: kind}
+        check_pins(wanted, pinned)
+        check_pins(wanted, await self._operations.pin(wanted))
+        disagreement = await self._restore.disagreement()
+        if disagreement is not None:
+            raise StartRefusedError(disagreement)
+
+    async def for_command(self) -> None:
+        """Checks a command that works without a server: one must have been started before, with the same settings.
+
+        Pins nothing. Raises `StartRefusedError`.
+        """
+        pinned = await self._operations.pins()
+        if not pinned:
+            raise StartRefusedError(f"{self._directory}: no server has started on it yet")
+        wanted = pins(self._settings)
+        advice = "without a server a command needs its settings: give --config FILE of the server"
+        try:
+            check_pins(wanted, pinned)
+        except StartRefusedError as error:
+            raise StartRefusedError(f"{error}; {advice}") from error
+        new = sorted(wanted.keys() - pinned.keys())
+        if new:
+            raise StartRefusedError(f"{', '.join(new)}: no server has started with this yet; {advice}")

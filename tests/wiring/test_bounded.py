@@ -1,0 +1,139 @@
+"""The bound in front of every port: how long a call may take, what a late one means, and what is measured."""
+
+import asyncio
+import dataclasses
+import inspect
+
+import pytest
+
+from internal_transfer.adapters.system.clock import SystemClock
+from internal_transfer.ports.bounds import WAITS
+from internal_transfer.ports.durability import Durability
+from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
+from internal_transfer.ports.event_bus import EventBus
+from internal_transfer.ports.event_publisher import EventPublisher
+from internal_transfer.ports.ledger import Ledger
+from internal_transfer.ports.operations import Operations
+from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.rate_limiter import RateLimiter
+from internal_transfer.ports.trading_core import TradingCore
+from internal_transfer.ports.transfer_store import TransferStore
+from internal_transfer.settings.load import load
+from internal_transfer.settings.settings import PortBounds
+from internal_transfer.telemetry import Telemetry
+from internal_transfer.wiring.bounded import bounded_ports
+
+PORTS = {
+    "store": TransferStore,
+    "ledger": Ledger,
+    "core": TradingCore,
+    "operations": Operations,
+    "bus": EventBus,
+    "limiter": RateLimiter,
+    "publisher": EventPublisher,
+    "durability": Durability,
+}
+SYSTEMS = {"publisher": System.BUS, "durability": System.STORE} | {
+    name: System(name) for name in PORTS if name not in {"publisher", "durability"}
+}
+READING = {
+    "store": {
+        "by_keys", "get", "events", "history", "by_status", "stuck", "daily_used", "open_summary", "feed",
+        "reader_position", "registered", "registered_by_number", "ledger_seen",
+    },
+    "ledger": {"lookup_accounts", "lookup_transfers", "transfers_after", "newest_transfers"},
+    "core": {"verdicts", "balances", "entries_after"},
+    "operations": {"pins", "policy", "audit", "audit_about", "verify_audit", "api_keys", "last_report"},
+}  # fmt: skip
+CALLS = [
+    (port, name)
+    for port, protocol in PORTS.items()
+    for name, declared in vars(protocol).items()
+    if inspect.iscoroutinefunction(declared)
+]
+
+
+class Silent:
+    """A port whose methods never return."""
+
+    def __getattr__(self, name):
+        async def method(*_, **__):
+            await asyncio.Event().wait()
+
+        return method
+
+
+class Failing:
+    """A port whose methods all fail in the same way."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getattr__(self, name):
+        async def method(*_, **__):
+            raise self.error
+
+        return method
+
+
+def ports_on(port, seconds):
+    ports = Ports(**dict.fromkeys(PORTS, port), clock=SystemClock(), telemetry=Telemetry())
+    return bounded_ports(ports, PortBounds(*(seconds for _ in PortBounds.__struct_fields__)))
+
+
+def failures(ports, system, kind):
+    return ports.telemetry.registry.get_sample_value(
+        "internal_transfer_operating_failures_total", {"system": system, "kind": kind}
+    )
+
+
+@pytest.mark.parametrize(("port", "method"), [call for call in CALLS if call != ("bus", "take")])
+async def test_a_late_call_is_unavailable_where_it_only_reads_and_unknown_elsewhere(port, method):
+    """Every method of every port has a deadline, and what a late one means is written out here."""
+    ports = ports_on(Silent(), 0.001)
+    kind = Unavailable if method in READING.get(port, ()) else OutcomeUnknown
+    with pytest.raises(kind, match=f"no answer to {method} in 0.001 s") as failed:
+        await getattr(getattr(ports, port), method)()
+    assert failed.value.system is SYSTEMS[port]
+    assert failures(ports, SYSTEMS[port], kind.__name__) == (None if port == "durability" else 1)
+
+
+async def test_waiting_for_confirmations_has_no_deadline():
+    """They come when they come."""
+    ports = ports_on(Silent(), 0.001)
+    waiting = asyncio.ensure_future(ports.bus.take(1))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    waiting.cancel()
+    unbounded = [(port, name) for port, name in CALLS if hasattr(vars(PORTS[port])[name], WAITS)]
+    assert unbounded == [("bus", "take")]
+
+
+async def test_failures_pass_and_are_counted_and_calls_are_measured():
+    """An adapter's own failure says more than the bound's; a bug is no failure of a system."""
+    ports = ports_on(Failing(Unavailable(System.LEDGER, "away")), 10.0)
+    with pytest.raises(Unavailable, match="away"):
+        await ports.ledger.create_transfers([])
+    assert failures(ports, "ledger", "Unavailable") == 1
+    measured = ports.telemetry.registry.get_sample_value(
+        "internal_transfer_port_call_duration_seconds_count", {"port": "ledger", "method": "create_transfers"}
+    )
+    assert measured == 1
+    ports = ports_on(Failing(KeyError("bug")), 10.0)
+    with pytest.raises(KeyError):
+        await ports.store.get([])
+    assert failures(ports, "store", "KeyError") is None
+
+
+async def test_only_what_the_port_declares_can_be_called():
+    """What an adapter has besides is out of reach for roles."""
+    ports = ports_on(Silent(), 10.0)
+    with pytest.raises(AttributeError):
+        ports.store.pool  # noqa: B018
+
+
+def test_each_port_has_its_setting():
+    """The shipped settings bound each by ten seconds, and none is left out."""
+    shipped = load(None, {}).bounds
+    assert all(getattr(shipped, name) == 10 for name in PortBounds.__struct_fields__)
+    assert {field.name for field in dataclasses.fields(Ports)} == {*PORTS, "clock", "telemetry"}
