@@ -308,10 +308,10 @@ def test_a_socket_under_a_long_path_is_reached(tmp_path):
     finally:
         os.chdir(where)
     listener.listen(1)
-    with connection._short(deep / "admin.sock") as name, socket.socket(socket.AF_UNIX) as client:
+    with connection.short_name(deep / "admin.sock") as name, socket.socket(socket.AF_UNIX) as client:
         client.connect(name)
     listener.close()
-    with connection._short(Path("data/admin.sock")) as name:
+    with connection.short_name(Path("data/admin.sock")) as name:
         assert name == "data/admin.sock"
 
 

@@ -33,11 +33,11 @@ async def test_other_settings_than_the_servers(server):
     server.config.write_text(server.config.read_text() + "[assets.ADA]\nclosed = true\n")
     checks, code = await examined(server, "--config", str(server.config))
     assert (code, checks["settings"][0]) == (1, False)
-    assert "restart it where the file was changed since" in checks["settings"][1]
+    assert "restart the server if the file has changed since" in checks["settings"][1]
 
 
 async def test_a_server_that_is_not_ready(place):
-    """A server whose core is silent runs and is not ready: the check fails with the reason that /readyz gives."""
+    """A server whose core is silent is not ready: the check fails with the reason that /readyz gives."""
     async with new_server(place, ONE_PROCESS._replace(core_silence_seconds=0.3)) as server:
         await server.start()
         alice = await server.fund("alice", "10")
@@ -51,7 +51,7 @@ async def test_a_server_that_is_not_ready(place):
         checks, code = await examined(server, "--config", str(server.config))
     assert code == 1
     assert [name for name, (ok, _) in checks.items() if not ok] == ["server"]
-    assert "runs and is not ready: the trading core 'core' does not answer" in checks["server"][1]
+    assert "running, but not ready: the trading core 'core' does not answer" in checks["server"][1]
 
 
 async def test_processes_on_real_systems(place, environment):

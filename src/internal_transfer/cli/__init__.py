@@ -1,4 +1,4 @@
-"""The command line: runs the server, makes credentials, and gives operators their desk."""
+"""The command line: runs the server, creates credentials, and gives operators their desk."""
 
 import sys
 from importlib.metadata import version
@@ -33,7 +33,7 @@ app.add_typer(api_key_commands, name="api-key")
 app.add_typer(admin_commands, name="admin")
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 - an option's callback is called so.
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it by position.
     if wanted:
         typer.echo(f"internal-transfer {version('internal-transfer')}")
         raise typer.Exit
@@ -43,7 +43,7 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - an option's callback
 def options(
     *,
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Users move their own money between their own accounts: a two-phase, double-entry transfer service."""

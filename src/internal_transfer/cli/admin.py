@@ -1,4 +1,4 @@
-"""`admin`: the operators' desk. Every command is one call of the admin interface and its answer, printed."""
+"""`admin`: the operators' commands. Each one calls the operators' interface once and prints the answer."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -20,33 +20,35 @@ from internal_transfer.cli.output import (
 from internal_transfer.domain.policy_change import ACTIONS, ALL, PolicyAction, Subject
 from internal_transfer.domain.transfer import Status
 
-admin = typer.Typer(help="Evidence on transfers, and acts on them.", no_args_is_help=True)
+admin = typer.Typer(help="Show the evidence on transfers, and act on them.", no_args_is_help=True)
 core = typer.Typer(
-    help="Steers a demonstration core. Where the core is a process of its own, --data names the core's directory.",
+    help="Steer a demonstration core. If it is a process of its own, --data names its own directory.",
     no_args_is_help=True,
 )
-audit = typer.Typer(help="The audit chain.", no_args_is_help=True)
+audit = typer.Typer(help="Read and verify the audit chain.", no_args_is_help=True)
 admin.add_typer(core, name="core")
 admin.add_typer(audit, name="audit")
 
 _RECONCILIATION_SECONDS = 3600.0
 
 _Id = Annotated[str, typer.Argument(help="The transfer's request_id.", metavar="ID")]
-_Reason = Annotated[str, typer.Option(help="Why; it stands in the audit chain.")]
-_OptionalReason = Annotated[str | None, typer.Option(help="Why; it stands in the audit chain.")]
-_Evidence = Annotated[str | None, typer.Option(help="What `show --json` gave as evidence; other facts are refused.")]
+_Reason = Annotated[str, typer.Option(help="Why; recorded in the audit chain.")]
+_OptionalReason = Annotated[str | None, typer.Option(help="Why; recorded in the audit chain.")]
+_Evidence = Annotated[
+    str | None, typer.Option(help="The evidence that `show --json` printed; refused if the facts have changed since.")
+]
 _User = Annotated[str, typer.Option(help="The user's id.")]
 _Account = Annotated[str, typer.Option(help="A ledger-held account type, such as funding.")]
 _Asset = Annotated[str, typer.Option(help="The asset, such as USDT.")]
 _Amount = Annotated[str, typer.Option(help="A decimal amount, such as 12.5.")]
-_Reference = Annotated[str, typer.Option(help="Works once; a repeat returns the first.")]
-_Limit = Annotated[int, typer.Option(help="The most that are listed.", min=1, max=1000)]
+_Reference = Annotated[str, typer.Option(help="Works once; a repeat returns the first result.")]
+_Limit = Annotated[int, typer.Option(help="How many to list at most.", min=1, max=1000)]
 
 
 @admin.command()
 @takes_access
 def show(access: Access, *, request_id: _Id) -> None:
-    """Shows all that is on record about a transfer, and what is known and unknown."""
+    """Show everything on record about a transfer, and what is known and unknown."""
     _print(access, call(access, "GET", f"/transfers/{part(request_id)}"), print_evidence)
 
 
@@ -55,11 +57,11 @@ def show(access: Access, *, request_id: _Id) -> None:
 def list_transfers(
     access: Access,
     *,
-    status: Annotated[Status, typer.Option(help="The status.", case_sensitive=False)],
-    after: Annotated[str | None, typer.Option(help="Only those after this request_id.")] = None,
+    status: Annotated[Status, typer.Option(help="The status to list.", case_sensitive=False)],
+    after: Annotated[str | None, typer.Option(help="List only transfers after this request_id.")] = None,
     limit: _Limit = 100,
 ) -> None:
-    """Lists transfers in a status, by rising id."""
+    """List the transfers in a status, by ascending id."""
     query = {"status": status.value, "limit": str(limit)} | ({"after": after} if after is not None else {})
     answer = call(access, "GET", "/transfers", query=query)
     _print(access, answer, lambda answer: print_transfers(answer["transfers"], status.value))
@@ -68,7 +70,7 @@ def list_transfers(
 @admin.command()
 @takes_access
 def stuck(access: Access, *, limit: _Limit = 100) -> None:
-    """Lists open transfers that are older than they should be, or need a person."""
+    """List open transfers that are overdue or need a person."""
     answer = call(access, "GET", "/transfers/stuck", query={"limit": str(limit)})
     _print(access, answer, lambda answer: print_transfers(answer["transfers"], "stuck"))
 
@@ -76,14 +78,14 @@ def stuck(access: Access, *, limit: _Limit = 100) -> None:
 @admin.command()
 @takes_access
 def retry(access: Access, *, request_id: _Id, reason: _Reason, evidence: _Evidence = None) -> None:
-    """Goes on with an open transfer now."""
+    """Continue an open transfer now."""
     _act(access, f"/transfers/{part(request_id)}/retry", _decision(reason, evidence))
 
 
 @admin.command()
 @takes_access
 def void(access: Access, *, request_id: _Id, reason: _Reason, evidence: _Evidence = None) -> None:
-    """Gives the money back; fences the trading cores first."""
+    """Give the money back, after fencing the trading cores."""
     _act(access, f"/transfers/{part(request_id)}/void", _decision(reason, evidence))
 
 
@@ -96,10 +98,10 @@ def post(
     reason: _Reason,
     evidence: _Evidence = None,
     break_glass: Annotated[
-        bool, typer.Option("--break-glass", help="Also where a core does not confirm; opens a reconciliation item.")
+        bool, typer.Option("--break-glass", help="Post even if a core does not confirm; opens a reconciliation item.")
     ] = False,
 ) -> None:
-    """Settles a transfer whose legs the trading cores confirm."""
+    """Settle a transfer whose legs the trading cores confirm."""
     body = _decision(reason, evidence) | ({"break_glass": True} if break_glass else {})
     _act(access, f"/transfers/{part(request_id)}/post", body)
 
@@ -107,9 +109,9 @@ def post(
 @admin.command()
 @takes_access
 def acknowledge(access: Access, *, request_id: _Id, reason: _Reason) -> None:
-    """Records that the core's side of a transfer posted with --break-glass was put right by hand.
+    """Record that the core's side of a transfer posted with --break-glass was corrected by hand.
 
-    The reconciliation then leaves it out.
+    Reconciliation then leaves it out.
     """
     _act(access, f"/transfers/{part(request_id)}/acknowledge", {"reason": reason})
 
@@ -126,7 +128,7 @@ def deposit(
     reference: _Reference,
     reason: _Reason,
 ) -> None:
-    """Brings money in from outside."""
+    """Bring money in from outside."""
     _act(access, "/deposits", _cash(user, account, asset, amount=amount, reference=reference, reason=reason))
 
 
@@ -142,14 +144,14 @@ def withdraw(
     reference: _Reference,
     reason: _Reason,
 ) -> None:
-    """Takes money out."""
+    """Take money out."""
     _act(access, "/withdrawals", _cash(user, account, asset, amount=amount, reference=reference, reason=reason))
 
 
 @admin.command()
 @takes_access
 def reconcile(access: Access) -> None:
-    """Compares store, ledger and core. Ends with 1 where they differ."""
+    """Compare store, ledger and core. Exits with 1 if they differ."""
     answer = call(access, "POST", "/reconciliation", answer_seconds=_RECONCILIATION_SECONDS)
     _print(access, answer, print_reconciliation)
     if not answer["clean"]:
@@ -157,18 +159,18 @@ def reconcile(access: Access) -> None:
 
 
 _POLICY_HELP = {
-    PolicyAction.FREEZE: "Lets a user move nothing.",
-    PolicyAction.UNFREEZE: "Takes a freeze back.",
-    PolicyAction.PAUSE: "Takes no more transfers on a route; those on their way are finished.",
-    PolicyAction.RESUME: "Takes a pause back.",
-    PolicyAction.FREEZE_ASSET: "Takes no more transfers of an asset; those on their way are finished.",
-    PolicyAction.UNFREEZE_ASSET: "Takes the freeze of an asset back.",
-    PolicyAction.STOP: "The kill switch: takes no more transfers at all; those on their way are finished.",
-    PolicyAction.START: "Takes the kill switch back.",
+    PolicyAction.FREEZE: "Stop a user from moving money.",
+    PolicyAction.UNFREEZE: "Lift the freeze of a user.",
+    PolicyAction.PAUSE: "Accept no more transfers on a route; those under way are finished.",
+    PolicyAction.RESUME: "Accept transfers on a paused route again.",
+    PolicyAction.FREEZE_ASSET: "Accept no more transfers of an asset; those under way are finished.",
+    PolicyAction.UNFREEZE_ASSET: "Lift the freeze of an asset.",
+    PolicyAction.STOP: "The kill switch: accept no more transfers at all; those under way are finished.",
+    PolicyAction.START: "Accept transfers again after a stop.",
 }
 _SUBJECT_HELP = {
     Subject.USER: "The user's id.",
-    Subject.ROUTE: "From and to, such as funding:spot.",
+    Subject.ROUTE: "The route, such as funding:spot.",
     Subject.ASSET: "The asset, such as USDT.",
 }
 
@@ -200,7 +202,7 @@ for _kind, _actions in ACTIONS.items():
 @admin.command()
 @takes_access
 def policy(access: Access) -> None:
-    """Shows what is frozen, paused or stopped."""
+    """Show what is frozen, paused or stopped."""
     _print(access, call(access, "GET", "/policy"), print_policy)
 
 
@@ -220,11 +222,11 @@ def _core_command(mode: _Mode, what: str) -> None:
     core.command(mode.value, help=what)(takes_access(command))
 
 
-_core_command(_Mode.PAUSE, "Makes the core unreachable.")
-_core_command(_Mode.RESUME, "Lets the core work again.")
-_core_command(_Mode.REFUSE, "Makes the core refuse every new command.")
-_core_command(_Mode.REFUSE_CREDITS, "Makes the core refuse every new credit, and still debit.")
-_core_command(_Mode.WITHHOLD, "Makes the core answer nothing, though it accepts a cancel.")
+_core_command(_Mode.PAUSE, "Make the core unreachable.")
+_core_command(_Mode.RESUME, "Let the core work again.")
+_core_command(_Mode.REFUSE, "Make the core refuse every new command.")
+_core_command(_Mode.REFUSE_CREDITS, "Make the core refuse every new credit, but still debit.")
+_core_command(_Mode.WITHHOLD, "Make the core answer nothing, but accept a cancel.")
 
 
 @audit.command("list")
@@ -232,10 +234,10 @@ _core_command(_Mode.WITHHOLD, "Makes the core answer nothing, though it accepts 
 def list_audit(
     access: Access,
     *,
-    after: Annotated[int, typer.Option(help="Only entries after this one.", min=0)] = 0,
+    after: Annotated[int, typer.Option(help="List only entries after this number.", min=0)] = 0,
     limit: _Limit = 100,
 ) -> None:
-    """Lists entries of the audit chain."""
+    """List entries of the audit chain."""
     answer = call(access, "GET", "/audit", query={"after": str(after), "limit": str(limit)})
 
     def show_entries(answer: dict[str, Any]) -> None:
@@ -249,7 +251,7 @@ def list_audit(
 @audit.command("verify")
 @takes_access
 def verify_audit(access: Access) -> None:
-    """Checks that no entry was changed, removed or moved. Ends with 1 where one was."""
+    """Check that no entry was changed, removed or moved. Exits with 1 if one was."""
     answer = call(access, "GET", "/audit/verification", answer_seconds=_RECONCILIATION_SECONDS)
     words = "the chain is whole" if answer["whole"] else f"the chain is broken at entry {answer['broken_at']}"
     _print(access, answer, lambda _: print_line(words))

@@ -1,7 +1,7 @@
-"""How a command gets to the service: over a running server's socket, over HTTP, or through the files themselves.
+"""How a command reaches the service: over a running server's socket, over HTTP, or through the files themselves.
 
-The files are opened only where no server holds the directory, and then under the directory's lock, behind the very
-same admin application; there is no second way of doing things.
+The files are opened only if no server holds the directory, under its lock, and behind the same operators' application:
+nothing is implemented twice.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ from internal_transfer.telemetry import configure_logging
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 60.0
 _SOCKET_PATH_BYTES_MAX = 100
-"""What fits into a socket's address on every system is a little more."""
+"""Every system's socket addresses hold a little more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Which service a command talks to, and how it answers."""
+    """Which service a command talks to, and how it prints the answer."""
 
     data: Path
     url: str | None
@@ -46,19 +46,21 @@ class Access:
 
 _PARAMETERS = {
     "data": (Annotated[Path, typer.Option(help="The data directory of the service.", file_okay=False)], Path("data")),
-    "url": (Annotated[str | None, typer.Option(help="A running service elsewhere; needs --token.")], None),
+    "url": (Annotated[str | None, typer.Option(help="The address of a service elsewhere; needs --token.")], None),
     "token": (Annotated[str | None, typer.Option(help="An operator's token for --url.")], None),
     "config": (
-        Annotated[Path | None, typer.Option(help="The settings, where no server runs.", dir_okay=False)],
+        Annotated[
+            Path | None, typer.Option(help="The server's settings (TOML); needed if no server runs.", dir_okay=False)
+        ],
         None,
     ),
-    "as_json": (Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")], False),
+    "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")], False),
 }
 assert list(_PARAMETERS) == [field.name for field in fields(Access)]
 
 
 def takes_access(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options that say which service it talks to; it gets them as its first argument."""
+    """Gives a command the options that choose the service; it receives them as its first argument."""
     own = list(inspect.signature(command).parameters.values())[1:]
     common = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -87,7 +89,7 @@ def call(
     query: Mapping[str, str] | None = None,
     answer_seconds: float = _ANSWER_SECONDS,
 ) -> dict[str, Any]:
-    """The service's answer. Where it refuses, fails or cannot be reached, says so and ends the command."""
+    """Returns the service's answer; prints why and ends the command if it refuses, fails or cannot be reached."""
     try:
         response = asyncio.run(
             _call(access, method, ADMIN + path, body=body, query=query, answer_seconds=answer_seconds)
@@ -96,9 +98,9 @@ def call(
     except (httpx.TransportError, httpx.InvalidURL, StartRefusedError, OperatingFailureError, OSError) as error:
         _give_up(access, str(error) or type(error).__name__)
     except ValueError:
-        _give_up(access, "what answers there is not this service")
+        _give_up(access, "another program answers there, not this service")
     if not isinstance(answer, dict):
-        _give_up(access, "what answers there is not this service")
+        _give_up(access, "another program answers there, not this service")
     if response.status_code >= 400:
         print_problem(answer, as_json=access.as_json)
         raise typer.Exit(FAILED)
@@ -122,10 +124,10 @@ def require_running(access: Access) -> None:
 
 
 def ask_holder(directory: DataDirectory, path: str) -> dict[str, Any]:
-    """What the server that holds a directory answers on its socket; raises `StartRefusedError` where it does not."""
+    """Returns what the server that holds a directory answers on its socket; raises `StartRefusedError` if none."""
 
     async def ask() -> httpx.Response:
-        with _short(directory.admin_socket) as socket:
+        with short_name(directory.admin_socket) as socket:
             transport = httpx.AsyncHTTPTransport(uds=socket)
             async with httpx.AsyncClient(
                 base_url="http://admin", transport=transport, timeout=_CONNECT_SECONDS
@@ -137,12 +139,12 @@ def ask_holder(directory: DataDirectory, path: str) -> dict[str, Any]:
     except (httpx.HTTPError, OSError, ValueError) as error:
         raise StartRefusedError(f"the server does not answer on {directory.admin_socket}: {error}") from error
     if not isinstance(answer, dict):
-        raise StartRefusedError(f"what answers on {directory.admin_socket} is not this service")
+        raise StartRefusedError(f"another program answers on {directory.admin_socket}, not this service")
     return answer
 
 
 def part(text: str) -> str:
-    """A text as one part of a path; `.` and `..` would be taken for directories."""
+    """Quotes a text as one part of a path, also `.` and `..`, which would count as directories."""
     return quote(text, safe=":") if text.strip(".") else "%2E" * len(text)
 
 
@@ -173,15 +175,15 @@ async def _client(access: Access, answer_seconds: float) -> AsyncIterator[httpx.
             f"there is no data directory {directory.path}; name it with --data, or start the server"
         )
     if directory.is_held:
-        with _short(directory.admin_socket) as socket:
+        with short_name(directory.admin_socket) as socket:
             transport: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(uds=socket)
             async with httpx.AsyncClient(base_url="http://admin", transport=transport, timeout=timeout) as client:
                 yield client
         return
-    # The whole service takes long to import, and only this way needs it.
+    # The whole service is slow to import, and only this branch needs it.
     from internal_transfer.server.process import open_offline  # noqa: PLC0415
 
-    # Standard output is the answer's, and what the service would log the answer says.
+    # Standard output is for the answer, which says what the service would log.
     configure_logging(level="error")
     async with open_offline(access.data, access.config) as app:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -190,8 +192,8 @@ async def _client(access: Access, answer_seconds: float) -> AsyncIterator[httpx.
 
 
 @contextmanager
-def _short(socket: Path) -> Iterator[str]:
-    """The socket under a name that fits into an address, which deep directories do not."""
+def short_name(socket: Path) -> Iterator[str]:
+    """Gives the socket a name that fits into an address, even in a deep directory."""
     if len(os.fsencode(socket)) <= _SOCKET_PATH_BYTES_MAX:
         yield str(socket)
         return

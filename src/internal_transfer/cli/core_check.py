@@ -1,4 +1,4 @@
-"""`core-check`: shows whether a trading core keeps its promises, by telling it orders and looking."""
+"""`core-check`: shows whether a trading core keeps its promises, by giving it commands and looking."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -21,27 +21,33 @@ if TYPE_CHECKING:
 
 def core_check(
     *,
-    config: Annotated[Path | None, typer.Option(help="The settings that say how the core is reached.", dir_okay=False)],
-    account: Annotated[str, typer.Option(help="USER:TYPE of an account that nobody else uses meanwhile.")],
-    other: Annotated[str, typer.Option(help="USER:TYPE of a second one, in the same core.")],
-    asset: Annotated[str, typer.Option(help="The asset of both.")] = "USDT",
+    config: Annotated[
+        Path | None, typer.Option(help="The settings (TOML) that say how to reach the core.", dir_okay=False)
+    ],
+    account: Annotated[str, typer.Option(help="USER:TYPE of an account that nobody else uses during the check.")],
+    other: Annotated[str, typer.Option(help="USER:TYPE of a second account in the same core.")],
+    asset: Annotated[str, typer.Option(help="The asset of both accounts.")] = "USDT",
     other_asset: Annotated[str, typer.Option(help="Another asset that the core knows.")] = "BTC",
     core: Annotated[str, typer.Option(help="The core's name in the settings.")] = "core",
-    amount: Annotated[int, typer.Option(help="Smallest units to move; all of it is taken back.", min=1)] = 100,
-    both: Annotated[bool, typer.Option(help="The core moves both sides of a transfer in one act.")] = True,
-    restart: Annotated[bool, typer.Option("--restart", help="Asks to restart the core, and looks again.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    amount: Annotated[
+        int, typer.Option(help="How many smallest units to move; all of them are moved back.", min=1)
+    ] = 100,
+    both: Annotated[bool, typer.Option(help="Whether the core moves both sides of a transfer in one act.")] = True,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Ask for a restart of the core, and check again after it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Checks every promise that a trading core makes to the service. No settler may run meanwhile.
+    """Check every promise that a trading core makes to the service. No settler may run meanwhile.
 
-    Ends with 1 where a promise is broken or could not be checked.
+    Exits with 1 if a promise is broken or could not be checked.
     """
-    from internal_transfer.conformance.bench import Plan  # noqa: PLC0415 - takes long to import.
+    from internal_transfer.conformance.bench import Plan  # noqa: PLC0415 - slow to import.
 
     configure_logging()
     for name, code in (("--asset", asset), ("--other-asset", other_asset)):
         if not is_asset(code):
-            raise typer.BadParameter("is not an asset's code", param_hint=name)
+            raise typer.BadParameter("is not an asset code", param_hint=name)
     plan = Plan(
         core=core,
         account=_account(account, asset, "--account"),

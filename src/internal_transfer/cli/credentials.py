@@ -1,4 +1,4 @@
-"""`token` and `api-key`: what clients show to be let in."""
+"""`token` and `api-key`: the credentials of clients."""
 
 import time
 from enum import StrEnum
@@ -13,11 +13,11 @@ from internal_transfer.cli.output import print_json, print_line
 from internal_transfer.domain.account import Owner, is_account_type, is_owner
 from internal_transfer.settings.demo_issuer import DemoIssuer
 
-api_key = typer.Typer(help="Keys for clients that sign their requests.", no_args_is_help=True)
+api_key = typer.Typer(help="Create and revoke keys for clients that sign their requests.", no_args_is_help=True)
 
 
 class Role(StrEnum):
-    """What a token's bearer may do."""
+    """What the bearer of a token may do."""
 
     USER = "user"
     OPERATOR = "operator"
@@ -29,10 +29,10 @@ def token(
     *,
     user: Annotated[str, typer.Option(help="The user's id.")],
     data: Annotated[Path, typer.Option(help="The data directory of `serve --demo`.", file_okay=False)] = Path("data"),
-    role: Annotated[list[Role] | None, typer.Option(help="What it lets do; may be repeated.")] = None,
-    tier: Annotated[str, typer.Option(help="Whose limits count.")] = "standard",
+    role: Annotated[list[Role] | None, typer.Option(help="A role of the token; may be repeated.")] = None,
+    tier: Annotated[str, typer.Option(help="The tier whose limits apply.")] = "standard",
 ) -> None:
-    """Prints a token of one hour, signed by the demo issuer."""
+    """Print a token that is valid for one hour, signed by the demo issuer."""
     if not is_owner(user):
         raise typer.BadParameter("does not match [A-Za-z0-9_.:-]{1,64}", param_hint="--user")
     if not is_account_type(tier):
@@ -40,7 +40,7 @@ def token(
     roles = tuple(each.value for each in role) if role else (Role.USER.value,)
     with failures_end():
         issuer = DemoIssuer.read(data)
-    # A command lives outside the service, where no clock is handed in and no simulation runs.
+    # A command runs outside the service, where there is no simulation and so no clock to pass in.
     now_seconds = time.time_ns() // 1_000_000_000  # noqa: TID251
     typer.echo(issuer.token(Owner(user), roles=roles, tier=tier, now_seconds=now_seconds))
 
@@ -51,10 +51,10 @@ def create(
     access: Access,
     *,
     user: Annotated[str, typer.Option(help="The user's id.")],
-    tier: Annotated[str, typer.Option(help="Whose limits count.")] = "standard",
-    reason: Annotated[str | None, typer.Option(help="Why; it stands in the audit chain.")] = None,
+    tier: Annotated[str, typer.Option(help="The tier whose limits apply.")] = "standard",
+    reason: Annotated[str | None, typer.Option(help="Why; recorded in the audit chain.")] = None,
 ) -> None:
-    """Makes a key and prints it with its secret and passphrase, once."""
+    """Create a key, and print it with its secret and passphrase, this once."""
     body = {"user": user, "tier": tier} | ({} if reason is None else {"reason": reason})
     answer = call(access, "POST", "/api-keys", body=body)
     if access.as_json:
@@ -69,10 +69,10 @@ def create(
 def revoke(
     access: Access,
     *,
-    key: Annotated[str, typer.Argument(help="The key.")],
-    reason: Annotated[str | None, typer.Option(help="Why; it stands in the audit chain.")] = None,
+    key: Annotated[str, typer.Argument(help="The key to revoke.")],
+    reason: Annotated[str | None, typer.Option(help="Why; recorded in the audit chain.")] = None,
 ) -> None:
-    """Makes a key worthless for good."""
+    """Revoke a key for good."""
     answer = call(access, "POST", f"/api-keys/{part(key)}/revoke", body={} if reason is None else {"reason": reason})
     if access.as_json:
         print_json(answer)

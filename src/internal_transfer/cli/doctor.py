@@ -1,4 +1,4 @@
-"""`doctor`: looks at everything that the service needs, changes nothing, and says what to do."""
+"""`doctor`: checks everything that the service needs, changes nothing, and says what to do."""
 
 import asyncio
 import os
@@ -31,13 +31,13 @@ from internal_transfer.wiring.examining import examine_database
 PYTHON_LEAST = (3, 11)
 FREE_BYTES_LEAST = 1 << 30
 AHEAD_SECONDS_MAX = 5.0
-"""How far files may be ahead of the clock; ids stop being drawn after a larger backward step."""
+"""How far files may be ahead of the clock; after a larger backward step no ids are drawn."""
 
 _CONNECT_SECONDS = 2.0
 
 
 class Patient(Struct, frozen=True):
-    """What the checks look at."""
+    """What is examined."""
 
     data: Path
     config: Path | None
@@ -45,9 +45,9 @@ class Patient(Struct, frozen=True):
     port: int
     admin_port: int
     server: dict[str, Any] | None = None
-    """What the server that holds the directory says of itself."""
+    """What the server that holds the directory says about itself."""
     silence: str | None = None
-    """Why it says nothing, where there is one that should."""
+    """Why it does not answer, if it should."""
 
     @property
     def directory(self) -> DataDirectory:
@@ -56,7 +56,7 @@ class Patient(Struct, frozen=True):
 
     @property
     def holds_ledger(self) -> bool:
-        """Tells whether a process with the role `ledger` holds the directory, which has no socket for operators."""
+        """Returns whether a process of the role `ledger` holds the directory; it has no socket for operators."""
         directory = self.directory
         return directory.is_held and directory.ledger_socket.exists() and not directory.admin_socket.exists()
 
@@ -64,15 +64,15 @@ class Patient(Struct, frozen=True):
 def doctor(
     *,
     data: Annotated[Path, typer.Option(help="The data directory.", file_okay=False)] = Path("data"),
-    config: Annotated[Path | None, typer.Option(help="The settings of the server.", dir_okay=False)] = None,
+    config: Annotated[Path | None, typer.Option(help="The server's settings (TOML).", dir_okay=False)] = None,
     host: Annotated[str, typer.Option(help="The address of the server.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port for users.", min=0, max=65_535)] = 8080,
     admin_port: Annotated[int, typer.Option(help="The port for health and metrics.", min=0, max=65_535)] = 9464,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Checks the machine, the settings and the data directory. Ends with 1 where something is wrong.
+    """Check the machine, the settings and the data directory. Exits with 1 if something is wrong.
 
-    Where a server holds the directory, it is asked for its ports, its settings and whether it is ready.
+    If a server holds the directory, it is asked for its ports and settings, and whether it is ready.
     """
     configure_logging(level="error")
     findings = examine(Patient(data, config, host, port, admin_port))
@@ -86,7 +86,7 @@ def doctor(
 
 
 def examine(patient: Patient) -> list[Finding]:
-    """All checks, in the order in which a start would stumble over them."""
+    """Makes all checks, in the order in which a start would fail on them."""
     patient = _ask_server(patient)
     looks: dict[str, Callable[[Patient], str]] = {
         "python": _python,
@@ -112,8 +112,8 @@ def examine(patient: Patient) -> list[Finding]:
 
 
 def _systems(patient: Patient) -> list[Finding]:
-    """The systems that the settings name; nothing where everything is embedded, or the settings are wrong."""
-    # Their clients take long to import, and most who ask have none.
+    """Checks the systems that the settings name; none if everything is embedded, or the settings are wrong."""
+    # Their clients are slow to import, and most installations use none.
     from internal_transfer.wiring.opening import check_systems  # noqa: PLC0415
 
     try:
@@ -137,13 +137,13 @@ def _load(patient: Patient) -> Settings:
 def _settings(patient: Patient) -> str:
     settings = _load(patient)
     rules = settings.rules
-    source = "the shipped ones" if patient.config is None else str(patient.config)
+    source = "the shipped settings" if patient.config is None else str(patient.config)
     server = patient.server
     if server is not None and server["settings"] != fingerprint(settings):
         started_with = f"--config {server['config']}" if server["config"] else "no --config"
         raise StartRefusedError(
-            f"{source}: not what the server runs with; it was started with {started_with}: give the same here, "
-            "or restart it where the file was changed since"
+            f"{source}: the server runs with other settings; it was started with {started_with}: give the same "
+            "here, or restart the server if the file has changed since"
         )
     return f"{source}: {len(rules.assets)} assets, {len(rules.account_types)} account types, {len(rules.routes)} routes"
 
@@ -153,16 +153,18 @@ def _directory(patient: Patient) -> str:
     if not path.exists():
         above = next(parent for parent in path.absolute().parents if parent.exists())
         if not os.access(above, os.W_OK | os.X_OK):
-            raise StartRefusedError(f"{path} does not exist and cannot be made in {above}; give --data another one")
-        return f"{path} does not exist yet; the first start makes it"
+            raise StartRefusedError(
+                f"{path} does not exist and cannot be created in {above}; give --data another directory"
+            )
+        return f"{path} does not exist yet; the first start creates it"
     status = path.stat()
     if not os.access(path, os.W_OK | os.X_OK):
         raise StartRefusedError(f"{path} cannot be written to by this user")
     if status.st_uid != os.geteuid():
-        raise StartRefusedError(f"{path} belongs to another user ({status.st_uid}); run as that one, or chown it")
+        raise StartRefusedError(f"{path} belongs to another user ({status.st_uid}); run as that user, or chown it")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise StartRefusedError(f"{path} is open to others (mode {stat.S_IMODE(status.st_mode):o}); chmod 700 it")
-    return f"{path} is writable, and its owner's alone"
+    return f"{path} is writable, and only by its owner"
 
 
 def _lock(patient: Patient) -> str:
@@ -171,14 +173,16 @@ def _lock(patient: Patient) -> str:
         return "free: no server holds the directory"
     holder = (patient.data / "lock").read_text(errors="replace").strip() or "unknown"
     if patient.holds_ledger:
-        return f"held by the ledger's process ({holder})"
+        return f"held by the ledger process ({holder})"
     if not directory.admin_socket.exists():
-        raise StartRefusedError(f"held by process {holder}, which has no admin socket: it starts or stops, or hangs")
+        raise StartRefusedError(
+            f"held by process {holder}, which has no admin socket: it is starting, stopping, or stuck"
+        )
     return f"held by a server (process {holder})"
 
 
 def _ask_server(patient: Patient) -> Patient:
-    """The patient with what its server tells of itself, in place of what was assumed."""
+    """Replaces the assumed ports with what the server says about itself, if one runs."""
     try:
         if not patient.directory.is_held or patient.holds_ledger:
             return patient
@@ -193,12 +197,12 @@ def _server(patient: Patient) -> str:
     if patient.silence is not None:
         raise StartRefusedError(patient.silence)
     if patient.holds_ledger:
-        return f"the ledger's process serves {patient.directory.ledger_socket}"
+        return f"the ledger process serves {patient.directory.ledger_socket}"
     if server is None:
-        return "none runs on the directory"
+        return "no server runs on the directory"
     what = f"release {server['version']}{', a demonstration' if server['demo'] else ''}"
     if not server["ready"]:
-        raise StartRefusedError(f"{what}: runs and is not ready: {server['reason']}")
+        raise StartRefusedError(f"{what}: running, but not ready: {server['reason']}")
     return f"{what}: ready on {server['host']}:{server['port']}"
 
 
@@ -207,19 +211,19 @@ def _pins(patient: Patient) -> str:
     if pinned is None:
         return "nothing is pinned yet"
     check_pins(pins(_load(patient)), pinned)
-    return f"{len(pinned)} pinned values, none differs and none is missing"
+    return f"{len(pinned)} pinned values, all as in the settings"
 
 
 def _port(patient: Patient, host: str, port: int) -> str:
     if port == 0:
         return "0 picks a free one"
     if patient.holds_ledger:
-        return "not asked: what holds the directory serves no users"
+        return "not checked: the process that holds the directory serves no users"
     if patient.directory.is_held:
         try:
             socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
         except OSError as error:
-            raise StartRefusedError(f"the server runs, and {host}:{port} does not answer: {error}") from error
+            raise StartRefusedError(f"the server runs, but {host}:{port} does not answer: {error}") from error
         return f"{host}:{port} answers"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -232,7 +236,7 @@ def _port(patient: Patient, host: str, port: int) -> str:
 
 
 def _clock(patient: Patient) -> str:
-    # A command lives outside the service, where no clock is handed in and no simulation runs.
+    # A command runs outside the service, where there is no simulation and so no clock to pass in.
     now = time.time()  # noqa: TID251
     if now * 1000 < EPOCH_MS:
         raise StartRefusedError("the clock is before 2025; set it, and keep it set with NTP")
@@ -240,7 +244,7 @@ def _clock(patient: Patient) -> str:
     ahead = database.stat().st_mtime - now if database.exists() else 0.0
     if ahead > AHEAD_SECONDS_MAX:
         raise StartRefusedError(f"the clock is {ahead:.0f} s behind the database's last write; set it")
-    return "sane"
+    return "plausible"
 
 
 def _disk(patient: Patient) -> str:

@@ -1,4 +1,4 @@
-"""How a command ends that cannot do its work: the exit codes, and the one place that turns failures into them."""
+"""The exit codes, and the one place that turns failures into them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from internal_transfer.ports.errors import OperatingFailureError, StartRefusedEr
 from internal_transfer.server.supervisor import ServiceFailedError
 
 FAILED = 1
-"""Refused, failed, or something is left to do; 2 is a wrong command line, which typer ends itself."""
+"""Refused, failed, or not finished. 2 is a wrong command line, which Typer handles itself."""
 
 UNREACHABLE = 3
-"""A system or the service does not answer: the same command may do better later."""
+"""A system or the service does not answer; the same command may work later."""
 
 FAILURES: tuple[type[Exception], ...] = (StartRefusedError, OperatingFailureError, ServiceFailedError)
 
@@ -25,9 +25,9 @@ def _tell(message: str) -> None:
 def failures_end(
     code: int = FAILED, *, tell: Callable[[str], None] = _tell, also: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Ends the command with the code where what is inside raises one of `FAILURES` or `also`.
+    """Ends the command with the code if the block raises one of `FAILURES` or `also`.
 
-    The message goes to standard error, unless `tell` puts it elsewhere; no traceback is shown.
+    The message goes to standard error unless `tell` puts it elsewhere; no traceback is shown.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What commands print: one JSON object for programs, tables and panels for people."""
+"""Prints results: one JSON object for programs, tables and panels for people."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -18,12 +18,12 @@ _STATUS_STYLES = {"SUCCESS": "green", "FAILED": "red", "PENDING": "yellow", "REQ
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One object on one line."""
+    """Prints one object on one line."""
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
 def print_problem(problem: Mapping[str, Any], *, as_json: bool) -> None:
-    """Why the service said no: the object itself for programs, on standard error for people."""
+    """Prints why the service refused: the whole object for programs, one line on standard error for people."""
     if as_json:
         print_json(problem)
         return
@@ -31,12 +31,12 @@ def print_problem(problem: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def print_line(text: str) -> None:
-    """One line of text, as it is."""
+    """Prints one line of text as it is."""
     Console(soft_wrap=True).print(escape(text), highlight=False)
 
 
 def print_act(act: Mapping[str, Any]) -> None:
-    """What an act did."""
+    """Prints what an act did."""
     subject = act["request_id"] or act["subject"]
     words = [f"{act['action']} {subject}: {act['outcome']}"]
     if "status" in act:
@@ -51,7 +51,7 @@ def print_act(act: Mapping[str, Any]) -> None:
 
 
 def print_transfers(transfers: Iterable[Mapping[str, Any]], title: str) -> None:
-    """Transfers, one a line."""
+    """Prints transfers, one per line."""
     table = Table(title=title, title_justify="left")
     for column in ("request_id", "status", "user", "from", "to", "amount", "created_at", "remark"):
         table.add_column(column, no_wrap=column in {"request_id", "status"}, overflow="fold")
@@ -82,7 +82,7 @@ def print_transfers(transfers: Iterable[Mapping[str, Any]], title: str) -> None:
 
 
 def print_evidence(evidence: Mapping[str, Any]) -> None:
-    """All that is on record about one transfer, side by side, and in words what it proves."""
+    """Prints everything on record about one transfer side by side, and in words what it proves."""
     transfer = evidence["transfer"]
     grid = Table.grid(expand=True, padding=(0, 1))
     for ratio in (4, 3, 3):
@@ -100,7 +100,7 @@ def print_evidence(evidence: Mapping[str, Any]) -> None:
 
 
 def print_reconciliation(result: Mapping[str, Any]) -> None:
-    """What a reconciliation found."""
+    """Prints what a reconciliation found."""
     looked = f"{result['transfers']} transfers, {result['ledger_transfers']} ledger rows, "
     looked += f"{result['core_entries']} core entries"
     if result["clean"]:
@@ -116,14 +116,14 @@ def print_reconciliation(result: Mapping[str, Any]) -> None:
 
 
 def print_policy(policy: Mapping[str, Any]) -> None:
-    """What is frozen, paused or stopped."""
+    """Prints what is frozen, paused or stopped."""
     print_line(f"version {policy['version']}: {'ALL TRANSFERS ARE STOPPED' if policy['stopped'] else 'running'}")
     for name in ("frozen_users", "frozen_assets", "paused_routes"):
         print_line(f"{name}: {', '.join(policy[name]) or 'none'}")
 
 
 def print_findings(findings: Iterable[Finding], *, left_out: Collection[str] = ()) -> None:
-    """The results of `doctor` and `core-check`; `left_out` names what was not looked at."""
+    """Prints the findings of `doctor` and `core-check`; `left_out` names what was not checked."""
     table = Table.grid(padding=(0, 2))
     for name, ok, message in findings:
         if name in left_out:
@@ -135,7 +135,7 @@ def print_findings(findings: Iterable[Finding], *, left_out: Collection[str] = (
 
 
 def _console() -> Console:
-    """The terminal; a file or pipe is as wide as tables need."""
+    """Returns the terminal; a file or pipe is as wide as the tables need."""
     console = Console()
     return console if console.is_terminal else Console(width=_FILE_COLUMNS)
 

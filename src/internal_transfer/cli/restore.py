@@ -1,4 +1,4 @@
-"""`restore-check`: whether store, ledger and cores were restored to different points in time, and the repair."""
+"""`restore-check`: finds out whether store, ledger and cores were restored to different times, and repairs it."""
 
 import asyncio
 import os
@@ -33,8 +33,8 @@ _FAILURES: tuple[type[Exception], ...] = (*FAILURES, UndecodableError)
 _MOMENTS = ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"]
 
 
-class _Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What the repair is told."""
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator asks of the repair."""
 
     reason: str
     accept_unknown: bool
@@ -45,37 +45,38 @@ class _Order(msgspec.Struct, frozen=True, kw_only=True):
 def restore_check(
     *,
     data: Annotated[Path, typer.Option(help="The data directory of the service.", file_okay=False)] = Path("data"),
-    config: Annotated[Path | None, typer.Option(help="The settings of the server.", dir_okay=False)] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Repair what disagrees.")] = False,
-    reason: Annotated[str, typer.Option(help="Why; needed with --repair, kept in the audit chain.")] = "",
+    config: Annotated[Path | None, typer.Option(help="The server's settings (TOML).", dir_okay=False)] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Bring what disagrees together again.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; needed with --repair, recorded in the audit chain.")] = "",
     accept_unknown: Annotated[
-        bool, typer.Option("--accept-unknown", help="Let roles start beside transfers that can get no record.")
+        bool, typer.Option("--accept-unknown", help="Let roles start although some transfers cannot be recorded.")
     ] = False,
     since: Annotated[
-        datetime | None, typer.Option(help="Tell cores only of transfers accepted since then (UTC).", formats=_MOMENTS)
+        datetime | None,
+        typer.Option(help="Tell cores again only of transfers accepted since then (UTC).", formats=_MOMENTS),
     ] = None,
     events: Annotated[
-        Path | None, typer.Option(help="Published events, one JSON object a line.", exists=True, dir_okay=False)
+        Path | None, typer.Option(help="Published events, one JSON object per line.", exists=True, dir_okay=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Compares store, ledger and trading cores after a restore; with --repair, brings them together again.
+    """Compare store, ledger and trading cores after a restore; with --repair, bring them together again.
 
-    No role may run meanwhile, on any machine. Ends with 0 where all is well, with 1 where something is left to do, and
-    with 3 where a system does not answer; then run it again.
+    No role may run meanwhile, on any machine. Exits with 0 if all is well, with 1 if something is left to do, and with
+    3 if a system does not answer; then run it again.
     """
     if repair and not reason.strip():
         raise typer.BadParameter("needs --reason", param_hint="--repair")
     configure_logging(level="error")
     since_ms = 0 if since is None else int(since.replace(tzinfo=UTC).timestamp() * 1000)
-    order = _Order(reason=reason, accept_unknown=accept_unknown, since_ms=since_ms, events=events)
+    request = _Request(reason=reason, accept_unknown=accept_unknown, since_ms=since_ms, events=events)
 
     def tell(message: str) -> None:
         print_problem({"code": "STORE_UNAVAILABLE", "detail": message}, as_json=as_json)
 
     with failures_end(UNREACHABLE, tell=tell, also=(UndecodableError,)):
         if repair:
-            _end_repair(asyncio.run(_repair(data, config, order)), as_json=as_json)
+            _end_repair(asyncio.run(_repair(data, config, request)), as_json=as_json)
         else:
             _end_look(asyncio.run(_look(data, config)), as_json=as_json)
 
@@ -106,27 +107,29 @@ def _end_repair(result: "Repaired | Refusal", *, as_json: bool) -> None:
         for note in result.notes:
             print_line(f"note: {note}")
         print_reconciliation(shown["reconciled"])
-        print_line("every role may start" if result.ended else "no role starts until what needs a person is settled")
+        print_line(
+            "every role may start" if result.ended else "no role starts until a person has settled the problems above"
+        )
     if not result.clean:
         raise typer.Exit(FAILED)
 
 
 async def _look(data: Path, config: Path | None) -> str | None:
     async def look(check: "RestoreCheck") -> str | None:
-        # A role may start beside a silent core; but nobody may be told that all agree who was not told by all.
+        # A role may start while a core is silent, but then nobody may be told that all agree.
         return await check.disagreement(cores_must_answer=True)
 
     return await _with_check(data, config, look)
 
 
-async def _repair(data: Path, config: Path | None, order: _Order) -> "Repaired | Refusal":
+async def _repair(data: Path, config: Path | None, request: _Request) -> "Repaired | Refusal":
     async def repair(check: "RestoreCheck") -> "Repaired | Refusal":
         return await check.repair(
             actor=f"local:{os.getuid()}",
-            reason=order.reason,
-            told=() if order.events is None else _told(order.events),
-            accept_unknown=order.accept_unknown,
-            since_ms=order.since_ms,
+            reason=request.reason,
+            told=() if request.events is None else _told(request.events),
+            accept_unknown=request.accept_unknown,
+            since_ms=request.since_ms,
         )
 
     return await _with_check(data, config, repair)
@@ -135,8 +138,8 @@ async def _repair(data: Path, config: Path | None, order: _Order) -> "Repaired |
 async def _with_check(
     data: Path, config: Path | None, work: Callable[["RestoreCheck"], Awaitable[Answered]]
 ) -> Answered:
-    """Opens the service on the directory without starting a role, and does the work."""
-    # The whole service takes long to import, and only this command's work needs it.
+    """Opens the service on the directory, without starting a role, and runs `work` on it."""
+    # The whole service is slow to import, and only this command's work needs it.
     from internal_transfer.wiring.building import open_service  # noqa: PLC0415
 
     if not DataDirectory(data).path.is_dir():
@@ -146,7 +149,7 @@ async def _with_check(
         check_pins(pins(settings), await service.ports.operations.pins())
         async with asyncio.TaskGroup() as tasks:
             tending = [tasks.create_task(tend()) for tend in service.stack.tending]
-            # What fails in here is told as it is, and not as one of a group.
+            # A failure in here is raised by itself, not within a group.
             failure: Exception | None = None
             try:
                 answer = await work(service.restore)
