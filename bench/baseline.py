@@ -1,9 +1,9 @@
-"""An empty POST with the same framework, the ruler of every report: what HTTP alone costs.
+"""An empty POST, the ruler of every report: it shows what HTTP alone costs.
 
     python bench/baseline.py {ours,h11}
 
-`ours` is the HTTP server of the service; `h11` is uvicorn with its pure Python parser, which costs what the empty POST
-cost that the targets were set with (`docs/decisions/0008-two-rulers.md`).
+`ours` is the HTTP server of the service; `h11` is uvicorn with its pure Python parser, with which the targets were set
+(`docs/decisions/0008-two-rulers.md`).
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from internal_transfer.server.sockets import listen
 
 
 async def empty(request: Request) -> Response:
-    """Decodes the body and answers a word."""
+    """Decodes the body and answers one word."""
     msgspec.json.decode(await request.body())
     return Response(b'{"ok":true}', media_type="application/json")
 
 
 async def main(server_name: str) -> None:
-    """Serves on a free port until SIGTERM, with the collector set as in the service."""
+    """Serves on a free port until SIGTERM, with the garbage collector set as in the service."""
     app = Starlette(routes=[Route("/empty", empty, methods=["POST"])])
     listener = listen("127.0.0.1", 0)
     calm_collector()

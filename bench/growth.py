@@ -2,9 +2,9 @@
 
     eval "$(python -m servers env)" && python bench/growth.py [--rows 10000000] [--seconds 8] [--rounds 3] [--record]
 
-Two services, each with a schema of its own on one server; the second one's record is filled by SQL with final transfers
-of ninety days, of which 200 users have a thousand each. Then each round measures both: complete transfers, the status
-of a transfer, and a page of 20 of a user's history, its first and one from the middle. What counts is the ratio.
+Two services run on one server, each with its own schema; SQL fills the second one with final transfers of ninety days,
+a thousand of them for each of 200 users. Then each round measures both: complete transfers, the status of a transfer,
+and the first and a middle page of 20 of a user's history. The ratio is what counts.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from internal_transfer.simulation.scenarios.surroundings import StackKind
 
 CASE = Case("P9", 64, FEW, ASSETS[:1], "90% of empty")
 FIRST_COMMIT = 1_000_000
-"""Above the commits of what the service did before the filling."""
+"""Above the commit numbers of what the service recorded before the filling."""
 
 _FILL = (
     """
@@ -56,7 +56,7 @@ _FILL = (
         FROM generate_series($first, $first + ($rows - 1) / 200) AS c, generate_series(1, 3) AS v
     """,
     "SELECT setval('commit_number', $first * 3 + $rows)",
-    # Whatever publishes events has published these.
+    # Marks these events as published.
     """
     INSERT INTO feed_reader VALUES ('$reader', (($first::bigint + ($rows - 1) / 200) * 3 + 3) * 4096 + 4095)
         ON CONFLICT (reader) DO UPDATE SET position = excluded.position
@@ -66,7 +66,7 @@ _FILL = (
 
 
 async def fill(bench: Bench, rows: int) -> None:
-    """Puts final transfers on record, as many as asked."""
+    """Records this many final transfers."""
     schema = re.search(r'db_schema = "(\w+)"', bench.settings)
     assert schema is not None
     connection = await asyncpg.connect(
@@ -99,7 +99,7 @@ def gets(paths: list[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], bytes]
 
 
 class Side:
-    """One service, and what its users ask it for."""
+    """One service, and the requests of its users."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -108,7 +108,7 @@ class Side:
         self.middle: list[tuple[str, str]] = []
 
     def learn(self) -> None:
-        """Finds transfers and pages to ask for: what the users have."""
+        """Finds transfers and pages of the users to ask for."""
         base = "/api/v1/user/internal_transfer"
         with httpx.Client(base_url=f"http://127.0.0.1:{self.bench.server.port}", timeout=30) as client:
             for user in CASE.users:
@@ -126,7 +126,7 @@ class Side:
                 self.middle.append((token, page))
 
     def measure(self, seconds: float, name: str) -> dict[str, tuple[float, float]]:
-        """Per second, and milliseconds of the 99th percentile, of each kind of request."""
+        """Returns, for each kind of request, the number per second and the 99th percentile in milliseconds."""
         report, _, _ = self.bench.run(CASE, seconds, name)
         found = {"transfers": (report.per_second(), report.quantile_ms(0.99))}
         for kind, paths in (("status", self.status), ("first page", self.first), ("middle page", self.middle)):

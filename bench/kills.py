@@ -1,11 +1,11 @@
-"""Kills each process of the service, and each server that it stands on, under load, on each stack.
+"""Kills each process of the service and each server that it needs, under load, on each stack.
 
     python -m bench.kills [--stack postgresql,cassandra,tigerbeetle] [--record]
 
-A gateway, a settler, a scanner and a courier run as processes of their own beside a trading core and a ledger, on
-servers that nobody else uses. While six clients move money back and forth, the victim is killed as by a power switch
-and started again. Afterwards every key has to be one transfer, final within a minute and as it was told, the sums
-right, and the reconciliation of record, ledger and core clean (G1 to G11). Exit code 1 if anything is not.
+A gateway, a settler, a scanner and a courier run as separate processes beside a trading core and a ledger, on servers
+that nobody else uses. While six clients move money back and forth, the victim is killed with SIGKILL and started again.
+Afterwards every key must be one transfer, final within a minute and as its client was told, all sums must be right, and
+the reconciliation of store, ledger and core must be clean (G1 to G11). The exit code is 1 otherwise.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def _restarting(system: Server) -> Callable[[], Awaitable[None]]:
 
 
 async def run(stacks: list[str], only: list[str]) -> list[str]:
-    """Every stack; what was seen, as lines of Markdown."""
+    """Runs every stack; returns what was seen as lines of Markdown."""
     lines = []
     for stack in stacks:
         head = ["", f"**{STACKS[stack][1]}**", "", "```"]
@@ -125,7 +125,7 @@ async def run(stacks: list[str], only: list[str]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kill everything under load.")
     parser.add_argument("--stack", default=[*STACKS], type=lambda names: names.split(","))
-    parser.add_argument("--only", default=[], type=lambda names: names.split(","), help="which victims; all of them")
+    parser.add_argument("--only", default=[], type=lambda names: names.split(","), help="what to kill; by default all")
     parser.add_argument("--record", action="store_true", help="append what was seen to bench/KILLS.md")
     options = parser.parse_args()
     if "tigerbeetle" in options.stack and not os.environ.get("TIGERBEETLE_BINARY"):

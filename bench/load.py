@@ -1,6 +1,6 @@
 """A load generator for HTTP/1.1 over loopback: closed-loop, or open-loop at a fixed rate; one process, no dependencies.
 
-Every request has a key of its own, and every answer is read to its end and counted by status. Closed-loop: each
+Every request has its own key, and every answer is read completely and counted by status. Closed-loop: each
 connection sends its next request when it has its answer. Open-loop: requests are due at fixed times on any free
 connection, and latency counts from when a request was due, so a stalled server cannot hide.
 """
@@ -17,7 +17,7 @@ import uvloop
 
 @dataclass
 class Report:
-    """What was sent and what came back; latencies in seconds, of the measured part only."""
+    """The requests and answers; latencies in seconds, without the warm-up."""
 
     seconds: float
     latencies: list[float] = field(repr=False)
@@ -35,7 +35,7 @@ class Report:
 
 
 class Client(asyncio.Protocol):
-    """One connection: a request at a time."""
+    """One connection, with one request at a time."""
 
     def __init__(self, generator: "Generator") -> None:
         self._generator = generator
@@ -102,7 +102,7 @@ class Generator:
         client.send(name, request, due)
 
     def _tick(self) -> None:
-        """Sends what is due by now; requests for which no connection is free wait, with their time running."""
+        """Sends the requests that are due; those without a free connection wait, and their time runs."""
         now = time.perf_counter()
         while (due := self._start + self._sent / self._rate) <= min(now, self._until):
             self._sent += 1
@@ -131,7 +131,7 @@ class Generator:
 
 
 def transfers(tokens: dict[str, str], *, prefix: str, assets: tuple[str, ...], amount: str, prefer: bytes = b""):
-    """Endless transfers from funding to spot, round robin over users and assets, each under a key of its own."""
+    """Endless transfers from funding to spot, round robin over users and assets, each with its own key."""
     heads = []
     for user, token in tokens.items():
         for asset in assets:
@@ -178,5 +178,5 @@ async def _load(port, connections, *, warm_up, seconds, rate, requests) -> Repor
 
 
 def load(port: int, *, connections: int, seconds: float, requests, warm_up: float = 2.0, rate: float | None = None):
-    """Runs the load and answers its `Report`; `rate` (per second) makes it open-loop."""
+    """Runs the load and returns its `Report`; `rate` (per second) makes it open-loop."""
     return uvloop.run(_load(port, connections, warm_up=warm_up, seconds=seconds, rate=rate, requests=requests))

@@ -6,9 +6,9 @@
 
 A complete transfer is one POST with a valid token and a new key, accepted, held, confirmed by the trading core, posted
 and recorded, with everything synced before the answer, which carries SUCCESS. The method and the targets are those of
-docs/guides/performance.md: closed loop, empty POSTs in the same round as the rulers (on uvicorn with h11, and on the
-service's own HTTP server), medians of rounds, processor time of each process from /proc, of each stage from the
-service's own metrics. Exit code 1 if the verification fails; missed targets only show.
+docs/guides/performance.md: a closed loop, empty POSTs in the same round as rulers (on uvicorn with h11, and on the
+service's own HTTP server), medians of rounds, the processor time of each process from /proc, and the time of each stage
+from the service's own metrics. The exit code is 1 if the verification fails; missed targets are only printed.
 """
 
 import argparse
@@ -55,7 +55,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Case:
-    """One target: how it is loaded and what is asked of it."""
+    """One target: its load, and what it must reach."""
 
     name: str
     connections: int
@@ -88,7 +88,7 @@ ON_SYSTEMS = {
 
 
 def cases_of(kind: StackKind) -> list[Case]:
-    """What is measured on a stack."""
+    """Returns the targets to measure on a stack."""
     if kind is StackKind.EMBEDDED:
         return CASES
     return ON_SYSTEMS[kind, "tigerbeetle" if os.environ.get("TIGERBEETLE_BINARY") else "socket"]
@@ -107,7 +107,7 @@ class Server:
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
         )
-        atexit.register(self.process.kill)  # Where this program breaks off; it does nothing to what has ended.
+        atexit.register(self.process.kill)  # In case this program is interrupted.
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if match := re.search(r"ready on http://127\.0\.0\.1:(\d+)", line):
@@ -117,7 +117,7 @@ class Server:
         sys.exit(f"{command} did not start:\n{self._errors.read()[-3000:]}")
 
     def cpu_seconds(self) -> tuple[float, float]:
-        """Processor time, user and system, so far: of the process, and of the HTTP workers that it started."""
+        """Returns the processor time (user and system) so far of the process, and of its HTTP workers."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return _cpu_seconds(pid), sum(_cpu_seconds(int(child)) for child in children)
@@ -130,7 +130,7 @@ class Server:
 
 
 class Bench:
-    """The service on a temporary directory, with money for everybody, and what was acknowledged so far."""
+    """The service on a temporary directory, with money for all users, and the transfers acknowledged so far."""
 
     def __init__(self, directory: Path, kind: StackKind, cases: list[Case]) -> None:
         self.data = directory / "data"
@@ -139,7 +139,7 @@ class Bench:
         self.settings = surroundings.settings
         config = directory / "settings.toml"
         config.write_text(CONFIG + self.settings)
-        # Not `asyncio.run`, which would close the loop that watches over these processes.
+        # Not `asyncio.run`, which would close the loop that watches these processes.
         self._loop = asyncio.new_event_loop()
         self._loop.run_until_complete(surroundings.start())
         self._beside = [each for each in (surroundings.ledger, surroundings.core) if each is not None]
@@ -172,11 +172,11 @@ class Bench:
         self.admin.post("/api/v1/admin/deposits", json=cash).raise_for_status()
 
     def run(self, case: Case, seconds: float, name: str) -> tuple[Report, list[float], dict[str, float]]:
-        """One round: the report; per transfer the microseconds of processor of the service and of its HTTP workers, and
-        the microseconds that passed in each stage.
+        """Measures one round. Returns the report and, in microseconds for each transfer, the processor time of the
+        service and of its HTTP workers, and the time that passed in each stage.
         """
         tokens = {user: self.tokens[user] for user in case.users}
-        # What is not SUCCESS in half a second, the default, would be answered as open, and not counted.
+        # By default, a transfer that is not SUCCESS after half a second is answered as open, and would not count.
         prefer = b"" if self._kind is StackKind.EMBEDDED else b"Prefer: wait=20\r\n"
         requests = transfers(tokens, prefix=name, assets=case.assets, amount=AMOUNT, prefer=prefer)
         before, stages = self._cpu_seconds(), self._stages()
@@ -189,7 +189,7 @@ class Bench:
         return report, [(b - a) / count * 1e6 for a, b in zip(before, now, strict=True)], used
 
     def _cpu_seconds(self) -> tuple[float, float]:
-        """Of the service, and of what works beside it: its HTTP workers, or the processes of ledger and core."""
+        """Returns the time of the service, and of its HTTP workers, ledger and core together."""
         service, workers = self.server.cpu_seconds()
         return service, workers + sum(_cpu_seconds(each.pid) for each in self._beside)
 
@@ -199,7 +199,7 @@ class Bench:
         return {match[1]: float(match[2]) for match in found}
 
     def verify(self) -> list[str]:
-        """What is wrong after the load: counts, balances, open transfers, the service's own reconciliation."""
+        """Returns the faults found after the load in counts, balances, open transfers and reconciliation."""
         wrong = []
         done = {(user, asset): count for (user, asset), count in self.acknowledged.items()}
         for user in sorted({user for user, _ in self._owners}):
@@ -216,7 +216,7 @@ class Bench:
         if not report["clean"]:
             wrong.append(f"reconciliation: {report['items'][:3]}")
         self.stop()
-        # Nothing is held, so what is on record and clean has succeeded or failed; and nothing failed.
+        # Nothing is held, so every transfer on record has succeeded or failed; and none failed.
         if report["transfers"] != sum(done.values()):
             wrong.append(f"recorded {report['transfers']}, acknowledged {sum(done.values())}")
         if set(self.answers) != {201}:
@@ -224,7 +224,7 @@ class Bench:
         return wrong
 
     def stop(self) -> None:
-        """Ends the service, the rulers, and what works beside the service."""
+        """Stops the service, the rulers, and the processes beside the service."""
         self.server.stop()
         for ruler in self.rulers:
             ruler.process.kill()
@@ -284,7 +284,7 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
 
 
 def told(lines: Iterable[str]) -> list[str]:
-    """Prints the lines as they come, and answers them."""
+    """Prints the lines as they come, and returns them."""
     said = []
     for line in lines:
         print(line, flush=True)
@@ -293,7 +293,7 @@ def told(lines: Iterable[str]) -> list[str]:
 
 
 def record(what: str, conditions: str, lines: list[str]) -> None:
-    """Appends figures to RESULTS.md, under the commit that they belong to."""
+    """Appends figures to RESULTS.md with the commit that they belong to."""
     ran = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=HERE)
     with (HERE / "RESULTS.md").open("a") as results:
         results.write(f"\n## {datetime.now(UTC):%Y-%m-%d}, commit {ran.stdout.strip()}{what}\n\n{conditions}\n\n")
@@ -302,10 +302,13 @@ def record(what: str, conditions: str, lines: list[str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure complete transfers.")
-    parser.add_argument("--seconds", type=float, default=20, help="of each round, after a warm-up of two")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds of each round, after a warm-up of two")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--only", default=[], type=lambda names: names.split(","), help="which targets; all of a stack's"
+        "--only",
+        default=[],
+        type=lambda names: names.split(","),
+        help="targets; by default all of the stack's",
     )
     parser.add_argument("--stack", type=StackKind, choices=list(StackKind), default=StackKind.EMBEDDED)
     parser.add_argument("--record", action="store_true", help="append the figures to bench/RESULTS.md")

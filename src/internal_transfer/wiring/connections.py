@@ -1,4 +1,4 @@
-"""Settings turned into what each system's client is told: addresses, log-ins, certificates."""
+"""Turns the settings into those of each system's client: addresses, log-ins, certificates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def kafka_connection(settings: Settings) -> "KafkaConnection":
-    """How the settings say that Kafka is reached."""
+    """Returns how Kafka is reached."""
     with extra("kafka"):
         from internal_transfer.adapters.kafka.connection import KafkaConnection, KafkaLogin, Mechanism  # noqa: PLC0415
     kafka = settings.kafka
@@ -30,7 +30,7 @@ def kafka_connection(settings: Settings) -> "KafkaConnection":
 
 
 def postgresql_settings(settings: Settings) -> "PostgresqlSettings":
-    """How the settings say that PostgreSQL is reached."""
+    """Returns how PostgreSQL is reached."""
     with extra("postgresql"):
         from internal_transfer.adapters.postgresql.settings import PostgresqlSettings  # noqa: PLC0415
     given = settings.postgresql
@@ -39,7 +39,7 @@ def postgresql_settings(settings: Settings) -> "PostgresqlSettings":
 
 
 def cql_settings(settings: Settings) -> "CqlSettings":
-    """How the settings say that ScyllaDB or Cassandra is reached."""
+    """Returns how ScyllaDB or Cassandra is reached."""
     with extra("cassandra"):
         from internal_transfer.adapters.cassandra.settings import CqlSettings, Reach  # noqa: PLC0415
     given = settings.cassandra
@@ -58,13 +58,13 @@ def cql_settings(settings: Settings) -> "CqlSettings":
         replication=given.replication or None,
         reach=Reach(given.reach),
         tablets=given.tablets,
-        # Here the authority's file alone turns it on.
+        # For Cassandra the authority's file alone turns TLS on.
         tls=given.files if given.ca_file else None,
     )
 
 
 def tigerbeetle_settings(settings: Settings) -> "TigerBeetleSettings":
-    """How the settings say that TigerBeetle is reached."""
+    """Returns how TigerBeetle is reached."""
     with extra("tigerbeetle"):
         from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleSettings  # noqa: PLC0415
     given = settings.tigerbeetle
@@ -72,7 +72,7 @@ def tigerbeetle_settings(settings: Settings) -> "TigerBeetleSettings":
 
 
 def valkey_settings(settings: Settings) -> "ValkeySettings":
-    """How the settings say that Valkey is reached."""
+    """Returns how Valkey is reached."""
     with extra("valkey"):
         from internal_transfer.adapters.valkey.settings import ValkeySettings  # noqa: PLC0415
     url = _secret(settings.secrets.redis_url, "INTERNAL_TRANSFER_REDIS_URL", "systems.rate_limiter")
@@ -80,7 +80,7 @@ def valkey_settings(settings: Settings) -> "ValkeySettings":
 
 
 def aeron_connection(settings: Settings) -> "AeronConnection":
-    """How the settings say that the cores are reached over Aeron."""
+    """Returns how the cores are reached over Aeron."""
     from internal_transfer.adapters.aeron.connection import AeronConnection  # noqa: PLC0415
 
     given = settings.aeron
@@ -95,13 +95,13 @@ def aeron_connection(settings: Settings) -> "AeronConnection":
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Says which optional packages are missing where an import inside fails: raises `StartRefusedError`."""
+    """Raises `StartRefusedError` that names the missing extra where an import inside fails."""
     try:
         yield
     except ImportError as error:
-        what_to_do = f"install the package with its extra [{name}]"
         raise StartRefusedError(
-            f"the settings name {name}, and its client is not installed: {what_to_do} ({error})"
+            f"the settings name {name}, but its client is not installed: install the package with its extra [{name}] "
+            f"({error})"
         ) from error
 
 
