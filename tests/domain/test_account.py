@@ -25,7 +25,7 @@ PARTS = st.text(max_size=6)
     ids=["owner", "account type", "asset"],
 )
 def test_names_are_checked_to_the_letter(check, good, bad):
-    """Names are ASCII, bounded, and match from the first to the last character."""
+    """Names are ASCII, of bounded length, and match from the first to the last character."""
     assert [name for name in good if not check(name)] == []
     assert [name for name in bad if check(name)] == []
 
@@ -41,23 +41,23 @@ def test_names_are_checked_to_the_letter(check, good, bad):
     ],
 )
 def test_what_is_wrong_with_an_asset_code(text, fault):
-    """A code that is only in lower case is told so; anything else is no code."""
+    """A code whose only fault is lower case is refused for that; any other text is not a code."""
     assert asset_fault(text) == fault
 
 
 def test_two_kinds_of_holders():
-    """A balance is the ledger's or a core's."""
+    """The ledger or a core holds a balance."""
     assert [holder.value for holder in Holder] == ["ledger", "core"]
 
 
 def test_an_accounts_ledger_id_never_changes():
-    """The hash is pinned: another one would lose every account that exists."""
+    """The hash is pinned, since another one would lose every existing account."""
     assert ledger_account_id(Account("u1", "funding", "USDT")) == 0x0975B2B3A80B3FEF09ABA9C77E477335
 
 
 @given(st.tuples(PARTS, PARTS, PARTS), st.tuples(PARTS, PARTS, PARTS))
 def test_different_accounts_have_different_ids(one, other):
-    """Moving a character from one part to the next makes another id, and every id is one a ledger takes."""
+    """Moving a character from one part to the next gives another id, and a ledger takes every id."""
     first, second = ledger_account_id(Account(*one)), ledger_account_id(Account(*other))
     assert (first == second) == (one == other)
     assert 0 < first < 2**128 - 1

@@ -80,7 +80,7 @@ def test_amounts_in_smallest_units(text, scale, precision, units):
 
 
 def test_an_endless_number_is_above_every_limit():
-    """A number of thousands of digits is neither converted (that is slow, and Python refuses it) nor cut."""
+    """A number of thousands of digits is neither converted (slow, and Python refuses it) nor cut short."""
     assert parse_amount("9" * 16_000, scale=6, precision=6) > AMOUNT_UNITS_MAX
     assert parse_amount("1" + "0" * 40, scale=0, precision=0) > AMOUNT_UNITS_MAX
     with pytest.raises(AmountPrecisionError):
@@ -109,7 +109,7 @@ def test_more_places_than_the_precision_are_refused(text, scale, precision):
     ],
 )
 def test_smallest_units_as_text(units, scale, text):
-    """A number of units is shown without trailing zeros, and a mirror's negative figure with its sign."""
+    """A number of units is written without trailing zeros, and a mirror's negative figure with its sign."""
     assert format_amount(units, scale=scale) == text
 
 
@@ -124,13 +124,13 @@ def test_what_is_shown_is_read_back(units, scale):
 
 @given(st.from_regex(r"(0|[1-9][0-9]{0,38})(\.[0-9]{1,30})?", fullmatch=True, alphabet=st.characters(codec="ascii")))
 def test_what_is_read_is_shown_in_its_normal_form(text):
-    """Parsing and formatting keep every amount of the wire's syntax."""
+    """Parsing and formatting keep every amount that the wire can carry."""
     assert format_amount(parse_amount(text, scale=30, precision=30), scale=30) == normal_amount(text)
 
 
 @given(st.text(max_size=8))
 def test_any_text_is_an_amount_or_refused(text):
-    """No text raises anything but the two errors, and what is parsed had the right syntax."""
+    """No text raises anything but the two errors, and every parsed text had the right syntax."""
     try:
         parse_amount(text, scale=6, precision=6)
     except AmountSyntaxError:

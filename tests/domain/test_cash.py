@@ -28,5 +28,5 @@ def test_the_far_side_is_nobodys_account():
     [("wire 2026-1", True), ("x" * 128, True), ("x" * 129, False), ("", False), ("é", False), ("a\nb", False)],
 )
 def test_references_are_printable_and_bounded(text, good):
-    """A reference can be read aloud and stored."""
+    """A reference is short and printable."""
     assert is_reference(text) is good

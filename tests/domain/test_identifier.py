@@ -26,7 +26,7 @@ IDS = st.builds(lambda moment: snowflake(at_ms=moment[0], node=moment[1], counte
 
 @given(MOMENTS, MOMENTS)
 def test_ids_are_unique_and_in_order_of_time_node_and_counter(one, other):
-    """Two ids are in the order of what they are made of, and equal only if all of it is."""
+    """Ids sort by time, node and counter, and are equal only if all three are."""
     first = snowflake(at_ms=one[0], node=one[1], counter=one[2])
     second = snowflake(at_ms=other[0], node=other[1], counter=other[2])
     assert (first < second) == (one < other)
@@ -43,8 +43,8 @@ def test_an_id_is_read_as_it_is_written(drawn):
 @pytest.mark.parametrize(
     "text", ["", "0", "01", "-1", "+1", " 1", "1\n", "1_0", "1.0", "x", "\u0661", str(2**63), "1" * 5000]
 )
-def test_what_is_written_otherwise_is_no_id(text):
-    """An id has one way to be written; every other text is none, however long."""
+def test_any_other_text_is_no_id(text):
+    """An id is written in one way; every other text, however long, is not an id."""
     assert read_transfer_id(text) is None
 
 
@@ -75,7 +75,7 @@ def test_parts_out_of_range_are_a_bug(parts):
 
 @given(IDS, IDS, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.text(max_size=9))
 def test_ledger_ids_never_meet(one, other, attempt, another, reference):
-    """Hold, posts, voids, cash and the fence have ranges of their own, and lead back to their transfer."""
+    """Holds, posts, voids, cash and the fence have ids of their own, and those of a transfer lead back to it."""
     names = {
         ("hold", one): hold_id(one),
         ("hold", other): hold_id(other),
@@ -97,7 +97,7 @@ def test_ledger_ids_never_meet(one, other, attempt, another, reference):
 
 
 def test_derived_ids_never_change():
-    """The numbers are pinned: others would lose every hold that exists."""
+    """The numbers are pinned, since others would lose every existing hold."""
     assert hold_id(5) == 5 << 64 | 1 << 60
     assert post_id(5, 3) == 5 << 64 | 2 << 60 | 3
     assert void_id(5, 3) == 5 << 64 | 3 << 60 | 3
@@ -107,14 +107,14 @@ def test_derived_ids_never_change():
 
 @given(st.tuples(st.text(max_size=5), st.text(max_size=5)), st.tuples(st.text(max_size=5), st.text(max_size=5)))
 def test_a_key_belongs_to_its_owner(one, other):
-    """The hash tells owners and keys apart, wherever the border between them is."""
+    """The hash distinguishes owners and keys, wherever the border between the two lies."""
     assert (key_hash(*one) == key_hash(*other)) == (one == other)
     assert 0 <= key_hash(*one) < 2**128
 
 
 @given(st.integers(min_value=0, max_value=2**128 - 1))
 def test_a_restored_key_stands_for_its_hash(digest):
-    """What is known of a lost key is kept in a key that no client can send, whoever it is kept for."""
+    """The hash of a lost key is kept in a key that no client can send, and does not depend on the owner."""
     key = restored_key(digest)
     assert key_hash("u1", key) == key_hash("u2", key) == digest
     assert not key.isascii()

@@ -22,12 +22,12 @@ OTHER_CORE = AccountType("futures", 4, Holder.CORE, "futures-core")
     ],
 )
 def test_each_core_held_side_needs_a_leg(source, target, legs):
-    """Ledger-held sides need none; one core moves both in one act; two cores are asked source first."""
+    """Ledger-held sides need no leg; one core moves both sides in one act; of two cores the source's is asked first."""
     assert legs_of(source, target) == legs
     assert all(leg.state is LegState.NOT_ASKED for leg in legs)
 
 
 def test_which_legs_have_no_effect():
-    """A leg is clear when its core did nothing, or undid it."""
+    """A leg is clear when its core did nothing or undid it."""
     assert {state.value for state in LEG_CLEAR} == {"not_asked", "refused", "reversed", "cancelled"}
     assert {state.value for state in LegState} - LEG_CLEAR == {"asked", "applied", "reversing"}

@@ -34,20 +34,20 @@ DOCUMENTED = [
 
 
 def test_the_catalogue_is_complete():
-    """Every documented code has a meaning, and nothing else has; a code is its own text on the wire."""
+    """Exactly the documented codes have a meaning, and each is its own text on the wire."""
     assert [code.value for code in CATALOGUE] == DOCUMENTED
     assert [code.name for code in Code] == [code.value for code in Code] == DOCUMENTED
 
 
 def test_every_meaning_is_one_sentence():
-    """People read one sentence per code, each its own."""
+    """Each code has one sentence for people, and no two share one."""
     titles = [meaning.title for meaning in CATALOGUE.values()]
     assert all(title[0].isupper() and title.endswith(".") and title.count(". ") == 0 for title in titles)
     assert len(set(titles)) == len(titles)
 
 
 def test_every_category_and_advice_is_used():
-    """The wire's categories and kinds of advice are exactly those in use."""
+    """Exactly the categories and retry advice of the wire are in use."""
     assert {meaning.category for meaning in CATALOGUE.values()} == set(Category)
     assert {meaning.retry for meaning in CATALOGUE.values()} == set(Retry)
     assert [category.value for category in Category] == [
@@ -65,7 +65,7 @@ def test_every_category_and_advice_is_used():
 
 
 def test_a_recorded_failure_is_never_retried_under_its_key():
-    """What failed stays failed under its key, so the codes of recorded failures ask for a new one."""
+    """A failed transfer stays failed under its key, so the codes of recorded failures ask for a new key."""
     for code in (Code.INSUFFICIENT_BALANCE, Code.EXPIRED, Code.CORE_REFUSED, Code.VOIDED_BY_OPERATOR):
         assert CATALOGUE[code].retry is Retry.NEW_KEY
 
@@ -78,7 +78,7 @@ def test_what_is_unavailable_is_retried_under_its_key():
 
 
 def test_a_refusal_is_a_value():
-    """Two refusals of the same content are equal; nobody has to catch them."""
+    """Two refusals with the same content are equal, and neither is an exception."""
     assert Refusal(Code.INVALID_AMOUNT, "m", (Detail("amount", "rule"),)) == Refusal(
         Code.INVALID_AMOUNT, "m", (Detail("amount", "rule"),), retry_after_seconds=None
     )

@@ -18,13 +18,13 @@ DIFFERS = "differs from the request that used this key first"
 
 
 def test_the_fingerprint_never_changes():
-    """A retry after an upgrade still matches: the bytes of version 1 are pinned."""
+    """The bytes of version 1 are pinned, so that a retry after an upgrade still matches."""
     assert REQUEST.fingerprint() == b'[1,"u","funding","USDT","u","spot","USDT","1.5","rent"]'
     assert replace(REQUEST, memo=None).fingerprint() == b'[1,"u","funding","USDT","u","spot","USDT","1.5",null]'
 
 
 def test_who_asks_is_no_part_of_the_content():
-    """Tier and key come with the call; a changed tier does not make a retry another request."""
+    """Tier and key come with the call, so a retry under another tier is still the same request."""
     assert replace(REQUEST, tier="vip", key="other", caller="master").fingerprint() == REQUEST.fingerprint()
 
 
@@ -42,7 +42,7 @@ def test_who_asks_is_no_part_of_the_content():
     ],
 )
 def test_a_difference_names_its_field(changes, field):
-    """Each field of the content that differs is named, and no other."""
+    """Exactly the field that differs is named."""
     other = replace(REQUEST, **changes).fingerprint()
     assert differing_fields(REQUEST.fingerprint(), other) == (Detail(field, DIFFERS),)
 
@@ -60,7 +60,7 @@ def test_another_version_differs_as_a_whole():
 
 
 def test_what_a_restored_fingerprint_does_not_know_is_no_difference():
-    """The memo is lost with the store; accounts and amount still tell requests apart."""
+    """The memo is lost with the store; accounts and amount still distinguish requests."""
     restored = restored_fingerprint(REQUEST.source, REQUEST.target, REQUEST.amount)
     assert differing_fields(restored, REQUEST.fingerprint()) == ()
     other = replace(REQUEST, amount="2", memo=None).fingerprint()

@@ -47,7 +47,7 @@ def request_of(
 
 
 def test_an_allowed_request_is_admitted_with_its_units():
-    """A request within the rules comes out in smallest units, with the limit that applies."""
+    """A request within the rules is admitted, in smallest units and with the limit that applies."""
     assert check_rules(request_of(), RULES, Policy()) == Admitted(1_500_000, LIMIT)
 
 
@@ -83,13 +83,13 @@ def test_each_rule_refuses_with_its_code_and_field(changes, code, field):
 
 
 def test_owners_of_one_type_need_no_route():
-    """Between two owners' accounts of one type the permission decides, not a route."""
+    """Between two owners' accounts of one type no route is needed; the permission decides."""
     request = request_of(source="earn", target="earn", caller="master", owners=("master", "sub"))
     assert isinstance(check_rules(request, RULES, Policy()), Admitted)
 
 
 def test_no_limit_allows_more_than_a_ledger_can_sum():
-    """A limit above the cap of amounts is the cap."""
+    """A limit above the cap of amounts counts as the cap."""
     asset, limit = Asset("USDT", 1, 0, 0), Limit(1, 2**120, 2**120)
     rules = replace(RULES, assets={"USDT": asset}, limits={"standard": {"USDT": limit}})
     at_most = check_rules(request_of(amount=str(AMOUNT_UNITS_MAX)), rules, Policy())
@@ -111,7 +111,7 @@ def test_no_limit_allows_more_than_a_ledger_can_sum():
     ],
 )
 def test_the_policy_in_force_refuses(policy, code, field):
-    """Freezes of users (of the caller too), of assets, of routes and of everything refuse what the rules allow."""
+    """A freeze of a user (also the caller) or an asset, a paused route and a full stop refuse what the rules allow."""
     request = request_of(caller="master", owners=("u", "sub"))
     refusal = check_rules(request, RULES, policy)
     assert isinstance(refusal, Refusal)
@@ -119,7 +119,7 @@ def test_the_policy_in_force_refuses(policy, code, field):
 
 
 def test_a_policy_about_others_changes_nothing():
-    """Freezes of somebody and something else let the request pass."""
+    """Freezes of other users, assets and routes let the request pass."""
     policy = Policy(1, frozenset({"v"}), frozenset({"BTC"}), frozenset({Route("spot", "funding")}))
     assert isinstance(check_rules(request_of(), RULES, policy), Admitted)
 
@@ -137,7 +137,7 @@ def test_a_policy_about_others_changes_nothing():
     ],
 )
 def test_who_may_name_whose_accounts(caller, owners, field):
-    """A caller names its own accounts and those of its sub-accounts; a sub-account does not name its master's."""
+    """A caller may name its own accounts and those of its sub-accounts; a sub-account may not name its master's."""
     refusal = check_permission(request_of(caller=caller, owners=owners), RULES)
     if field is None:
         assert refusal is None
@@ -148,7 +148,7 @@ def test_who_may_name_whose_accounts(caller, owners, field):
 
 @pytest.mark.parametrize(("remaining", "left"), [(1_500_000, "1.5"), (0, "0"), (-1, "0")])
 def test_the_rest_of_the_daily_limit_is_told(remaining, left):
-    """The refusal says how much is left today, and never less than nothing."""
+    """The refusal says how much is left today, which is never negative."""
     refusal = daily_limit_exceeded(USDT, remaining)
     assert refusal.code is Code.DAILY_LIMIT_EXCEEDED
     assert refusal.details == (Detail("amount", f"only {left} USDT are left of today's limit"),)

@@ -1,4 +1,4 @@
-"""The state machine, held against tables that are written out here and not derived from the code."""
+"""The state machine, compared with tables that are written out here and not derived from the code."""
 
 import itertools
 
@@ -59,7 +59,7 @@ def transfer_of(*states, status=Status.PENDING, sides=None, **fields):
 
 
 def named(step, before):
-    """What a step does, in the words of the tables below."""
+    """Names a step in the words of the tables below."""
     match step:
         case Tell(leg, action):
             return action.value if len(before.legs) == 1 else f"{action.value} {leg.side}"
@@ -112,8 +112,8 @@ def test_the_transition_table(before, after):
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(Status, Status)))
 def test_a_store_records_what_the_table_allows_and_changes_of_open_transfers(before, after):
-    """G8: the four changes of status may be recorded, and changes that keep an open status; a final transfer takes
-    none.
+    """G8: the four changes of status and changes that keep an open status may be recorded; a final transfer takes no
+    change.
     """
     old = transfer_of(status=before)
     new = replace(old, status=after, version=1 + (after is not before), attempts=1)
@@ -141,7 +141,7 @@ def test_a_store_records_what_the_table_allows_and_changes_of_open_transfers(bef
     ids=str,
 )
 def test_a_store_records_no_wrong_version_and_no_change_of_a_fixed_field(wrong):
-    """The version counts changes of status; what a user asked for never changes."""
+    """The version counts changes of status, and what the user asked for never changes."""
     before = transfer_of()
     with pytest.raises(AssertionError, match=r"^7: "):
         check_change(before, replace(before, **wrong))
@@ -186,7 +186,7 @@ WHILE_PENDING = {
     ("decision", "hold"), list(itertools.product([None, "void", "post"], [hold.value for hold in Hold]))
 )
 def test_the_next_step_of_a_pending_transfer(decision, hold):
-    """Status x hold x leg x decision: each combination has exactly the step of the table."""
+    """Status x hold x leg x decision: each combination gives exactly the step in the table."""
     expected = WHILE_PENDING[decision, hold]
     seen = []
     for state in LEGS:
@@ -228,7 +228,7 @@ TWO_LEGS = [
 
 @pytest.mark.parametrize(("source", "target", "decision", "hold", "step"), TWO_LEGS)
 def test_the_next_step_with_two_cores(source, target, decision, hold, step):
-    """The source is debited first and given back last, and only when the target is known to have nothing."""
+    """The source is debited first and reversed last, and only once the target is known to be clear."""
     transfer = transfer_of(LegState(source), LegState(target), decision=decision and Decision(decision))
     assert named(next_step(transfer, Facts(Hold(hold))), transfer) == step
 
@@ -255,7 +255,7 @@ WHILE_REQUESTING = {
 
 @pytest.mark.parametrize("hold", [hold.value for hold in Hold])
 def test_the_next_step_of_a_requesting_transfer(hold):
-    """What is done before a hold is on record: never a failure without a refusal, a burnt hold or a decision."""
+    """Before a hold is on record, nothing fails without a refusal, a burnt hold or a decision."""
     in_time, late = Facts(Hold(hold)), Facts(Hold(hold), expired=True)
     new = transfer_of(LegState.NOT_ASKED, status=Status.REQUESTING)
     cases = [
@@ -279,7 +279,7 @@ def test_the_next_step_of_a_requesting_transfer(hold):
     ],
 )
 def test_the_first_leg_is_asked_with_the_hold(hold, decision, state):
-    """PENDING and "asked" are one write; nothing is asked where money is given back or persons decided."""
+    """PENDING and "asked" are one write; no leg is asked where money is given back or people have decided."""
     transfer = transfer_of(LegState.NOT_ASKED, status=Status.REQUESTING, decision=decision)
     step = next_step(transfer, Facts(hold))
     assert isinstance(step, Write)
@@ -289,12 +289,12 @@ def test_the_first_leg_is_asked_with_the_hold(hold, decision, state):
 @pytest.mark.parametrize("status", [Status.SUCCESS, Status.FAILED])
 @pytest.mark.parametrize("hold", list(Hold))
 def test_a_final_transfer_is_finished(status, hold):
-    """G8: whatever is learnt of the hold, a final transfer stays as it is."""
+    """G8: a final transfer stays as it is, whatever is learnt about its hold."""
     assert next_step(transfer_of(LegState.ASKED, status=status), Facts(hold)) == Finished()
 
 
 def test_who_needs_a_person_waits():
-    """No rule goes on with a transfer that needs a person, until a decision is recorded."""
+    """A transfer that needs a person waits until a decision is recorded."""
     for status in (Status.REQUESTING, Status.PENDING):
         waiting = transfer_of(LegState.APPLIED, status=status, needs_person=Need.HOLD_COLLISION)
         assert next_step(waiting, Facts(Hold.HELD)) == Wait()
@@ -303,7 +303,7 @@ def test_who_needs_a_person_waits():
 
 
 def test_the_same_need_is_recorded_once():
-    """A need that is on record is waited for; another one replaces it."""
+    """A transfer waits for the need that is on record; a new need replaces it."""
     transfer = transfer_of(LegState.ASKED)
     contradiction = Facts(Hold.HELD, contradiction=Need.CORE_CONTRADICTION)
     step = next_step(transfer, contradiction)
@@ -314,7 +314,7 @@ def test_the_same_need_is_recorded_once():
 
 
 def test_a_silent_core_is_not_asked_twice_in_a_row():
-    """An order that was sent in this round of work is waited for; another action may still be sent."""
+    """A command that was sent in this round of work is not sent again; one with another action may be."""
     transfer = transfer_of(LegState.ASKED)
     told = Facts(Hold.HELD, told=frozenset({(Side.TARGET, Action.APPLY)}))
     assert next_step(transfer, told) == Wait()
@@ -330,20 +330,20 @@ def test_a_burnt_resolution_gets_a_new_id_that_is_recorded_first():
 
 @pytest.mark.parametrize("decision", list(Decision))
 def test_no_leg_is_reversed_before_the_post_is_impossible(decision):
-    """G7: after a decision somebody may still be posting, so the post's id is burnt before a leg is taken back."""
+    """G7: after a decision a process may still be posting, so the post's id is burnt before a leg is reversed."""
     transfer = transfer_of(LegState.APPLIED, LegState.REFUSED, decision=decision)
     assert named(next_step(transfer, Facts(Hold.HELD)), transfer) == "fence the post"
     assert named(next_step(transfer, Facts(Hold.HELD, post_fenced=True)), transfer) == "source reversing"
 
 
 def test_an_unclear_fence_is_not_sent_again_in_the_same_round():
-    """An answer to the fence that says nothing is doubt: the transfer stays."""
+    """After an unclear answer to the fence the transfer stays as it is."""
     transfer = transfer_of(status=Status.REQUESTING, fencing=True)
     assert next_step(transfer, Facts(Hold.ABSENT, fence_unclear=True)) == Wait()
 
 
 def test_a_refusal_for_lack_of_money_is_told_as_such():
-    """The user of a core-held account learns that the balance was too small."""
+    """The user of a core-held account is told that the balance was too small."""
     leg = Leg(Side.TARGET, "core", LegState.REFUSED, "insufficient_balance")
     transfer = with_leg(transfer_of(LegState.ASKED), leg)
     assert named(next_step(transfer, Facts(Hold.VOIDED)), transfer) == "FAILED INSUFFICIENT_BALANCE"
@@ -353,7 +353,7 @@ def test_a_refusal_for_lack_of_money_is_told_as_such():
     ("side", "debit", "credit"), [(Side.SOURCE, SOURCE, None), (Side.TARGET, None, TARGET), (Side.BOTH, SOURCE, TARGET)]
 )
 def test_what_a_core_is_told(side, debit, credit):
-    """An order names the accounts that this core moves and no others."""
+    """A command names exactly the accounts that this core moves."""
     transfer = transfer_of(LegState.ASKED, sides=(side,))
     command = command_of(transfer, transfer.legs[0], Action.APPLY)
     assert (command.transfer_id, command.core, command.side, command.action) == (7, "core", side, Action.APPLY)
@@ -389,7 +389,7 @@ HEARD = {
 
 @pytest.mark.parametrize(("action", "outcome"), list(itertools.product(Action, Outcome)))
 def test_what_a_verdict_does(action, outcome):
-    """Action x outcome x state: a verdict moves the leg, repeats what is known, or contradicts it."""
+    """Action x outcome x state: a verdict moves the leg, confirms the record, or contradicts it."""
     seen = []
     for state in STATES:
         before = transfer_of(LegState(state))
@@ -421,14 +421,14 @@ def test_a_refusal_keeps_the_reason():
     ],
 )
 def test_a_verdict_about_something_else_is_a_contradiction(fields):
-    """An echo that differs in any field, or that names a leg which does not exist, changes nothing."""
+    """A verdict that differs from its command in any field, or names a leg that does not exist, changes nothing."""
     transfer = transfer_of(LegState.ASKED)
     assert heard(transfer, verdict_of(Action.APPLY, Outcome.APPLIED, **fields)) == (transfer, Need.CORE_CONTRADICTION)
 
 
 @pytest.mark.parametrize("status", [Status.SUCCESS, Status.FAILED])
 def test_a_late_verdict_never_changes_a_final_transfer(status):
-    """G8: what a core says after a person's post is confirmed or reported, but never recorded."""
+    """G8: a verdict that comes after a decision to post is accepted or reported, but never recorded."""
     transfer = transfer_of(LegState.ASKED, status=status, decision=Decision.POST)
     assert heard(transfer, verdict_of(Action.APPLY, Outcome.APPLIED)) == (transfer, None)
     assert heard(transfer, verdict_of(Action.APPLY, Outcome.REFUSED)) == (transfer, Need.CORE_CONTRADICTION)

@@ -1,7 +1,7 @@
-"""Model checks of `next_step`: every state that can be reached is walked, none is sampled.
+"""Model checks of `next_step`: they visit every state that can be reached, and sample none.
 
-The first check lets the environment say anything at any time. The second lets an honest ledger and honest cores lose
-answers, deliver late and twice, and the process die between any two steps.
+In the first check the environment may say anything at any time. In the second the ledger and the cores are honest, but
+answers are lost, messages come late and twice, and the process dies between any two steps.
 """
 
 import itertools
@@ -59,7 +59,7 @@ def new_transfer(sides):
 
 
 def plain(transfer):
-    """The transfer without what only counts, so that there are finitely many."""
+    """The transfer without its counters, so that the number of states is finite."""
     return replace(transfer, version=1, post_attempt=min(transfer.post_attempt, 1), void_attempt=0)
 
 
@@ -73,16 +73,16 @@ def is_all(transfer, state):
 
 
 def every_fact(sides):
-    every_order = frozenset(itertools.product(sides, Action))
+    every_command = frozenset(itertools.product(sides, Action))
     no_or_yes = (False, True)
     for hold, expired, told, contradiction, burnt, unclear, fenced in itertools.product(
-        Hold, no_or_yes, (frozenset(), every_order), (None, Need.CORE_CONTRADICTION), no_or_yes, no_or_yes, no_or_yes
+        Hold, no_or_yes, (frozenset(), every_command), (None, Need.CORE_CONTRADICTION), no_or_yes, no_or_yes, no_or_yes
     ):
         yield Facts(hold, expired, told, contradiction, burnt, burnt, unclear, fenced)
 
 
 def check_step(before, step):
-    """What no step may do, whatever the environment claims."""
+    """Checks that a step is safe, whatever the environment claims."""
     states = {leg.state for leg in before.legs}
     if before.status not in OPEN:
         assert step == Finished()
@@ -112,7 +112,7 @@ def check_step(before, step):
 
 
 def with_facts_of_write(before, after, facts):
-    """Whoever records a new attempt clears the fact that the last one is burnt."""
+    """The facts after a write; recording a new attempt clears the fact that the last one is burnt."""
     if after.post_attempt != before.post_attempt:
         facts = replace(facts, post_burnt=False)
     if after.void_attempt != before.void_attempt:
@@ -123,7 +123,7 @@ def with_facts_of_write(before, after, facts):
 @pytest.mark.parametrize("sides", SIDES, ids=lambda sides: "+".join(sides) or "no leg")
 def test_no_environment_makes_a_step_unsafe(sides):
     """G7, G8: whatever hold, verdicts and decisions an adversary shows, no reachable state has an unsafe step, and
-    with the same facts the steps come to an end.
+    while the facts stay the same the steps come to an end.
     """
     start = new_transfer(sides)
     seen, waiting = {start}, deque([start])
@@ -155,8 +155,8 @@ def test_no_environment_makes_a_step_unsafe(sides):
     assert {transfer.status for transfer in seen} == set(Status)
 
 
-# The honest world: (record, memory, hold, cores, on the way). `memory` is what the one worker has in mind: the record
-# it started from, the transfer as it knows it, and its facts. A core is its first verdict per action and its effect.
+# The honest world: (record, memory, hold, cores, on the way). `memory` is what the one process knows: the record it
+# started from, the transfer as it knows it, and its facts. A core is its first verdict per action and its effect.
 
 NOTHING_SEEN = (None, None, None, False)
 _AT = {Action.APPLY: 0, Action.CANCEL: 1, Action.REVERSE: 2}
@@ -184,9 +184,9 @@ def core_answers(core, action):
             return [(Outcome.REVERSED, (apply, cancel, Outcome.REVERSED, False))]
 
 
-def ledger_answers(hold, order):
-    """What the ledger may answer to an order, with the hold's next state; its first "no" for lack of money burns."""
-    match order:
+def ledger_answers(hold, call):
+    """The ledger's possible answers to a call, with the hold's next state; a refusal for lack of money burns the id."""
+    match call:
         case "create" if hold is Hold.ABSENT:
             return [(Hold.HELD, Hold.HELD), (Hold.REFUSED, Hold.BURNT)]
         case "create":
@@ -197,23 +197,23 @@ def ledger_answers(hold, order):
         case "post" | "void":
             assert hold in (Hold.HELD, Hold.POSTED, Hold.VOIDED), "a hold must exist before it is resolved"
             if hold is Hold.HELD:
-                hold = Hold.POSTED if order == "post" else Hold.VOIDED
+                hold = Hold.POSTED if call == "post" else Hold.VOIDED
             return [(hold, hold)]
 
 
-ORDERS = {CreateHold: "create", FenceHold: "fence", PostHold: "post", VoidHold: "void"}
+CALLS = {CreateHold: "create", FenceHold: "fence", PostHold: "post", VoidHold: "void"}
 step_after = cache(lambda transfer, facts: next_step(transfer, Facts(*facts[:4], post_fenced=facts[4])))
 heard_after = cache(heard)
 FRESH = (Hold.UNKNOWN, False, frozenset(), None, False)
 LATE = (Hold.UNKNOWN, True, frozenset(), None, False)
 
 
-def after_delivery(world, order):
-    """An order that was on the way, or that is delivered once more, takes effect; nobody hears the answer."""
+def after_delivery(world, message):
+    """A call or command that was on the way, or is delivered again, takes effect; its answer is lost."""
     record, memory, hold, cores, on_the_way = world
-    if isinstance(order, str):
-        return [(record, memory, after, cores, on_the_way) for _, after in ledger_answers(hold, order)]
-    index, action = order
+    if isinstance(message, str):
+        return [(record, memory, after, cores, on_the_way) for _, after in ledger_answers(hold, message)]
+    index, action = message
     return [
         (record, memory, hold, (*cores[:index], core, *cores[index + 1 :]), on_the_way)
         for _, core in core_answers(cores[index], action)
@@ -221,7 +221,7 @@ def after_delivery(world, order):
 
 
 def after_step(world):
-    """The worker does the next step: it hears the answer, or dies with the order on the way."""
+    """The process does the next step: it hears the answer, or dies with the call or command on the way."""
     record, (base, transfer, facts), hold, cores, on_the_way = world
     known_hold, expired, told, contradiction, fenced = facts
     step = step_after(transfer, facts)
@@ -245,25 +245,25 @@ def after_step(world):
                 worlds.append((record, (base, after, now), hold, now_cores, on_the_way | {(index, action)}))
             return [*worlds, (record, None, hold, cores, on_the_way | {(index, action)})]
         case FencePost():
-            # A post that is on the way comes to nothing from now on, unless it was there before.
+            # From now on a post that is still on the way has no effect.
             posted = hold is Hold.POSTED
             now = (Hold.UNKNOWN if posted else known_hold, expired, told, contradiction, not posted)
             left = on_the_way - {"post"}
             return [(record, (base, transfer, now), hold, cores, left), (record, None, hold, cores, left)]
         case _:
-            order = ORDERS[type(step)]
-            on_the_way |= {order}
+            call = CALLS[type(step)]
+            on_the_way |= {call}
             return [
                 *(
                     (record, (base, transfer, (answer, *facts[1:])), after, cores, on_the_way)
-                    for answer, after in ledger_answers(hold, order)
+                    for answer, after in ledger_answers(hold, call)
                 ),
                 (record, None, hold, cores, on_the_way),
             ]
 
 
 def after_start(world):
-    """A worker takes the transfer up: the scanner, in time or late, or the settler with a verdict in hand."""
+    """A process takes the transfer up: the scanner, in time or late, or the settler with a verdict in hand."""
     record, _, hold, cores, on_the_way = world
     worlds = [(record, (record, record, facts), hold, cores, on_the_way) for facts in (FRESH, LATE)]
     if record.status is Status.PENDING:
@@ -278,7 +278,7 @@ def after_start(world):
 
 def successors(world, decisions):
     record, memory, hold, cores, on_the_way = world
-    worlds = [after for order in on_the_way for after in after_delivery(world, order)]
+    worlds = [after for message in on_the_way for after in after_delivery(world, message)]
     if memory is not None:
         worlds.append((record, None, hold, cores, on_the_way))
         worlds += after_step(world)
@@ -308,9 +308,9 @@ def check_world(world, decisions):
     ids=lambda names: "+".join(names) or "none",
 )
 def test_with_honest_systems_the_record_tells_the_truth(sides, decisions):
-    """G5, G7, G10: whatever is lost, late, repeated or cut off by a crash, SUCCESS means posted and applied, FAILED
-    means neither now nor ever, nobody is called without need (not even where persons void what others settle),
-    and from everywhere there is a way to the end.
+    """G5, G7, G10: whatever is lost, late, repeated or cut off by a crash, SUCCESS means posted and applied, and FAILED
+    means neither now nor ever. No transfer needs a person without cause, even where people void what a process is
+    settling, and every state has a way to a final one.
     """
     start = (new_transfer(sides), None, Hold.ABSENT, (NOTHING_SEEN,) * len(sides), frozenset())
     before = {start: []}

@@ -1,4 +1,4 @@
-"""Assets, account types and accounts, and the ledger's names for them."""
+"""Assets, account types and accounts, and an account's id in the ledger."""
 
 import re
 from enum import StrEnum
@@ -31,7 +31,7 @@ def is_asset(text: str) -> bool:
 
 
 def asset_fault(text: str) -> str:
-    """What is wrong with a text that is no well-formed asset code."""
+    """Says what is wrong with a text that is not a well-formed asset code."""
     return "must be upper case" if is_asset(text.upper()) and text.isascii() else "is not an asset code"
 
 
@@ -45,8 +45,7 @@ class Holder(StrEnum):
 class Asset(Struct, frozen=True):
     """What is moved: its code, its ledger number (1 to 2^32-1), and its decimal places.
 
-    `scale` places are held by the ledger, `precision` (at most `scale`) may be used by a request. A closed asset
-    takes no new transfers.
+    The ledger holds `scale` places, of which a request may use `precision`. A closed asset takes no new transfers.
     """
 
     code: str
@@ -80,8 +79,8 @@ class Account(Struct, frozen=True):
 def ledger_account_id(account: Account) -> int:
     """The ledger's id of an account: a 128-bit hash of the length-prefixed owner, type and asset.
 
-    Length prefixes keep ("a", "bc") and ("ab", "c") apart; 0 and 2^128-1, which a ledger refuses, are as unlikely
-    as any other collision.
+    The length prefixes keep ("a", "bc") and ("ab", "c") apart. The ids 0 and 2^128-1, which a ledger refuses, are as
+    unlikely as any collision.
     """
     digest = blake2b(digest_size=16, person=b"account")
     for part in (account.owner, account.type, account.asset):

@@ -1,4 +1,4 @@
-"""Amounts: whole numbers of an asset's smallest unit, decimal strings on the wire."""
+"""Amounts: whole numbers of an asset's smallest unit, written as decimal strings on the wire."""
 
 import re
 
@@ -6,13 +6,13 @@ AMOUNT_UNITS_MAX = 2**112 - 1
 """The largest amount of one transfer. Ledger sums are u128; the cap keeps them from ever overflowing."""
 
 _WHOLE_DIGITS_MAX = 39
-"""The digits of the largest u128. Converting thousands of digits takes long, and Python refuses it with an error."""
+"""The digits of the largest u128. A longer text is not converted: that is slow, and Python refuses 4,301 digits."""
 
 _SYNTAX = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]+))?", re.ASCII)
 
 
 class AmountSyntaxError(ValueError):
-    """The text is not a decimal amount of the wire's syntax."""
+    """The text is not a decimal amount as the wire writes it."""
 
 
 class AmountPrecisionError(ValueError):
@@ -20,12 +20,12 @@ class AmountPrecisionError(ValueError):
 
 
 def is_amount(text: str) -> bool:
-    r"""Tells whether the text matches `^(0|[1-9][0-9]*)(\.[0-9]+)?$`; nothing looser is ever parsed."""
+    r"""Tells whether the text matches `^(0|[1-9][0-9]*)(\.[0-9]+)?$`; no other text is ever parsed."""
     return _SYNTAX.fullmatch(text) is not None
 
 
 def normal_amount(text: str) -> str:
-    """The same amount without trailing zeros; raises `AmountSyntaxError` for anything `is_amount` refuses."""
+    """Returns the amount without trailing zeros; raises `AmountSyntaxError` for a text that `is_amount` refuses."""
     match = _SYNTAX.fullmatch(text)
     if match is None:
         raise AmountSyntaxError(f"not a decimal amount: {text!r}")
@@ -35,11 +35,11 @@ def normal_amount(text: str) -> str:
 
 
 def parse_amount(text: str, *, scale: int, precision: int) -> int:
-    """The number of smallest units in a decimal string.
+    """Returns the number of smallest units in a decimal string.
 
-    `scale` is the places that the ledger holds, `precision` (at most `scale`) those that may be used; trailing zeros
-    do not count. Raises `AmountSyntaxError` and `AmountPrecisionError`. The result may exceed `AMOUNT_UNITS_MAX`; where
-    the text has more digits than any u128, it is one more than that.
+    `scale` is the number of places that the ledger holds, `precision` (at most `scale`) the number that the text may
+    use, not counting trailing zeros. Raises `AmountSyntaxError` and `AmountPrecisionError`. The result may exceed
+    `AMOUNT_UNITS_MAX`; for a text with more digits than any u128 it is `AMOUNT_UNITS_MAX` + 1.
     """
     whole, _, fraction = normal_amount(text).partition(".")
     if len(fraction) > precision:
@@ -50,7 +50,7 @@ def parse_amount(text: str, *, scale: int, precision: int) -> int:
 
 
 def format_amount(units: int, *, scale: int) -> str:
-    """The decimal string of a number of smallest units, without trailing zeros; negative figures keep their sign."""
+    """Returns the decimal string of a number of smallest units, without trailing zeros and with its sign."""
     sign, digits = ("-", str(-units)) if units < 0 else ("", str(units))
     if scale == 0:
         return sign + digits

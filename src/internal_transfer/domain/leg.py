@@ -1,4 +1,4 @@
-"""What a trading core is told about a transfer, and what it answers."""
+"""The commands that a trading core is given about a transfer, and its verdicts."""
 
 from enum import StrEnum
 
@@ -9,7 +9,7 @@ from internal_transfer.domain.identifier import TransferId
 
 
 class Side(StrEnum):
-    """Which account of the transfer a leg moves; `BOTH` where one core moves both in one act."""
+    """The side of the transfer that a leg moves; `BOTH` where one core moves both accounts in one act."""
 
     SOURCE = "source"
     TARGET = "target"
@@ -17,7 +17,7 @@ class Side(StrEnum):
 
 
 class LegState(StrEnum):
-    """How far a leg is, as recorded."""
+    """How far a leg has come, according to the record."""
 
     NOT_ASKED = "not_asked"
     ASKED = "asked"
@@ -29,14 +29,14 @@ class LegState(StrEnum):
 
 
 LEG_CLEAR = frozenset({LegState.NOT_ASKED, LegState.REFUSED, LegState.REVERSED, LegState.CANCELLED})
-"""States in which the leg has no effect in the core and, without a new order, never will."""
+"""States in which the leg has no effect in the core and will have none unless a new command is sent."""
 
 LEG_UNDONE = frozenset({LegState.REFUSED, LegState.REVERSING, LegState.REVERSED, LegState.CANCELLED})
-"""States after which the transfer only goes back: a leg was refused, or is being undone, or has been."""
+"""States after which the transfer can only be undone: the leg was refused, or is being undone, or has been."""
 
 
 class Leg(Struct, frozen=True):
-    """One side's part in a trading core, with the core's reason when it refused."""
+    """The part of a transfer that a trading core carries out, with the core's reason if it refused."""
 
     side: Side
     core: str
@@ -45,7 +45,7 @@ class Leg(Struct, frozen=True):
 
 
 class Action(StrEnum):
-    """What a core is told to do with a leg."""
+    """What a command tells a core to do with a leg."""
 
     APPLY = "apply"
     CANCEL = "cancel"
@@ -53,7 +53,7 @@ class Action(StrEnum):
 
 
 class Outcome(StrEnum):
-    """A core's verdict. `MISMATCH`: the same id was told with other contents; nothing was done."""
+    """What a verdict says. `MISMATCH`: an earlier command under the same id had other contents, so nothing was done."""
 
     APPLIED = "applied"
     REFUSED = "refused"
@@ -63,10 +63,10 @@ class Outcome(StrEnum):
 
 
 class Command(Struct, frozen=True):
-    """An order to a core, named by (transfer id, side, action).
+    """What a core is told to do, identified by (transfer id, side, action).
 
-    A leg on the source side debits `debit`, one on the target side credits `credit`, one on both does both; the
-    account that the core does not hold is None. `amount` is in the asset's smallest units.
+    A leg on the source side debits `debit`, one on the target side credits `credit`, one on both sides does both. The
+    account on a side that is not moved is None. `amount` is in the asset's smallest units.
     """
 
     transfer_id: TransferId
@@ -80,7 +80,7 @@ class Command(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """A core's answer, with the fields of the order echoed so that a mix-up is seen."""
+    """A core's answer to a command; it repeats the fields of the command, so that a mix-up shows."""
 
     transfer_id: TransferId
     side: Side
@@ -94,7 +94,7 @@ class Verdict(Struct, frozen=True):
 
 
 def legs_of(source: AccountType, target: AccountType) -> tuple[Leg, ...]:
-    """The legs that a transfer between two account types needs, in the order in which they are asked."""
+    """Returns the legs of a transfer between two account types, in the order in which their cores are asked."""
     match source.holder, target.holder:
         case Holder.CORE, Holder.CORE if source.core == target.core:
             return (Leg(Side.BOTH, source.core),)

@@ -1,4 +1,4 @@
-"""Every "no" of the service: its code, its category, and what a client may do about it."""
+"""Every way in which the service says no: its code, its category, and what a client may do about it."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Category(StrEnum):
-    """What kind of "no" a code is."""
+    """What kind of refusal or failure a code stands for."""
 
     VALIDATION = "validation"
     AUTHENTICATION = "authentication"
@@ -21,7 +21,7 @@ class Category(StrEnum):
 
 
 class Retry(StrEnum):
-    """What may help: the same request again, a new one under a new key, or nothing."""
+    """What a client may try: the same request again, a new one under a new key, or nothing."""
 
     SAME_KEY = "same_key"
     NEW_KEY = "new_key"
@@ -29,7 +29,7 @@ class Retry(StrEnum):
 
 
 class Code(StrEnum):
-    """The codes of all refusals and failures; each name is also its text on the wire."""
+    """The codes of all refusals and failures; the name of a code is also its text on the wire."""
 
     INVALID_REQUEST = "INVALID_REQUEST"
     INVALID_AMOUNT = "INVALID_AMOUNT"
@@ -63,7 +63,7 @@ class Code(StrEnum):
 
 
 class Meaning(Struct, frozen=True):
-    """What a code says: its category, what may help, and one sentence for people."""
+    """What a code means: its category, what a client may try, and one sentence for people."""
 
     category: Category
     retry: Retry
@@ -74,7 +74,9 @@ CATALOGUE: dict[Code, Meaning] = {
     Code.INVALID_REQUEST: Meaning(Category.VALIDATION, Retry.NEVER, "The request is malformed."),
     Code.INVALID_AMOUNT: Meaning(Category.VALIDATION, Retry.NEVER, "The amount is not a positive decimal string."),
     Code.INVALID_ASSET: Meaning(Category.VALIDATION, Retry.NEVER, "The asset is not offered here."),
-    Code.INVALID_ACCOUNT: Meaning(Category.VALIDATION, Retry.NEVER, "The account or the way between them is unknown."),
+    Code.INVALID_ACCOUNT: Meaning(
+        Category.VALIDATION, Retry.NEVER, "An account, or the route between the two, is unknown."
+    ),
     Code.ASSET_MISMATCH: Meaning(Category.VALIDATION, Retry.NEVER, "Both accounts must hold the same asset."),
     Code.SAME_ACCOUNT: Meaning(Category.VALIDATION, Retry.NEVER, "The two accounts are the same."),
     Code.INVALID_PRECISION: Meaning(Category.VALIDATION, Retry.NEVER, "The amount has too many decimal places."),
@@ -86,7 +88,7 @@ CATALOGUE: dict[Code, Meaning] = {
     Code.UNAUTHENTICATED: Meaning(Category.AUTHENTICATION, Retry.SAME_KEY, "The credentials are missing or not valid."),
     Code.PERMISSION_DENIED: Meaning(Category.PERMISSION, Retry.NEVER, "The caller may not do this."),
     Code.ACCOUNT_FROZEN: Meaning(Category.POLICY, Retry.SAME_KEY, "The account is frozen."),
-    Code.ROUTE_PAUSED: Meaning(Category.POLICY, Retry.SAME_KEY, "Transfers on this way are paused."),
+    Code.ROUTE_PAUSED: Meaning(Category.POLICY, Retry.SAME_KEY, "Transfers on this route are paused."),
     Code.INSUFFICIENT_BALANCE: Meaning(Category.FUNDS, Retry.NEW_KEY, "The available balance is too small."),
     Code.TRANSFER_NOT_FOUND: Meaning(Category.VALIDATION, Retry.NEVER, "There is no such transfer."),
     Code.INVALID_STATE_TRANSITION: Meaning(Category.CONFLICT, Retry.NEVER, "The transfer's state does not allow this."),
@@ -104,14 +106,14 @@ CATALOGUE: dict[Code, Meaning] = {
 
 
 class Detail(Struct, frozen=True):
-    """Which field broke which rule."""
+    """A field of a request, and the rule that it broke."""
 
     field: str
     rule: str
 
 
 class Refusal(Struct, frozen=True):
-    """A business "no", as a value: a code, a sentence, the fields concerned.
+    """A request that was refused for a business reason: the code, a sentence, and the fields concerned.
 
     `retry_after_seconds` is set where waiting helps (rate limits, shedding).
     """
@@ -123,5 +125,5 @@ class Refusal(Struct, frozen=True):
 
 
 def refuse_field(field: str, rule: str, code: Code = Code.INVALID_REQUEST) -> Refusal:
-    """The refusal of one field."""
+    """Returns the refusal of a request because of one field."""
     return Refusal(code, f"{field}: {rule}", (Detail(field, rule),))

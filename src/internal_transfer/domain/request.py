@@ -1,4 +1,4 @@
-"""What a user asks for, decoded but not yet held against settings or state."""
+"""A user's request, decoded but not yet checked against settings or state."""
 
 import msgspec
 from msgspec import Struct
@@ -13,7 +13,7 @@ _ENCODER = msgspec.json.Encoder()
 class TransferRequest(Struct, frozen=True):
     """A request in canonical form: owners filled in, `amount` a decimal string without trailing zeros.
 
-    `caller` is who asks and whose key and limits count; `tier` and `key` come with the call.
+    `caller` is the user who asks, and whose key and limits count; `tier` and `key` come with the call.
     """
 
     caller: Owner
@@ -25,7 +25,7 @@ class TransferRequest(Struct, frozen=True):
     memo: str | None = None
 
     def fingerprint(self) -> bytes:
-        """The content that one key stands for: a version and the canonical request, never settings."""
+        """The content that the key stands for: a version and the canonical request, never settings."""
         return _ENCODER.encode(
             [
                 FINGERPRINT_VERSION,
@@ -42,7 +42,7 @@ class TransferRequest(Struct, frozen=True):
 
 
 def restored_fingerprint(source: Account, target: Account, amount: str) -> bytes:
-    """The fingerprint of a request of which only this is known; it says nothing about the memo."""
+    """Returns the fingerprint of a request whose memo is not known; it ends before the memo."""
     return _ENCODER.encode(
         [
             FINGERPRINT_VERSION,
@@ -70,9 +70,9 @@ _FIELDS = (
 
 
 def differing_fields(first: bytes, second: bytes) -> tuple[Detail, ...]:
-    """The fields in which two fingerprints differ; a fingerprint of another version differs in its version alone.
+    """Returns the fields in which two fingerprints differ, or only the version where their versions differ.
 
-    What one of them does not know, a restored one's memo, is no difference.
+    The memo that a restored fingerprint lacks is not a difference.
     """
     one, other = msgspec.json.decode(first), msgspec.json.decode(second)
     if one[0] != other[0]:

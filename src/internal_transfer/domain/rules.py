@@ -1,4 +1,4 @@
-"""What the operator allows: assets, routes, limits, freezes; and the check of a request against them."""
+"""What the operator allows (assets, routes, limits, freezes), and the check of a request against it."""
 
 from msgspec import Struct
 
@@ -9,7 +9,7 @@ from internal_transfer.domain.request import TransferRequest
 
 
 class Limit(Struct, frozen=True):
-    """Smallest and largest amount of one transfer, and the most per UTC day, in smallest units."""
+    """The smallest and largest amount of one transfer, and the most per UTC day, in smallest units."""
 
     min_units: int
     max_units: int
@@ -17,17 +17,17 @@ class Limit(Struct, frozen=True):
 
 
 class Route(Struct, frozen=True, order=True):
-    """One direction between two account types."""
+    """A pair of account types between which money may move, in this direction."""
 
     source: str
     target: str
 
 
 class Rules(Struct, frozen=True):
-    """The settings that a request is held against.
+    """The settings that a request is checked against.
 
-    `limits` is by tier and asset; a tier without an asset's limits may not move it. `sub_accounts` is by master:
-    the owners whose accounts the master may name beside its own.
+    `limits` is by tier and asset; a tier without limits for an asset may not move it. `sub_accounts` lists for each
+    master the owners whose accounts it may name besides its own.
     """
 
     assets: dict[str, Asset]
@@ -38,7 +38,7 @@ class Rules(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True):
-    """What operators changed while running: nobody and nothing named here may move money."""
+    """What operators have stopped while the service runs: no user, asset or route named here may move money."""
 
     version: int = 0
     frozen_users: frozenset[Owner] = frozenset()
@@ -48,14 +48,14 @@ class Policy(Struct, frozen=True):
 
 
 class Admitted(Struct, frozen=True):
-    """A request that the rules allow, with its amount in smallest units and the limit it is under."""
+    """A request that the rules allow: its amount in smallest units, and the limit that applies to it."""
 
     units: int
     limit: Limit
 
 
 def check_permission(request: TransferRequest, rules: Rules) -> Refusal | None:
-    """Refuses accounts that the caller may not name."""
+    """Refuses a request that names an account of a user for whom the caller may not act."""
     allowed = rules.sub_accounts.get(request.caller, frozenset())
     for field, account in (("from_account.user_id", request.source), ("to_account.user_id", request.target)):
         if account.owner != request.caller and account.owner not in allowed:
@@ -64,7 +64,7 @@ def check_permission(request: TransferRequest, rules: Rules) -> Refusal | None:
 
 
 def check_rules(request: TransferRequest, rules: Rules, policy: Policy) -> Admitted | Refusal:
-    """Holds a request against settings and policy; says which field broke which rule."""
+    """Checks a request against settings and policy; the refusal names the field and the rule that it broke."""
     asset = rules.assets.get(request.source.asset)
     if asset is None or asset.closed:
         return refuse_field("from_account.asset", "is not an asset offered here", Code.INVALID_ASSET)
@@ -117,6 +117,6 @@ def _check_policy(request: TransferRequest, route: Route, policy: Policy) -> Ref
 
 
 def daily_limit_exceeded(asset: Asset, remaining_units: int) -> Refusal:
-    """The refusal of an amount that is more than what is left of the day's limit."""
+    """Returns the refusal of an amount that exceeds what is left of the day's limit."""
     left = format_amount(max(0, remaining_units), scale=asset.scale)
     return refuse_field("amount", f"only {left} {asset.code} are left of today's limit", Code.DAILY_LIMIT_EXCEEDED)

@@ -1,9 +1,9 @@
-"""A transfer, its states, and the one function that decides what is done next.
+"""A transfer, its states, and the one function that decides what to do next.
 
 Theory of the table: a transfer is REQUESTING until its hold is known to exist, PENDING while money is held, and then
 SUCCESS (posted) or FAILED (nothing moved, or everything given back). Final states have no way out. Only an explicit
-refusal, a burnt hold or a decision of persons leads to FAILED; doubt leads nowhere: the transfer stays and is asked
-about again.
+refusal, a burnt hold or a decision by people leads to FAILED. Doubt changes nothing: the transfer stays as it is and is
+looked at again.
 """
 
 from enum import StrEnum
@@ -19,7 +19,7 @@ from internal_transfer.domain.refusal import Code
 
 
 class Status(StrEnum):
-    """What users read."""
+    """The status that users see."""
 
     REQUESTING = "REQUESTING"
     PENDING = "PENDING"
@@ -41,7 +41,7 @@ RECORDABLE = frozenset(
 
 
 class Decision(StrEnum):
-    """What persons decided on evidence; stored, so that it is completed after a crash."""
+    """What people decided on evidence; it is stored, so that it is carried out even after a crash."""
 
     VOID = "void"
     POST = "post"
@@ -59,15 +59,15 @@ class Need(StrEnum):
 
 
 class IllegalTransition(Exception):  # noqa: N818 - a bug, named as the design names it.
-    """A change of status that the table does not know: a bug. Nothing was changed."""
+    """A change of status that is not in the table: a bug. Nothing was changed."""
 
 
 class Transfer(Struct, frozen=True, kw_only=True):
     """One request to move an amount between two accounts of one asset, as recorded.
 
-    `owner` is the caller, whose key and limits count. `version` counts changes of status from 1 and numbers the
-    transfer's events; `revision` counts every write of the record and guards it against writers that did not see the
-    last one. Times are wall-clock milliseconds; `amount` is in the asset's smallest units.
+    `owner` is the caller, whose key and limits count. `version` starts at 1, counts changes of status and numbers the
+    transfer's events; `revision` counts every write of the record, so that a writer who missed one changes nothing.
+    Times are wall-clock milliseconds; `amount` is in the asset's smallest units.
     """
 
     id: TransferId
@@ -95,11 +95,11 @@ class Transfer(Struct, frozen=True, kw_only=True):
 
 
 class Hold(StrEnum):
-    """What is known of a transfer's hold in the ledger.
+    """What is known about a transfer's hold in the ledger.
 
-    UNKNOWN: nobody has looked. ABSENT: not seen yet, which permits nothing but creating or fencing it. REFUSED: the
-    ledger said no, durably. BURNT: its id can never be created. FOREIGN: another transfer sits under its id.
-    UNEXPECTED: the ledger answered something that it should not have.
+    UNKNOWN: nobody has looked. ABSENT: a look-up did not find it, so it may only be created or fenced. REFUSED: the
+    ledger refused it, durably. BURNT: its id can never be created. FOREIGN: another transfer has its id.
+    UNEXPECTED: the ledger gave an answer that should not occur.
     """
 
     UNKNOWN = "unknown"
@@ -114,13 +114,13 @@ class Hold(StrEnum):
 
 
 class Facts(Struct):
-    """What is known about one transfer while it is worked on; never recorded, always askable again.
+    """What is known about one transfer while it is worked on; never recorded, since it can always be asked for again.
 
-    `told` are the orders already sent in this round of work: a silent core is not asked twice in a row.
-    `post_burnt` and `void_burnt`: the id of the recorded attempt is burnt, so a new attempt has to be recorded first;
-    whoever records it clears the fact.
-    `fence_unclear`: the fence was sent and its answer says neither burnt nor there.
-    `post_fenced`: the id of the recorded attempt was burnt on purpose, so that nobody who knows less can post.
+    `told`: the commands already sent in this round of work; a core that stays silent is not asked twice in a row.
+    `post_burnt`, `void_burnt`: the id of the recorded attempt is burnt, so a new attempt has to be recorded before
+    another post or void is sent; recording it clears the fact.
+    `fence_unclear`: the fence was sent, and the answer shows neither that the id is burnt nor that the hold exists.
+    `post_fenced`: the id of the recorded post was burnt on purpose, so that no process with older facts can post.
     """
 
     hold: Hold = Hold.UNKNOWN
@@ -142,11 +142,11 @@ class CreateHold(Struct, frozen=True):
 
 
 class FenceHold(Struct, frozen=True):
-    """Make the hold impossible, or find out that it exists."""
+    """Make the hold impossible, or learn that it exists."""
 
 
 class FencePost(Struct, frozen=True):
-    """Make the post impossible, or find out that it was done."""
+    """Make the post impossible, or learn that it was done."""
 
 
 class PostHold(Struct, frozen=True):
@@ -158,20 +158,20 @@ class VoidHold(Struct, frozen=True):
 
 
 class Tell(Struct, frozen=True):
-    """Send this order to the core of this leg; what it says is already recorded as asked."""
+    """Send this command to the leg's core; the record already says that the core is asked."""
 
     leg: Leg
     action: Action
 
 
 class Write(Struct, frozen=True):
-    """Record this next state of the transfer before anything else is done."""
+    """Record this next state of the transfer before doing anything else."""
 
     after: Transfer
 
 
 class Wait(Struct, frozen=True):
-    """Nothing can be done now: an answer is owed, or a person has to look."""
+    """Nothing can be done now: a core or the ledger owes an answer, or the transfer needs a person."""
 
 
 class Finished(Struct, frozen=True):
@@ -182,7 +182,7 @@ Step = LookAtHold | CreateHold | FenceHold | FencePost | PostHold | VoidHold | T
 
 
 def advance(transfer: Transfer, status: Status, *, failure: Code | None = None) -> Transfer:
-    """The transfer in its next status; raises `IllegalTransition` for a change that the table does not know."""
+    """Returns the transfer in its next status; raises `IllegalTransition` for a change that is not in the table."""
     if status not in TRANSITIONS[transfer.status]:
         raise IllegalTransition(f"{transfer.id}: {transfer.status} -> {status}")
     return replace(transfer, status=status, version=transfer.version + 1, failure=failure, needs_person=None)
@@ -203,12 +203,12 @@ def check_change(before: Transfer, after: Transfer) -> None:
 
 
 def with_leg(transfer: Transfer, leg: Leg) -> Transfer:
-    """The transfer with one leg replaced by its new state."""
+    """Returns the transfer with one leg replaced by its new state."""
     return replace(transfer, legs=tuple(leg if old.side is leg.side else old for old in transfer.legs))
 
 
 def command_of(transfer: Transfer, leg: Leg, action: Action) -> Command:
-    """The order to a core for one leg of the transfer."""
+    """Returns the command to a core for one leg of the transfer."""
     return Command(
         transfer_id=transfer.id,
         core=leg.core,
@@ -222,10 +222,10 @@ def command_of(transfer: Transfer, leg: Leg, action: Action) -> Command:
 
 
 def next_step(transfer: Transfer, facts: Facts) -> Step:
-    """The next thing to do with a transfer, from what is recorded and what is known; no other place decides.
+    """Decides what to do next with a transfer, from the record and the facts; nothing else decides this.
 
-    A person's `post` settles the hold whatever is known of legs that are asked, but not against a core's refusal: a
-    leg that is refused, cancelled or reversed unwinds the transfer under any decision.
+    The decision POST settles the hold even while a leg is only asked, but never against a core's refusal: a leg that
+    was refused, cancelled or reversed unwinds the transfer whatever was decided.
     """
     match transfer.status:
         case Status.SUCCESS | Status.FAILED:
@@ -253,7 +253,7 @@ def _while_requesting(transfer: Transfer, facts: Facts) -> Step:
         case Hold.BURNT:
             return Write(advance(transfer, Status.FAILED, failure=_failure_of_burnt(transfer)))
         case Hold.FOREIGN if transfer.decision is Decision.VOID:
-            # The id is taken for ever, so this transfer's hold can never be made: there is nothing to give back.
+            # The id is taken for ever, so this transfer's hold can never be created and there is nothing to give back.
             return Write(advance(transfer, Status.FAILED, failure=Code.VOIDED_BY_OPERATOR))
         case Hold.FOREIGN:
             return _needs(transfer, Need.HOLD_COLLISION)
@@ -292,8 +292,10 @@ def _while_pending(transfer: Transfer, facts: Facts) -> Step:
 
 
 def _after_post(transfer: Transfer, facts: Facts) -> Step:
-    """Finishes what is posted. What the cores said before the post may have been lost with the process that heard it,
-    so a leg that is on record as asked is asked about, not doubted.
+    """Finishes a transfer whose hold is posted.
+
+    A verdict given before the post may have been lost with the process that received it, so a leg that the record has
+    as asked is asked about again and not taken for a contradiction.
     """
     if transfer.decision is Decision.POST or all(leg.state is LegState.APPLIED for leg in transfer.legs):
         return Write(advance(transfer, Status.SUCCESS))
@@ -304,7 +306,7 @@ def _after_post(transfer: Transfer, facts: Facts) -> Step:
 
 
 def _after_void(transfer: Transfer, facts: Facts) -> Step:
-    """Finishes what is voided; asks about what may have been heard and lost, but never orders a leg any more."""
+    """Finishes a transfer whose hold is voided; asks again for verdicts that may have been lost, but applies no leg."""
     for leg in reversed(transfer.legs):
         if leg.state is LegState.ASKED:
             return _tell(leg, Action.CANCEL, facts)
@@ -326,7 +328,7 @@ def _go_on(transfer: Transfer, facts: Facts) -> Step:
 
 
 def _ask(transfer: Transfer, facts: Facts) -> Step | None:
-    """What is to be done about the first leg that is not applied, one after the other; None when none is left."""
+    """Returns the step for the first leg that is not applied yet, or None when all are."""
     for leg in transfer.legs:
         if leg.state is LegState.NOT_ASKED:
             return Write(_ask_next(transfer))
@@ -336,11 +338,10 @@ def _ask(transfer: Transfer, facts: Facts) -> Step | None:
 
 
 def _unwind(transfer: Transfer, facts: Facts) -> Step:
-    """Undoes in reverse order, so that the source is given back only when the target is known to have nothing.
+    """Undoes the legs in reverse order, so that the source is reversed only once the target is known to be clear.
 
-    After a core's refusal nobody can be posting. After a decision of persons somebody may be: one who has heard the
-    last leg's verdict but not of the decision, or the other way round. So nothing is reversed before the post has been
-    made impossible.
+    After a core's refusal no process can be posting. After a decision by people one may be: it knows the last leg's
+    verdict and not the decision, or the other way round. So no leg is reversed before the post is made impossible.
     """
     for leg in reversed(transfer.legs):
         match leg.state:
@@ -379,7 +380,7 @@ def _failure_of(transfer: Transfer) -> Code:
 
 
 def _ask_next(transfer: Transfer) -> Transfer:
-    """The transfer with its first leg that was not asked marked as asked, if there is one."""
+    """Returns the transfer with its first leg that was not asked marked as asked, if there is one."""
     for leg in transfer.legs:
         if leg.state is LegState.NOT_ASKED:
             return with_leg(transfer, replace(leg, state=LegState.ASKED))
@@ -395,11 +396,11 @@ def _needs(transfer: Transfer, need: Need) -> Step:
 
 
 def heard(transfer: Transfer, verdict: Verdict) -> tuple[Transfer, Need | None]:
-    """The transfer after a core's verdict, and why it needs a person if the verdict makes no sense.
+    """Returns the transfer after a core's verdict, and why it needs a person if the verdict makes no sense.
 
-    A verdict that is echoed wrongly, or that contradicts what is recorded, changes nothing. One that repeats what is
-    recorded changes nothing either, nor does any verdict change a final transfer. The result is not recorded yet; it
-    can be asked again at any time.
+    A verdict that does not repeat its command correctly, or that contradicts the record, changes nothing. One that
+    confirms the record changes nothing either, and no verdict changes a final transfer. The caller records the result;
+    if it does not, the core can be asked again.
     """
     leg = next((leg for leg in transfer.legs if leg.side is verdict.side), None)
     if leg is None:
@@ -432,6 +433,6 @@ def heard(transfer: Transfer, verdict: Verdict) -> tuple[Transfer, Need | None]:
         case _:
             return transfer, Need.CORE_CONTRADICTION
     if transfer.status not in OPEN:
-        # Only persons make a transfer final while a leg is asked: by a post, which "applied" confirms late.
+        # Only the decision POST makes a transfer final while a leg is asked; a late "applied" confirms it.
         return transfer, None if after.state is LegState.APPLIED else Need.CORE_CONTRADICTION
     return with_leg(transfer, after), None
