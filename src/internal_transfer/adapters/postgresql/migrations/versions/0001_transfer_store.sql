@@ -1,11 +1,11 @@
 -- The transfer store. Times are wall-clock milliseconds; amounts and sums are whole numbers of smallest units.
 --
--- Order of locks, the same everywhere, so that no two calls can wait for each other: owners (advisory), transfers by
--- id, daily sums by owner, asset and day, the slot of `ledger_seen`. Functions rely on READ COMMITTED: a statement that
--- follows a lock sees what its last holder committed. The planner is told to use indexes, one row at a time: batches are
--- small, and a plan made while the tables were empty would else be kept while they grow.
+-- Everything locks in the same order, so that no two calls can deadlock: owners (advisory), transfers by id, daily sums
+-- by owner, asset and day, a slot of `ledger_seen`. The functions rely on READ COMMITTED: a statement after a lock sees
+-- what the last holder of the lock has committed. The planner is made to use indexes, because batches are small, and
+-- because a plan made while the tables were empty is kept while they grow.
 
--- Which step of the migrations this is, and from which step's release on programs may run on it.
+-- The step of the migrations that this schema is at, and the oldest step whose release works on it.
 CREATE TABLE schema_version (
     one integer PRIMARY KEY DEFAULT 1 CHECK (one = 1),
     step integer NOT NULL,
@@ -13,10 +13,10 @@ CREATE TABLE schema_version (
 );
 INSERT INTO schema_version (step, runs_from) VALUES (1, 1);
 
--- Numbers commits: drawn after the locks, so it rises in the order of commits of one owner and of one transfer.
+-- Numbers commits. A number is drawn after the locks, so for one owner, or one transfer, it rises in commit order.
 CREATE SEQUENCE commit_number;
 
--- `accept_number` is the number of the accepting commit times 4096 and the place in its batch.
+-- `accept_number` is the number of the accepting commit times 4096, plus the place in its batch.
 -- `asked_core` and `asked_since` say which trading core owes an answer, and since when.
 CREATE TABLE transfer (
     id bigint PRIMARY KEY,
@@ -62,7 +62,7 @@ CREATE TABLE transfer_key (
     PRIMARY KEY (owner, key)
 );
 
--- Events lie in the order of their commit's number and of their place in it (from 1).
+-- Events, by the number of their commit and their place in it (from 1).
 CREATE TABLE transfer_event (
     commit bigint NOT NULL,
     place integer NOT NULL CHECK (place BETWEEN 1 AND 4095),
@@ -75,9 +75,9 @@ CREATE TABLE transfer_event (
 );
 CREATE UNIQUE INDEX transfer_event_version ON transfer_event (transfer_id, version);
 
--- One row per commit that has events. Commits become visible in another order than they draw their numbers, so readers
--- go by `turn`, which a reader gives to what it sees committed, under a lock. An event's number in the feed is the turn
--- times 4096 and its place. So each commit costs the feed one small row, whatever the number of its events.
+-- One row for each commit that has events. Commits do not become visible in the order of their numbers. So readers go by
+-- `turn`, which a reader gives, under a lock, to the commits that it sees. The number of an event in the feed is the turn
+-- times 4096, plus its place. So the feed writes one small row per commit, however many events that has.
 CREATE TABLE feed_commit (
     commit bigint PRIMARY KEY,
     turn bigint
@@ -112,16 +112,16 @@ CREATE TABLE worker_lease (
     until_ms bigint NOT NULL
 );
 
--- The largest ledger timestamp on record is the largest of these. There are many rows, since all commits of all
--- processes would queue for a single one.
+-- The largest ledger timestamp on record is the largest of these. There are many rows, because all commits of all
+-- processes would wait for each other on a single one.
 CREATE TABLE ledger_seen (
     slot integer PRIMARY KEY,
     timestamp bigint NOT NULL
 ) WITH (fillfactor = 10);
 INSERT INTO ledger_seen SELECT slot, 0 FROM generate_series(0, 63) AS slot;
 
--- Accepts transfers, no key and no id twice; answers, by place in the batch from 1: 'A' accepted, 'K' key taken,
--- 'I' id taken, 'L' daily limit exceeded, with the units that are left. The caller has cut the batch so that it fits.
+-- Accepts transfers, among which no key and no id repeats. Returns a letter for each place in the batch: 'A' accepted,
+-- 'K' key taken, 'I' id taken, 'L' daily limit exceeded, with the units that are left in `rests`.
 CREATE FUNCTION accept_transfers(
     ids bigint[], owners text[], keys text[], fingerprints bytea[], source_owners text[], source_types text[],
     target_owners text[], target_types text[], assets text[], amounts numeric[], memos text[], created bigint[],
@@ -207,7 +207,7 @@ BEGIN
 END
 $$;
 
--- Records changes of different transfers; `legal` names the allowed pairs of statuses as 'before>after'. Answers the
+-- Records changes of different transfers; `legal` names the allowed pairs of statuses as 'before>after'. Returns the
 -- ids whose expected revision was the recorded one.
 CREATE FUNCTION record_transfers(
     ids bigint[], expected integer[], all_legs text[], updated bigint[], due bigint[], statuses text[],
@@ -279,7 +279,7 @@ BEGIN
 END
 $$;
 
--- Leases due transfers to the caller; rows that others hold are theirs.
+-- Leases due transfers to the caller; skips rows that other transactions have locked.
 CREATE FUNCTION claim_due_transfers(now_ms bigint, until_ms bigint, most integer)
 RETURNS SETOF transfer LANGUAGE sql SET search_path FROM CURRENT AS $$
     WITH due AS MATERIALIZED (
@@ -292,7 +292,7 @@ RETURNS SETOF transfer LANGUAGE sql SET search_path FROM CURRENT AS $$
     SELECT leased.* FROM leased JOIN due USING (id) ORDER BY due.due_at, id
 $$;
 
--- Events after a number in the feed. Gives turns to commits first, if there are any that have none.
+-- Returns events after a number in the feed. First gives a turn to each visible commit that has none.
 CREATE FUNCTION read_feed(after bigint, most integer)
 RETURNS TABLE (sequence bigint, transfer_id bigint, version integer, status text, at bigint, code text)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -320,7 +320,7 @@ BEGIN
 END
 $$;
 
--- Numbers accounts that were not seen before, without gaps.
+-- Numbers accounts that have no number yet, without gaps.
 CREATE FUNCTION register_accounts(owners text[], types text[], assets text[])
 RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -335,7 +335,8 @@ BEGIN
 END
 $$;
 
--- Leases a worker id: the holder's own, else one never used, else the one that ended longest ago; null if all are taken.
+-- Leases a node number: the holder's own, else one never used, else the one whose lease ended longest ago. Returns null
+-- if all are leased.
 CREATE FUNCTION lease_worker(wanted_by text, workers integer, now_ms bigint, until bigint)
 RETURNS integer LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -355,7 +356,7 @@ BEGIN
 END
 $$;
 
--- Defence in depth against hands and future code. None of these runs while a transfer goes its way.
+-- Guards against changes by hand and by future code. None of these triggers fires in normal operation.
 CREATE FUNCTION refuse_rewriting() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION '%: this is never changed and never removed', TG_TABLE_NAME
