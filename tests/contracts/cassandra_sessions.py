@@ -101,7 +101,7 @@ class CommitsTooFew:
 
 
 class GoneAfter:
-    """Reaches no node any more after so many requests, which it answers one after the other."""
+    """Reaches no node after a number of requests, which it answers one after the other."""
 
     def __init__(self, session, requests):
         self._session = session

@@ -39,7 +39,7 @@ class Stopped(Exception):  # noqa: N818 - it is no error of the store.
 
 
 class Stopping:
-    """A driver's session that stops after so many statements; `lost` executes one more, without an answer.
+    """A driver's session that stops after a number of statements; `lost` executes one more, without an answer.
 
     Statements are executed one after the other, so that the stop lies between two of them.
     """
@@ -61,7 +61,7 @@ class Stopping:
 
 
 async def stop_after(stack, statements, call, *, lost=False):
-    """Makes a call whose process stops after so many statements; tells whether the call ended before that."""
+    """Makes a call whose process stops after a number of statements; tells whether the call ended before that."""
     store, connection = await stack.another(), stack.connection
     connection.put_before(Stopping(connection.driver, statements, lost=lost))
     try:

@@ -139,7 +139,7 @@ async def leave_unfinished(stack, faulty, each):
             assert not rows["transfer"]
             faulty.claims_after = requests
             return
-    pytest.fail("an accept claims its key within so many requests")
+    pytest.fail("an accept claims its key within 40 requests")
 
 
 async def test_an_accept_that_fails_halfway_says_so(stack, faulty):

@@ -1,8 +1,8 @@
 """Accepts transfers in three conditional writes: claim the key, take a share of the day, insert the transfer.
 
-The three are in three partitions, so a process may stop between them. A claim carries everything that the rest needs,
-and whoever meets an unfinished claim (a retry, a look-up by key, the scan) finishes it. Each of the three steps has the
-same result whoever takes it, and however often. The hints at a transfer (agenda, history, marker for the feed) are
+The three are in three partitions, so a process may stop between them. A claim has everything that the rest needs, and
+the next retry, look-up by key or scan that meets an unfinished claim finishes it. Each of the three steps has the same
+result whichever process takes it, and however often. The hints at a transfer (agenda, history, marker for the feed) are
 written before the claim, so that every transfer on record can be found.
 
 A claim that is refused sets its key free; the next claim of the key has the next attempt number.
