@@ -1,7 +1,6 @@
-"""The AsyncAPI document of all topics, made from the messages' types.
+"""Makes the AsyncAPI document of all topics from the types of the messages.
 
-`python -m internal_transfer.adapters.kafka.asyncapi > docs/asyncapi.yaml` writes it down; a test compares the file
-with this.
+`python -m internal_transfer.adapters.kafka.asyncapi > docs/asyncapi.yaml` writes the file; a test compares the two.
 """
 
 import sys
@@ -27,24 +26,24 @@ from internal_transfer.wire.transfer_events import TransferEventMessage
 
 DOCUMENT_VERSION = "1.0.0"
 
-_OF_A_TRANSFER = "a transfer's id, so that all about one transfer comes in order"
+_OF_A_TRANSFER = "transfer id, so that all messages about one transfer come in order"
 _OF_A_QUERY = "the query's correlation id"
 _CHANNELS: dict[str, tuple[str, str, str, tuple[type, ...]]] = {
-    "commands": ("send", "Orders to the trading core.", _OF_A_TRANSFER, (CommandMessage,)),
+    "commands": ("send", "Commands to the trading core.", _OF_A_TRANSFER, (CommandMessage,)),
     "verdicts": ("receive", "The core's verdicts, at least once.", _OF_A_TRANSFER, (VerdictMessage,)),
     "queries": (
         "send",
-        "Questions to the core, which it answers on the channel of replies.",
+        "Queries to the core, which it answers on the channel of replies.",
         _OF_A_QUERY,
         (VerdictsQuery, BalancesQuery, EntriesQuery),
     ),
     "replies": (
         "receive",
-        "The core's answers. Every process of the service reads all and keeps its own.",
+        "The core's replies. Every process of the service reads all and keeps its own.",
         _OF_A_QUERY,
         (VerdictsReply, BalancesReply, EntriesReply, UnavailableReply, RefusedReply),
     ),
-    "events": ("send", "What becomes of transfers, at least once.", _OF_A_TRANSFER, (TransferEventMessage,)),
+    "events": ("send", "The events of transfers, at least once.", _OF_A_TRANSFER, (TransferEventMessage,)),
 }
 
 

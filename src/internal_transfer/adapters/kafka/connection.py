@@ -1,8 +1,9 @@
-"""How a Kafka cluster is reached: addresses, TLS, log-in, and the settings that all clients share."""
+"""How to reach a Kafka cluster: addresses, TLS, log-in, and the settings that all clients share."""
 
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 import structlog
 from confluent_kafka import KafkaError
 from msgspec import Struct
@@ -24,7 +25,7 @@ class Mechanism(StrEnum):
 
 
 class KafkaLogin(Struct, frozen=True, kw_only=True):
-    """A user and a password, which its text does not show."""
+    """A user and a password; the password does not appear in its text."""
 
     user: str
     password: str
@@ -35,10 +36,10 @@ class KafkaLogin(Struct, frozen=True, kw_only=True):
 
 
 class KafkaConnection(Struct, frozen=True, kw_only=True):
-    """A cluster, and as whom to speak to it. `bootstrap` is `host:port`, several separated by commas.
+    """A cluster and the identity to use there. `bootstrap` is `host:port`, several separated by commas.
 
-    `session_seconds` is how long a consumer may be silent before its partitions are given to another;
-    `delivery_seconds` how long a message may be on its way before it is given up.
+    A consumer that is silent for `session_seconds` loses its partitions to other members; a message that is not
+    confirmed within `delivery_seconds` is given up.
     """
 
     bootstrap: str
@@ -49,7 +50,7 @@ class KafkaConnection(Struct, frozen=True, kw_only=True):
     delivery_seconds: float = 5.0
 
     def client_settings(self) -> dict[str, Any]:
-        """What every client of the cluster is told; raises `StartRefusedError` for files that cannot be read."""
+        """The settings of every client of the cluster; raises `StartRefusedError` for files that cannot be read."""
         settings: dict[str, Any] = {
             "bootstrap.servers": self.bootstrap,
             "client.id": self.client_name,
@@ -98,7 +99,7 @@ REFUSED = frozenset(
         KafkaError.GROUP_AUTHORIZATION_FAILED,
     }
 )
-"""What the client says where the cluster does not want us; trying again does not help until somebody changes that."""
+"""The client's errors where the cluster refuses us; trying again does not help until somebody changes that."""
 
 
 class ClientLog:
@@ -107,9 +108,31 @@ class ClientLog:
     def log(self, level: int, message: str, *args: object) -> None:
         """Writes one line; the library speaks printf.
 
-        It tells of every attempt to connect; the clients' own log tells once that brokers are away, and once that they
-        are back.
+        The library reports every attempt to connect, which is for debugging only: our own log says once that the
+        brokers are away and once that they are back.
         """
         text = message % args if args else message
         write = _log.warning if level >= _WARNING and not text.startswith("FAIL") else _log.debug
         write("kafka_client", message=text)
+
+
+class _Broker(Struct, frozen=True):
+    """A broker in a client's figures; the addresses from the settings have negative numbers."""
+
+    nodeid: int
+    state: str
+
+
+class _Figures(Struct, frozen=True):
+    """The part of a client's figures that is read."""
+
+    brokers: dict[str, _Broker]
+
+
+_figures_decoder = msgspec.json.Decoder(_Figures)
+
+
+def reaches_a_broker(figures: str) -> bool:
+    """Tells from a client's figures (`stats_cb`) whether it is connected to a broker; nothing else says so."""
+    brokers = _figures_decoder.decode(figures).brokers.values()
+    return any(broker.nodeid >= 0 and broker.state == "UP" for broker in brokers)

@@ -1,26 +1,25 @@
-"""A member of a consumer group, on a thread of its own, that commits only what is done.
+"""A member of a consumer group, on a thread of its own, which commits only the offsets of finished work.
 
-The thread polls, decodes, and hands whole batches to the event loop. It stops receiving while more is outstanding than
-the bound, and it goes on polling then, so that the group does not take the partitions away. What cannot be decoded goes
-to the topic of dead letters with the reason; its partition goes on, but its offset is committed only when the dead
-letter is confirmed. With a `PrefixOwnership` it receives nothing before the topic is known to be its owner's.
+The thread polls, decodes, and hands whole batches to the event loop. Above the bound of outstanding messages it stops
+receiving but goes on polling, so that the group does not take its partitions away. What cannot be decoded goes to the
+dead letters; its partition goes on, but its offset is committed only when the dead letter is confirmed. With a
+`PrefixOwnership` the thread receives nothing before the topic is known to be its owner's.
 """
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-import msgspec
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Struct
 
-from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection
+from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection, reaches_a_broker
+from internal_transfer.adapters.kafka.dead_letters import DeadLetters
 from internal_transfer.adapters.kafka.prefix_ownership import OWNED_ON, PrefixOwnership
-from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
-from internal_transfer.adapters.kafka.progress import Place, Progress
+from internal_transfer.adapters.kafka.producer import KafkaProducer
+from internal_transfer.adapters.kafka.progress import Assignment, Place
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.wire.core_messages import UndecodableError
@@ -33,7 +32,7 @@ T = TypeVar("T")
 class ConsumerBounds(Struct, frozen=True, kw_only=True):
     """How much is taken from Kafka at once, how much may be outstanding, and how often progress is committed.
 
-    `retry_seconds` lie between attempts to do what failed; every `figures_seconds` we look whether brokers are there.
+    What failed is tried again after `retry_seconds`. Every `figures_seconds` the client says which brokers it reaches.
     """
 
     batch_most: int = 500
@@ -48,35 +47,18 @@ class ConsumerBounds(Struct, frozen=True, kw_only=True):
 DEFAULT_BOUNDS = ConsumerBounds()
 
 
-class _Broker(Struct, frozen=True):
-    """What the client's figures say about a broker; the addresses to begin with have negative numbers."""
-
-    nodeid: int
-    state: str
-
-
-class _Figures(Struct, frozen=True):
-    """The part of the client's figures that is read."""
-
-    brokers: dict[str, _Broker]
-
-
-_figures_decoder = msgspec.json.Decoder(_Figures)
-
-
 class Received(NamedTuple, Generic[T]):
-    """A decoded message, where it came from, and its headers."""
+    """A decoded message and where it came from."""
 
     item: T
     place: Place
-    headers: list[tuple[str, str | bytes | None]]
 
 
 class GroupConsumer(Generic[T]):
     """Receives one topic as a member of a group.
 
-    `deliver` and `revoke` are called in the event loop, in the order in which things happened: messages, and the
-    (generation, partition) that are somebody else's now. `decode` raises `UndecodableError`. `on_poison` is told the
+    `deliver` and `revoke` are called in the event loop, in the order of events: with messages, and with the
+    (generation, partition) that are now another member's. `decode` raises `UndecodableError`. `on_poison` is told the
     reason, in the consumer's thread.
     """
 
@@ -98,29 +80,30 @@ class GroupConsumer(Generic[T]):
         self._connection = connection
         self._topic = topic
         self._group = group
-        self._dead_letters = dead_letters
-        self._producer = producer
         self._decode = decode
         self._deliver = deliver
         self._revoke = revoke
         self._clock = clock
         self._bounds = bounds
         self._on_poison = on_poison
+        self._assignment = Assignment()
+        self._dead_letters = DeadLetters(
+            producer,
+            dead_letters,
+            written=lambda place: self._assignment.finish([place]),
+            clock=clock,
+            retry_seconds=bounds.retry_seconds,
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._abandoning = False
-        self._guard = threading.Lock()
-        self._progress: dict[int, Progress] = {}
-        self._generation = 0
         self._paused = False
         self._assignment_changed = False
-        """New partitions are not paused: what was decided has to be decided anew for all."""
+        """New partitions are not paused, so whether to receive has to be decided again for all."""
         self._broken = False
         self._failure: str | None = None
         self._up = False
-        self._unburied: deque[tuple[Outgoing, Place]] = deque()
-        self._bury_at = 0.0
         self._received: list[Received[T]] = []
         self._ownership: PrefixOwnership | None = None
         self._admitted = False
@@ -128,12 +111,12 @@ class GroupConsumer(Generic[T]):
 
     @property
     def admitted(self) -> bool:
-        """Tells whether the ownership that this was started with holds."""
+        """Tells whether the topic is known to be the owner's that this was started with."""
         return self._admitted
 
     @property
     def failure(self) -> str | None:
-        """What keeps messages from coming, as far as the client knows."""
+        """Why no messages come, as far as the client knows."""
         if not self._up:
             return f"no broker at {self._connection.bootstrap} can be reached"
         return self._failure
@@ -141,23 +124,22 @@ class GroupConsumer(Generic[T]):
     @property
     def partitions(self) -> int:
         """How many partitions are ours now."""
-        return len(self._progress)
+        return len(self._assignment.partitions)
 
     @property
     def outstanding(self) -> int:
         """How many messages were received and are not done."""
-        with self._guard:
-            return sum(progress.outstanding for progress in self._progress.values())
+        return self._assignment.outstanding
 
     def start(self, ownership: PrefixOwnership | None = None) -> None:
         """Joins the group in the background; raises `StartRefusedError` for TLS files that cannot be read.
 
-        With an `ownership`, messages come only while it holds; where somebody else owns the topic, this
-        member leaves the group and tells the ownership.
+        With an `ownership`, messages come only while it holds; where another owner has the topic, this member leaves
+        the group and tells the ownership.
         """
         assert self._thread is None, "started already"
         self._ownership = ownership
-        # Whoever gets no partition has to look as well.
+        # A member that gets no partition has to check the ownership as well.
         self._assignment_changed = ownership is not None
         self._loop = asyncio.get_running_loop()
         consumer = self._make()
@@ -165,7 +147,7 @@ class GroupConsumer(Generic[T]):
         self._thread.start()
 
     async def close(self) -> None:
-        """Commits what is done and leaves the group, so that others take over at once."""
+        """Commits what is done and leaves the group, so that other members take over at once."""
         if self._thread is not None:
             self._closing.set()
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join, self._bounds.close_seconds)
@@ -177,19 +159,15 @@ class GroupConsumer(Generic[T]):
         await self.close()
 
     def finish(self, places: Iterable[Place]) -> None:
-        """Says that the work on these messages is done; what is not ours any more is ignored. Does not wait."""
-        with self._guard:
-            for generation, partition, offset in places:
-                progress = self._progress.get(partition)
-                if progress is not None and progress.generation == generation:
-                    progress.finish(offset)
+        """Says that the work on these messages is done; ignores partitions that are not ours any more. Never waits."""
+        self._assignment.finish(places)
 
     def _make(self) -> Consumer:
         settings: dict[str, Any] = self._connection.client_settings() | {
             "group.id": self._group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
-            # What was never committed by this group has not been worked on.
+            # What this group has never committed has not been worked on.
             "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": round(self._connection.session_seconds * 1000),
@@ -215,10 +193,10 @@ class GroupConsumer(Generic[T]):
                 self._receive(consumer)
                 now = self._clock.monotonic()
                 if now - committed_at >= self._bounds.commit_seconds:
-                    self._commit(consumer, self._due(), wait=False)
+                    self._commit(consumer, self._assignment.partitions, wait=False)
                     committed_at = now
                 self._regulate(consumer)
-                self._bury()
+                self._dead_letters.send()
             except KafkaException as error:
                 self._failure = str(error)
                 _log.warning("kafka_consumer_failed", topic=self._topic, error=str(error))
@@ -246,7 +224,7 @@ class GroupConsumer(Generic[T]):
                 self._take(message)
                 message = consumer.poll(0) if len(self._received) < self._bounds.batch_most else None
         finally:
-            # They are counted as outstanding: where they went nowhere, their partition would stand still.
+            # They count as outstanding: if they were not handed over, their partition would stand still.
             self._hand_over()
 
     def _hand_over(self) -> None:
@@ -264,56 +242,19 @@ class GroupConsumer(Generic[T]):
         partition, offset = message.partition(), message.offset()
         assert partition is not None, "a message has a partition"
         assert offset is not None, "a message has an offset"
-        with self._guard:
-            progress = self._progress.get(partition)
-            if progress is None:
-                return  # It was just taken away; whoever has it now receives this message.
-            progress.receive(offset)
-        place = Place(progress.generation, partition, offset)
-        value = message.value()
-        headers: Any = message.headers() or []
+        place = self._assignment.receive(partition, offset)
+        if place is None:
+            return
         try:
-            self._received.append(Received(self._decode(value or b""), place, headers))
+            self._received.append(Received(self._decode(message.value() or b""), place))
         except UndecodableError as poison:
             reason = str(poison)
             _log.error("kafka_poison", topic=self._topic, partition=partition, offset=offset, reason=reason)
             self._on_poison(reason)
-            letter = Outgoing(
-                self._dead_letters,
-                message.key() or b"",
-                value or b"",
-                [
-                    *headers,
-                    ("dead-letter-reason", reason.encode()),
-                    ("dead-letter-topic", self._topic.encode()),
-                    ("dead-letter-partition", str(partition).encode()),
-                    ("dead-letter-offset", str(offset).encode()),
-                ],
-            )
-            self._unburied.append((letter, place))
-
-    def _bury(self) -> None:
-        """Sends dead letters; one that is not confirmed comes back to the queue, and all wait a little then."""
-        if not self._unburied or self._clock.monotonic() < self._bury_at:
-            return
-        for _ in range(len(self._unburied)):
-            letter, place = self._unburied.popleft()
-
-            def report(
-                error: KafkaError | None, _message: object, *, letter: Outgoing = letter, place: Place = place
-            ) -> None:
-                if error is None:
-                    self.finish([place])
-                else:
-                    _log.error("kafka_dead_letter_not_written", topic=letter.topic, error=error.str())
-                    self._bury_at = self._clock.monotonic() + self._bounds.retry_seconds
-                    self._unburied.append((letter, place))
-
-            if not self._producer.send_and_report(letter, report):
-                self._unburied.append((letter, place))
+            self._dead_letters.add(message, place, reason)
 
     def _regulate(self, consumer: Consumer) -> None:
-        """Stops receiving above the bound, and goes on below half of it."""
+        """Stops receiving at the bound, and goes on at half of it."""
         outstanding = self.outstanding
         if self._assignment_changed and self._admit(consumer):
             consumer.resume(consumer.assignment())
@@ -326,34 +267,31 @@ class GroupConsumer(Generic[T]):
             self._paused = False
 
     def _admit(self, consumer: Consumer) -> bool:
-        """Whether what is assigned may be received; an ownership is checked from time to time until it holds."""
+        """Tells whether to receive what is assigned; checks an ownership every `retry_seconds` until it holds."""
         if self._ownership is None:
             return True
         if self._clock.monotonic() < self._admit_at:
             return False
         self._admit_at = self._clock.monotonic() + self._bounds.retry_seconds
-        self._admitted = self._ownership.settle(consumer, self._topic, may_claim=OWNED_ON in self._progress)
-        self._failure = None  # What kept the ownership from being looked at is over.
+        self._admitted = self._ownership.settle(
+            consumer, self._topic, may_claim=OWNED_ON in self._assignment.partitions
+        )
+        self._failure = None  # The ownership could be checked, so an earlier failure to do so is over.
         return self._admitted
 
-    def _due(self, partitions: Iterable[int] | None = None) -> list[TopicPartition]:
-        """The offsets that are done and not committed yet, of these partitions or of all."""
-        due = []
+    def _commit(self, consumer: Consumer, partitions: Iterable[int], *, wait: bool) -> None:
+        """Commits what is done; what fails is committed with what comes later, or else received again."""
+        if self._abandoning:
+            return
         owner = "" if self._ownership is None else self._ownership.owner
-        with self._guard:
-            for partition, progress in self._progress.items():
-                if partitions is not None and partition not in partitions:
-                    continue
-                if progress.position is not None and progress.position != progress.committed:
-                    progress.committed = progress.position
-                    due.append(TopicPartition(self._topic, partition, progress.position, owner))
-        return due
-
-    def _commit(self, consumer: Consumer, due: list[TopicPartition], *, wait: bool) -> None:
-        """Commits; what fails is committed with what comes later, or else received again."""
-        if not due or self._abandoning:
+        due = [
+            TopicPartition(self._topic, partition, offset, owner)
+            for partition, offset in self._assignment.take_due(partitions)
+        ]
+        if not due:
             return
         try:
+            # The library's types know the argument by its values only.
             if wait:
                 consumer.commit(offsets=due, asynchronous=False)
             else:
@@ -361,44 +299,34 @@ class GroupConsumer(Generic[T]):
         except KafkaException as error:
             self._committed(error.args[0], due)
 
-    def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
-        if error is None:
-            return
-        _log.warning("kafka_commit_failed", topic=self._topic, error=error.str())
-        with self._guard:
-            for each in partitions:
-                progress = self._progress.get(each.partition)
-                if progress is not None:
-                    progress.committed = None
+    def _committed(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        if error is not None:
+            _log.warning("kafka_commit_failed", topic=self._topic, error=error.str())
+            self._assignment.commit_failed(_numbers(places))
 
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         if self._ownership is not None:
-            consumer.incremental_assign(partitions)
-            consumer.pause(partitions)
+            consumer.incremental_assign(places)
+            consumer.pause(places)
             self._admit_at = 0.0
-        with self._guard:
-            self._generation += 1
-            for each in partitions:
-                self._progress[each.partition] = Progress(self._generation)
+        self._assignment.add(_numbers(places))
         self._assignment_changed = True
         self._failure, self._up = None, True
-        _log.info("kafka_assigned", topic=self._topic, partitions=[each.partition for each in partitions])
+        _log.info("kafka_assigned", topic=self._topic, partitions=_numbers(places))
 
-    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._commit(consumer, self._due([each.partition for each in partitions]), wait=True)
-        self._lost(consumer, partitions)
+    def _revoked(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._commit(consumer, _numbers(places), wait=True)
+        self._lost(consumer, places)
 
-    def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # What came before is told before, so that it is forgotten too.
+    def _lost(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._lose(_numbers(places))
+
+    def _lose(self, partitions: list[int]) -> None:
+        # Messages that came before are handed over before, so that they are forgotten too.
         self._hand_over()
-        gone = set()
-        with self._guard:
-            for each in partitions:
-                progress = self._progress.pop(each.partition, None)
-                if progress is not None:
-                    gone.add((progress.generation, each.partition))
-        _log.info("kafka_revoked", topic=self._topic, partitions=[each.partition for each in partitions])
-        self._tell(self._revoke, frozenset(gone))
+        gone = self._assignment.remove(partitions)
+        _log.info("kafka_revoked", topic=self._topic, partitions=partitions)
+        self._tell(self._revoke, gone)
 
     def _heard(self, error: KafkaError) -> None:
         if error.fatal():
@@ -407,12 +335,10 @@ class GroupConsumer(Generic[T]):
             self._failure = error.str()
 
     def _figures(self, text: str) -> None:
-        brokers = _figures_decoder.decode(text).brokers.values()
-        up = any(broker.nodeid >= 0 and broker.state == "UP" for broker in brokers)
-        if up is self._up:
-            return
-        self._up = up
-        _log.info("kafka_reached" if up else "kafka_away", topic=self._topic)
+        up = reaches_a_broker(text)
+        if up is not self._up:
+            self._up = up
+            _log.info("kafka_reached" if up else "kafka_away", topic=self._topic)
 
     def _tell(self, listener: Callable[[Any], None], what: object) -> None:
         assert self._loop is not None, "the thread starts with a loop"
@@ -422,12 +348,10 @@ class GroupConsumer(Generic[T]):
             _log.warning("kafka_message_after_the_loop_ended", topic=self._topic)
 
     def _replace(self, consumer: Consumer) -> Consumer:
-        """A new client in the place of one that a fatal error has ended; it receives what was not committed."""
+        """Puts a new client in the place of one that a fatal error has ended; it receives what was not committed."""
         self._broken = False
         _log.error("kafka_consumer_replaced", topic=self._topic, error=self._failure)
-        with self._guard:
-            lost = [TopicPartition(self._topic, partition) for partition in self._progress]
-        self._lost(consumer, lost)
+        self._lose(self._assignment.partitions)
         consumer.close()
         while not self._closing.is_set():
             try:
@@ -438,6 +362,10 @@ class GroupConsumer(Generic[T]):
         return consumer
 
     def _leave(self, consumer: Consumer) -> None:
-        # A broker that is away would keep a commit waiting; what it does not take is received again.
-        self._commit(consumer, self._due(), wait=self.failure is None)
+        # With a broker away the commit would wait for it; what it does not take is received again.
+        self._commit(consumer, self._assignment.partitions, wait=self.failure is None)
         consumer.close()
+
+
+def _numbers(places: Iterable[TopicPartition]) -> list[int]:
+    return [place.partition for place in places]

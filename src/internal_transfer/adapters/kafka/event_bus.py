@@ -1,16 +1,16 @@
-"""The event bus over Kafka: confirmations come from a topic that all settlers share, each partition with one of them.
+"""The event bus over Kafka: confirmations come from a topic whose partitions are divided among the settlers.
 
-Messages are keyed by transfer id, so one transfer's come in order and to one process. Offsets are committed behind the
-work: after a crash, what was not acknowledged is received again.
+Messages are keyed by transfer id, so those of one transfer come in order and to one process. Offsets are committed
+after the work: what was not acknowledged before a crash is received again.
 """
 
 from collections.abc import Callable, Sequence
 
 from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
+from internal_transfer.adapters.kafka.messages import verdict_messages
 from internal_transfer.adapters.kafka.producer import KafkaProducer
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
-from internal_transfer.adapters.kafka.verdicts import verdict_messages
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import System
@@ -23,11 +23,11 @@ GROUP = "settlers"
 
 
 class KafkaEventBus:
-    """Implements `EventBus`; several consumers may take at the same time, see `handout`.
+    """Implements `EventBus`; several consumers may take at the same time, see `ports/handout.py`.
 
     `acknowledge` does not wait: the offsets are committed within `ConsumerBounds.commit_seconds`, and when the bus is
-    closed or a partition is given away. Those of one `group` share the confirmations.
-    `on_poison` is told why a message could not be decoded, in another thread.
+    closed or a partition is given away. All buses of one `group` share the confirmations. `on_poison` is told, in
+    another thread, why a message could not be decoded.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class KafkaEventBus:
 
     @property
     def failure(self) -> str | None:
-        """Why confirmations do not come, as far as is known; for readiness."""
+        """Why no confirmations come, as far as is known; for readiness."""
         failure = self._consumer.failure
-        # The client's own words, such as "1/1 brokers are down", do not say whose brokers.
+        # The client's messages, such as "1/1 brokers are down", do not say whose brokers they mean.
         return failure and f"Kafka: {failure}"
 
     @property
@@ -85,42 +85,38 @@ class KafkaEventBus:
         self._consumer.start()
 
     async def close(self) -> None:
-        """Commits what is acknowledged and leaves, so that others take over at once."""
+        """Commits what is acknowledged and leaves the group, so that others take over at once."""
         await self._consumer.close()
         await self._producer.close()
 
     async def abandon(self) -> None:
-        """Ends without committing what is not committed yet, as a crash does."""
+        """Ends without another commit, as a crash would."""
         await self._consumer.abandon()
         await self._producer.close()
 
     async def check(self) -> list[Finding]:
-        """Lines for `doctor`."""
+        """The findings of `doctor`."""
         return await self._cluster.check()
 
     async def publish(self, verdicts: Sequence[Verdict]) -> None:
-        """Sends confirmations and returns when all replicas have them.
+        """Sends confirmations; returns when all replicas have them.
 
         Raises `Unavailable` where none was sent, and `OutcomeUnknown` where some may have been.
         """
         await self._producer.send(verdict_messages(self._topics, verdicts))
 
     async def take(self, most: int) -> Delivery:
-        """Waits for confirmations of transfers that nobody in this process has in hand; at most this many.
+        """Waits for at most this many confirmations, of transfers that no consumer in this process has in hand.
 
-        Waits also while the cluster is away, since it comes back by itself; `failure` tells.
+        Goes on waiting while the cluster is away, since the client connects again by itself; see `failure`.
         """
         return await self._handout.take(most)
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        """Lets the delivery's offsets be committed; does nothing for one that was meanwhile given to others."""
+        """Has the delivery's offsets committed; does nothing for one that was handed out again meanwhile."""
         assert isinstance(delivery, HandedOut), "a delivery of this bus"
         if self._handout.settle(delivery):
             self._consumer.finish(received.place for received in delivery.items)
-
-    def redeliver(self) -> None:
-        """Hands everything unacknowledged out again; for when consumers are restarted."""
-        self._handout.redeliver()
 
     def _forget(self, gone: frozenset[tuple[int, int]]) -> None:
         self._handout.forget(lambda received: (received.place.generation, received.place.partition) in gone)

@@ -1,10 +1,10 @@
-"""Publishes what becomes of transfers to a Kafka topic, keyed by transfer id."""
+"""Publishes the events of transfers to a Kafka topic, keyed by transfer id."""
 
 from collections.abc import Sequence
 
 from internal_transfer.adapters.kafka.connection import KafkaConnection
-from internal_transfer.adapters.kafka.headers import transfer_headers
-from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.adapters.kafka.messages import about_transfer
+from internal_transfer.adapters.kafka.producer import KafkaProducer
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
@@ -30,23 +30,18 @@ class KafkaEventPublisher:
         self._producer.start()
 
     async def close(self) -> None:
-        """Sends what is under way and disconnects."""
+        """Sends what is on its way and disconnects."""
         await self._producer.close()
 
     async def check(self) -> list[Finding]:
-        """Lines for `doctor`."""
+        """The findings of `doctor`."""
         return await self._cluster.check()
 
     async def publish(self, events: Sequence[TransferEvent]) -> None:
-        """Sends events and returns when all replicas have them; see the port."""
+        """Sends events; returns when all replicas have them. See the port."""
         for place, wave in enumerate(_waves(events)):
             messages = [
-                Outgoing(
-                    self._topics.events,
-                    str(each.event.transfer_id).encode(),
-                    encode_transfer_event(each),
-                    transfer_headers(each.event.transfer_id),
-                )
+                about_transfer(self._topics.events, each.event.transfer_id, encode_transfer_event(each))
                 for each in wave
             ]
             try:
@@ -58,9 +53,10 @@ class KafkaEventPublisher:
 
 
 def _waves(events: Sequence[TransferEvent]) -> list[list[TransferEvent]]:
-    """The events in parts that each hold one event of a transfer at most.
+    """Splits events into parts that hold at most one event of each transfer.
 
-    A message that Kafka gives up does not hold up those behind it, so what must not overtake waits for its answer.
+    A message that is given up does not hold up those sent after it, so an event is sent only when the one before it is
+    confirmed.
     """
     waves: list[list[TransferEvent]] = []
     seen: dict[TransferId, int] = {}

@@ -1,10 +1,10 @@
-"""Who alone works on a topic, where the work rests on a memory that nobody else has.
+"""Ensures that only one core works on a topic: the one whose directory remembers what was carried out.
 
-A group gives partitions to whoever joins it, and to another when a member is gone. A core that remembers in its own
-directory what it has carried out must not take over from one with another directory: it would carry out once more what
-is told again. So the owner's name is kept as the metadata of the group's offset on one partition. Kafka takes it only
-from a member of the group's present generation, of which one has that partition, so two can never own it at once; and
-it stays when the owner is away, for as long as the offsets do.
+A group gives partitions to every member that joins it, and to another when a member is gone. A core that took over from
+one with another directory would carry out again what it is told again. So the owner's name is kept as the metadata of
+the group's offset on one partition. Kafka accepts it only from a member of the group's present generation, and one
+member has that partition, so two cores never own the topic at once. The name stays while the owner is away, for as long
+as Kafka keeps the offsets.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from internal_transfer.ports.errors import StartRefusedError
 _log = structlog.get_logger(__name__)
 
 OWNED_ON = 0
-"""The partition whose committed offset carries the ownership: every topic has it, and one member at a time."""
+"""The partition whose committed offset carries the owner's name: every topic has it, and one member at a time."""
 
 CALL_SECONDS = 5.0
 
 
 class PrefixOwnership:
-    """The wish of one owner to have a topic alone; `refused` is called in the event loop when another has it."""
+    """One owner's claim to a topic; `refused` is called in the event loop when the topic has another owner."""
 
     def __init__(self, owner: str, refused: Callable[[StartRefusedError], None]) -> None:
         assert owner, "no name is how an offset says that nobody has claimed the topic"
@@ -32,10 +32,10 @@ class PrefixOwnership:
         self.refused = refused
 
     def settle(self, consumer: Consumer, topic: str, *, may_claim: bool) -> bool:
-        """Tells whether the topic is the owner's; `may_claim` makes it so where it is nobody's.
+        """Tells whether the topic is the owner's; with `may_claim`, claims a topic that has no owner.
 
-        Only the member that has `OWNED_ON` may. Blocks for up to some seconds. Raises `StartRefusedError` where the
-        topic is somebody else's, and `KafkaException` where that cannot be found out.
+        Only the member that has `OWNED_ON` may claim. Blocks for up to `CALL_SECONDS` per call to Kafka. Raises
+        `StartRefusedError` where the topic has another owner, and `KafkaException` where that cannot be found out.
         """
         [place] = consumer.committed([TopicPartition(topic, OWNED_ON)], timeout=CALL_SECONDS)
         if place.error is not None:
@@ -50,17 +50,17 @@ class PrefixOwnership:
             return True
         if not may_claim:
             return False
-        # Before the first commit any offset will do: one that is not there any more means the earliest.
+        # Before the first commit any offset will do: one that is gone means the earliest.
         claimed = TopicPartition(topic, OWNED_ON, max(place.offset, 0), self.owner)
         consumer.commit(offsets=[claimed], asynchronous=False)
         _log.info("kafka_topic_claimed", topic=topic, owner=self.owner)
         return True
 
     def look(self, connection: KafkaConnection, topic: str, group: str) -> None:
-        """Raises `StartRefusedError` where the topic is somebody else's, without joining the group. Blocks.
+        """Raises `StartRefusedError` where the topic has another owner, without joining the group. Blocks.
 
-        So a core that was started by mistake does not disturb the one that works. Where it cannot be found out this
-        returns, since a member looks again.
+        A core that was started by mistake thus does not disturb the one that works. Returns where the owner cannot be
+        found out, since a member of the group checks again.
         """
         consumer = Consumer(connection.client_settings() | {"group.id": group}, logger=ClientLog())
         try:

@@ -1,8 +1,7 @@
-"""A producer whose confirmations come from a thread of its own.
+"""A producer with a thread of its own, which polls for the brokers' confirmations.
 
-`produce()` of the client only puts a message into its queue, and its own threads send it; what needs a thread is asking
-for the broker's confirmations. The client is idempotent and waits for all replicas, so that its own retries neither
-double nor reorder messages.
+The client's `produce()` only puts a message into a queue, from which the library's threads send it. The client is
+idempotent and waits for all replicas, so that its own retries neither double nor reorder messages.
 """
 
 import asyncio
@@ -22,10 +21,10 @@ _log = structlog.get_logger(__name__)
 POLL_SECONDS = 0.1
 PROBE_SECONDS = 1.0
 OVERHEAD_BYTES = 10_000
-"""What key, headers and framing may add to a message."""
+"""How much key, headers and framing may add to a message."""
 
 ANSWER_MARGIN_SECONDS = 2.0
-"""How much longer than the client's own deadline a caller waits for its report."""
+"""How much longer than the client's own deadline a caller waits for the client's report."""
 
 _NEVER_SENT = REFUSED | {
     KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - confluent-kafka's public names of local errors.
@@ -38,11 +37,11 @@ _NEVER_SENT = REFUSED | {
     KafkaError.INVALID_RECORD,
     KafkaError.POLICY_VIOLATION,
 }
-"""Reports that say for certain that the broker has not taken the message."""
+"""Reports which mean for certain that no broker has taken the message."""
 
 
 class Outgoing(NamedTuple):
-    """A message to be sent; messages of one key arrive in the order in which they were sent."""
+    """A message to send. Those with one key arrive in the order in which they were sent."""
 
     topic: str
     key: bytes
@@ -51,7 +50,7 @@ class Outgoing(NamedTuple):
 
 
 class _Batch:
-    """Messages that one caller waits for."""
+    """Messages whose confirmations one caller waits for."""
 
     __slots__ = ("errors", "future", "left", "loop")
 
@@ -80,8 +79,8 @@ class _Batch:
 class KafkaProducer:
     """Sends messages and waits until all replicas have them.
 
-    `queue_most` bounds what is on its way. While no broker can be reached, sending is refused at once; a probe in the
-    thread finds out when that has ended.
+    At most `queue_most` messages are on their way. While no broker can be reached, sending fails at once; the thread
+    probes until a broker is back.
     """
 
     def __init__(self, connection: KafkaConnection, *, system: System, queue_most: int = 20_000) -> None:
@@ -96,7 +95,7 @@ class KafkaProducer:
 
     @property
     def away(self) -> str | None:
-        """Why nothing can be sent now; None where the brokers were there when last heard of."""
+        """Why nothing can be sent now; None where the brokers were there at the last contact."""
         return self._away
 
     def start(self) -> None:
@@ -107,7 +106,7 @@ class KafkaProducer:
         self._thread.start()
 
     async def close(self) -> None:
-        """Sends what is under way, within the delivery deadline, and ends the thread."""
+        """Sends what is on its way, within the delivery deadline, and ends the thread."""
         if self._thread is not None:
             self._closing.set()
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
@@ -147,7 +146,10 @@ class KafkaProducer:
             raise self._failure(batch.errors, all_failed=len(batch.errors) == len(messages))
 
     def send_and_report(self, message: Outgoing, report: Callable[[KafkaError | None, object], None]) -> bool:
-        """Sends one message from any thread; `report` is called in the producer's thread. False where it is full."""
+        """Sends one message from any thread; returns False where the client takes none, or is closed.
+
+        `report` is called in the producer's thread.
+        """
         producer = self._producer
         if producer is None or self._closing.is_set():
             return False
@@ -169,7 +171,7 @@ class KafkaProducer:
         settings: dict[str, Any] = self._connection.client_settings() | {
             "enable.idempotence": True,
             "acks": "all",
-            "partitioner": "murmur2_random",  # The Java clients' way, so that a core in another language agrees.
+            "partitioner": "murmur2_random",  # As the Java clients do, so that a core in another language agrees.
             "linger.ms": 1,
             "message.max.bytes": MESSAGE_BYTES_MAX + OVERHEAD_BYTES,
             "compression.type": "lz4",
@@ -181,7 +183,7 @@ class KafkaProducer:
         return Producer(settings, logger=ClientLog())
 
     def _heard(self, error: KafkaError) -> None:
-        """Takes what the client says about its connections, in the thread."""
+        """Takes note of the client's errors, in the thread."""
         if error.fatal():
             self._broken = True
             _log.error("kafka_producer_broke", error=error.str())
@@ -217,7 +219,7 @@ class KafkaProducer:
         self._away = None
 
     def _replace(self, producer: Producer) -> Producer:
-        """A new client in the place of one that a fatal error has ended; what was under way is reported as failed."""
+        """Puts a new client in the place of one that a fatal error has ended; reports what was on its way as failed."""
         self._broken = False
         self._producer = self._make()
         producer.purge()

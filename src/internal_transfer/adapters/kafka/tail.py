@@ -1,7 +1,7 @@
-"""Reads one topic from its end, without a group: for answers that only matter to who asked and waits.
+"""Reads one topic from its end, without a group: for replies that matter only to the process that asked.
 
-Every process reads all partitions and looks at the messages whose key begins with its own name. Partitions that are
-added while it runs are read from their beginning, which nobody has written to before they were there.
+Every process reads all partitions and keeps the messages whose key begins with its own name. Partitions that are added
+meanwhile are read from their beginning, so that nothing in them is missed.
 """
 
 import asyncio
@@ -22,15 +22,16 @@ POLL_SECONDS = 0.1
 RETRY_SECONDS = 0.2
 BATCH_MOST = 500
 LOOK_SECONDS = 5.0
-"""How often we look for new partitions; writers hear of them within half a minute."""
+"""How often the reader looks for new partitions; writers learn of them within half a minute."""
 
 LOOK_CALL_SECONDS = 1.0
+CALL_SECONDS = 10.0
 
 
 class TailReader:
-    """Hands the values of messages with one prefix of keys to `deliver`, in the event loop.
+    """Hands the values of messages whose key begins with `own_prefix` to `deliver`, in the event loop.
 
-    `own_prefix` must differ between processes. What is written while this reader does not run is never seen.
+    `own_prefix` must differ between processes. Messages that are written while this reader does not run are missed.
     """
 
     def __init__(
@@ -41,24 +42,22 @@ class TailReader:
         own_prefix: bytes,
         deliver: Callable[[Sequence[bytes]], None],
         clock: Clock,
-        call_seconds: float = 10.0,
     ) -> None:
         self._connection = connection
         self._topic = topic
         self._own_prefix = own_prefix
         self._deliver = deliver
         self._clock = clock
-        self._call_seconds = call_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._broken = False
 
     async def start(self) -> None:
-        """Returns when everything that is written from now on will be seen.
+        """Starts the thread; misses nothing that is written after it has returned.
 
-        Raises `Unavailable` where the cluster or the topic is not there, and `StartRefusedError` for TLS files that
-        cannot be read.
+        Raises `Unavailable` where the cluster or the topic cannot be reached, and `StartRefusedError` for TLS files
+        that cannot be read.
         """
         assert self._thread is None, "started already"
         self._loop = asyncio.get_running_loop()
@@ -70,25 +69,25 @@ class TailReader:
         """Ends the thread."""
         if self._thread is not None:
             self._closing.set()
-            await asyncio.get_running_loop().run_in_executor(None, self._thread.join, self._call_seconds)
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join, CALL_SECONDS)
             self._thread = None
 
     def _at_the_end(self) -> Consumer:
         settings: dict[str, Any] = self._connection.client_settings() | {
-            "group.id": f"{self._topic}.nobody",  # Never joined: the client wants a name.
+            "group.id": f"{self._topic}.nobody",  # Never joined, but the client requires a name.
             "enable.auto.commit": False,
             "auto.offset.reset": "latest",
             "fetch.wait.max.ms": 100,
             "error_cb": self._heard,
         }
         consumer = Consumer(settings, logger=ClientLog())
-        for left in reversed(range(round(self._call_seconds / RETRY_SECONDS))):
+        for left in reversed(range(round(CALL_SECONDS / RETRY_SECONDS))):
             try:
                 consumer.assign(self._ends(consumer))
                 break
             except KafkaException as error:
                 reason: KafkaError = error.args[0]
-                # A partition whose leader is changing has one again in a moment.
+                # A partition whose leader is changing has a leader again in a moment.
                 if left and reason.code() not in REFUSED and not self._closing.wait(RETRY_SECONDS):
                     continue
                 consumer.close()
@@ -96,11 +95,11 @@ class TailReader:
         return consumer
 
     def _ends(self, consumer: Consumer) -> list[TopicPartition]:
-        """The end of every partition as it is now: looked up later, it could lie behind an answer that matters."""
+        """The end of every partition as it is now; looked up later, it might lie behind a reply to this process."""
         places = []
-        for partition in self._partitions(consumer, self._call_seconds):
+        for partition in self._partitions(consumer, CALL_SECONDS):
             place = TopicPartition(self._topic, partition)
-            place.offset = consumer.get_watermark_offsets(place, timeout=self._call_seconds)[1]
+            place.offset = consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)[1]
             places.append(place)
         return places
 
@@ -131,7 +130,7 @@ class TailReader:
         try:
             known = self._partitions(consumer, LOOK_CALL_SECONDS)
         except KafkaException as error:
-            # Brokers that are away are told of elsewhere, once; this comes back until they are there again.
+            # The log says elsewhere, once, that brokers are away; this would repeat it until they are back.
             _log.debug("kafka_partitions_not_read", topic=self._topic, error=str(error))
             return
         read = {place.partition for place in consumer.assignment()}
@@ -169,7 +168,7 @@ class TailReader:
             _log.error("kafka_reader_told", topic=self._topic, error=error.str())
 
     def _replace(self, consumer: Consumer) -> Consumer:
-        """A new client after a fatal error; those who waited meanwhile ask again."""
+        """Puts a new client in the place of one that a fatal error has ended; who waited meanwhile asks again."""
         self._broken = False
         consumer.close()
         while True:

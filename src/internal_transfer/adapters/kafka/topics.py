@@ -1,7 +1,7 @@
-"""The topics: their names, what they have to be like, and how they are made and checked."""
+"""The topics: their names and settings, and how they are made and checked."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -29,7 +29,7 @@ class Topics(Struct, frozen=True):
 
     @property
     def commands(self) -> str:
-        """Orders to the trading core, by transfer id."""
+        """Commands to the trading core, by transfer id."""
         return f"{self.prefix}.core.commands"
 
     @property
@@ -39,27 +39,27 @@ class Topics(Struct, frozen=True):
 
     @property
     def queries(self) -> str:
-        """Questions to the core, by correlation id."""
+        """Queries to the core, by correlation id."""
         return f"{self.prefix}.core.queries"
 
     @property
     def replies(self) -> str:
-        """The core's answers, by correlation id."""
+        """The core's replies, by correlation id."""
         return f"{self.prefix}.core.replies"
 
     @property
     def events(self) -> str:
-        """Changes of transfers, for everybody who wants to know, by transfer id."""
+        """The events of transfers, for other programs, by transfer id."""
         return f"{self.prefix}.transfers.events"
 
     @property
     def dead_letters(self) -> str:
-        """What could not be decoded, with the reason."""
+        """Messages that could not be decoded, with the reason."""
         return f"{self.prefix}.dead-letters"
 
     @property
     def all(self) -> dict[str, Mapping[str, str]]:
-        """Every topic with the settings it is made with. None is compacted: every message counts."""
+        """Every topic and the settings to make it with. None is compacted, which would lose messages."""
         kept: Mapping[str, str] = {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY_MS)}
         asked: Mapping[str, str] = {"cleanup.policy": "delete", "retention.ms": str(_DAY_MS // 24)}
         long: Mapping[str, str] = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}
@@ -74,7 +74,7 @@ class Topics(Struct, frozen=True):
 
 
 class Cluster:
-    """Looks after the topics of one prefix. Every call waits at most `call_seconds` for the brokers."""
+    """Makes and checks the topics of one prefix. Every call waits at most `call_seconds` for the brokers."""
 
     def __init__(self, connection: KafkaConnection, topics: Topics, *, call_seconds: float = 10.0) -> None:
         self._connection = connection
@@ -82,24 +82,24 @@ class Cluster:
         self._call_seconds = call_seconds
 
     async def create_topics(self, *, partitions: int = 12, copies: int = -1) -> list[str]:
-        """Makes the topics that are missing and answers their names; `copies` of -1 takes the cluster's default.
+        """Makes the topics that are missing and returns their names; `copies` of -1 means the cluster's default.
 
         Raises `Unavailable` where the cluster cannot be reached, and `StartRefusedError` where it refuses.
         """
         return await asyncio.to_thread(self._create, partitions, copies)
 
     async def require(self) -> None:
-        """Returns where the cluster can be used.
+        """Checks that the cluster can be used.
 
         Raises `Unavailable` where it cannot be reached, and `StartRefusedError`, saying what to do, where it refuses
-        us, a topic is missing, or one is of the wrong kind.
+        us, a topic is missing, or a topic has the wrong settings.
         """
         for name, ok, message in await asyncio.to_thread(self._look):
             if not ok:
                 raise StartRefusedError(f"Kafka, {name}: {message}")
 
     async def check(self) -> list[Finding]:
-        """Looks at connection, log-in, topics and limits; never raises."""
+        """The findings of `doctor` on connection, log-in, topics and limits; never raises."""
         try:
             return await asyncio.to_thread(self._look)
         except Unavailable as error:
@@ -108,7 +108,7 @@ class Cluster:
             return [Finding("kafka connection", False, str(error))]
 
     def _admin(self) -> tuple[AdminClient, Any]:
-        """A client that has been answered, and what it knows of the cluster."""
+        """A client that has reached the cluster, and the metadata it got."""
         refusals: list[KafkaError] = []
 
         def heard(error: KafkaError) -> None:
@@ -116,7 +116,7 @@ class Cluster:
                 refusals.append(error)
 
         admin = AdminClient(self._connection.client_settings() | {"error_cb": heard}, logger=ClientLog())
-        # In slices, so that a refusal, which the client only mentions while it tries on, ends the waiting.
+        # In slices, so that a refusal ends the waiting: the client only reports it, and goes on trying.
         for _ in range(_SLICES):
             try:
                 return admin, admin.list_topics(timeout=self._call_seconds / _SLICES)
@@ -166,7 +166,7 @@ class Cluster:
         return made
 
     def _wait_until_usable(self, admin: AdminClient) -> None:
-        """Returns when the brokers have told each other about the topics, and who leads each partition."""
+        """Waits until the brokers know of the topics, and which of them leads each partition."""
         for _ in range(round(self._call_seconds / _SETTLING_SECONDS)):
             known = admin.list_topics(timeout=self._call_seconds).topics
             found = [known.get(name) for name in self._topics.all]
@@ -182,46 +182,31 @@ class Cluster:
 
     def _look(self) -> list[Finding]:
         admin, known = self._admin()
-        checks = [Finding("kafka connection", True, f"{len(known.brokers)} brokers at {self._connection.bootstrap}")]
+        findings = [Finding("kafka connection", True, f"{len(known.brokers)} brokers at {self._connection.bootstrap}")]
         present = []
         for name in self._topics.all:
             topic = known.topics.get(name)
             if topic is None or topic.error is not None:
                 why = "does not exist" if topic is None else topic.error.str()
                 advice = "make the topics (docs/guides/kafka.md) and permit their use"
-                checks.append(Finding(f"topic {name}", False, f"{why}; {advice}"))
+                findings.append(Finding(f"topic {name}", False, f"{why}; {advice}"))
             else:
                 present.append(name)
-                checks.append(Finding(f"topic {name}", True, f"{len(topic.partitions)} partitions"))
-        checks += self._look_at_settings(admin, present)
-        return checks
+                findings.append(Finding(f"topic {name}", True, f"{len(topic.partitions)} partitions"))
+        return [*findings, *self._look_at_settings(admin, present)]
 
-    def _look_at_settings(self, admin: AdminClient, present: list[str]) -> list[Finding]:
-        checks: list[Finding] = []
+    def _look_at_settings(self, admin: AdminClient, present: list[str]) -> Iterator[Finding]:
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in present]
-        if not resources:
-            return checks
-        for resource, future in admin.describe_configs(resources, request_timeout=self._call_seconds).items():
+        futures = admin.describe_configs(resources, request_timeout=self._call_seconds) if resources else {}
+        for resource, future in futures.items():
+            name, bytes_least = f"settings of {resource.name}", MESSAGE_BYTES_MAX + OVERHEAD_BYTES
             try:
                 config = future.result(timeout=self._call_seconds)
             except KafkaException as error:
-                # Not being allowed to read a topic's settings is no reason not to use it.
-                checks.append(Finding(f"settings of {resource.name}", True, f"cannot be read: {error.args[0].str()}"))
+                # A topic whose settings we may not read can still be used.
+                yield Finding(name, True, f"cannot be read: {error.args[0].str()}")
                 continue
             if "compact" in config["cleanup.policy"].value:
-                checks.append(
-                    Finding(
-                        f"settings of {resource.name}",
-                        False,
-                        "it is compacted and loses messages: cleanup.policy=delete",
-                    )
-                )
-            if int(config["max.message.bytes"].value) < MESSAGE_BYTES_MAX + OVERHEAD_BYTES:
-                checks.append(
-                    Finding(
-                        f"settings of {resource.name}",
-                        False,
-                        f"max.message.bytes has to be at least {MESSAGE_BYTES_MAX + OVERHEAD_BYTES}",
-                    )
-                )
-        return checks
+                yield Finding(name, False, "it is compacted and loses messages: cleanup.policy=delete")
+            if int(config["max.message.bytes"].value) < bytes_least:
+                yield Finding(name, False, f"max.message.bytes has to be at least {bytes_least}")

@@ -1,13 +1,13 @@
-"""Trading cores behind Kafka: orders go to a topic and their verdicts come over the event bus; questions are answered.
+"""Trading cores behind Kafka: commands and queries go to topics, verdicts come over the event bus, replies by a topic.
 
-A process reads the answers from the end of their topic and keeps its own; see `questions`.
+Every process reads the replies from the end of their topic and keeps its own; see `wire/core_questions.py`.
 """
 
 from collections.abc import Sequence
 
 from internal_transfer.adapters.kafka.connection import KafkaConnection
-from internal_transfer.adapters.kafka.headers import plain_headers, transfer_headers
-from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.adapters.kafka.messages import about_query, about_transfer
+from internal_transfer.adapters.kafka.producer import KafkaProducer
 from internal_transfer.adapters.kafka.tail import TailReader
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.domain.leg import Command, Verdict
@@ -17,15 +17,15 @@ from internal_transfer.ports.finding import Finding
 from internal_transfer.wire.core_messages import ENTRIES_PER_QUERY_MAX, TRANSFERS_PER_QUERY_MAX, encode_command
 from internal_transfer.wire.core_questions import AskBounds, AskedCore
 
-# A question that Kafka has taken is there when the core comes, so it is not asked again.
+# Kafka keeps a query for a core that is away, so it is not sent again.
 BOUNDS = AskBounds(again_seconds=None, transfers_most=TRANSFERS_PER_QUERY_MAX, entries_most=ENTRIES_PER_QUERY_MAX)
 
 
 class KafkaTradingCore(AskedCore):
     """Implements `TradingCore`.
 
-    `tell` answers None for every order. Its orders are given up by the client after the connection's
-    `delivery_seconds`, so none of them is sent later than that.
+    `tell` returns None for every command. The client gives a command up after the connection's `delivery_seconds`, so
+    none is sent later than that.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class KafkaTradingCore(AskedCore):
 
     @property
     def failure(self) -> str | None:
-        """Why orders cannot be sent, as far as is known; for readiness."""
+        """Why no commands can be sent, as far as is known; for readiness."""
         away = self._producer.away
         return away and f"Kafka: {away}"
 
@@ -55,12 +55,12 @@ class KafkaTradingCore(AskedCore):
         self._producer.start()
 
     async def close(self) -> None:
-        """Sends what is under way and disconnects."""
+        """Sends what is on its way and disconnects."""
         await self._producer.close()
         await self._replies.close()
 
     async def check(self) -> list[Finding]:
-        """Lines for `doctor`: the cluster's, and whether a core answers."""
+        """The findings of `doctor`: those on the cluster, and whether a core answers."""
         lines = await self._cluster.check()
         try:
             await self.entries_after(0, 1)
@@ -69,19 +69,14 @@ class KafkaTradingCore(AskedCore):
         return [*lines, Finding("trading core", True, "it answers")]
 
     async def tell(self, commands: Sequence[Command]) -> list[Verdict | None]:
-        """Sends orders and returns when all replicas have them; see the port."""
+        """Sends commands; returns when all replicas have them. See the port."""
         await self._producer.send(
             [
-                Outgoing(
-                    self._topics.commands,
-                    str(command.transfer_id).encode(),
-                    encode_command(command),
-                    transfer_headers(command.transfer_id),
-                )
+                about_transfer(self._topics.commands, command.transfer_id, encode_command(command))
                 for command in commands
             ]
         )
         return [None] * len(commands)
 
     async def _send(self, name: str, message: bytes) -> None:
-        await self._producer.send([Outgoing(self._topics.queries, name.encode(), message, plain_headers())])
+        await self._producer.send([about_query(self._topics.queries, name, message)])
