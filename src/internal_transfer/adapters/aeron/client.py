@@ -1,8 +1,8 @@
 """One thread that owns an Aeron client, and the bounded ways between it and the event loop.
 
-The thread offers what waits, polls every subscription, and idles when there is nothing to do. When the media driver is
-lost, what waits is answered for, and the thread connects anew until it is back. Aeron keeps nothing: what was offered
-while nobody listened, or was on its way when a driver died, is lost, and whoever needs an answer asks again.
+The thread sends what waits, polls every subscription, and idles when there is nothing to do. When the media driver is
+lost, it fails what waits and connects again until the driver is back. Aeron keeps nothing: what was sent while nobody
+listened, or was on its way when a driver died, is lost, and who needs an answer asks again.
 """
 
 import asyncio
@@ -15,96 +15,11 @@ from typing import Any
 import structlog
 
 from internal_transfer.adapters.aeron.connection import DEFAULT_BOUNDS, AeronConnection, Bounds, load_library
+from internal_transfer.adapters.aeron.streams import Done, Inlet, Offer, Outlet
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.errors import (
-    OperatingFailureError,
-    OutcomeUnknown,
-    StartRefusedError,
-    System,
-    Unavailable,
-)
+from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
 
 _log = structlog.get_logger(__name__)
-
-
-_Done = tuple[asyncio.Future[None], OperatingFailureError | None]
-"""An offer's end: who waits, and why it failed."""
-
-
-class _Offer:
-    """Messages for one publication, how many of them were taken, and who waits."""
-
-    __slots__ = ("deadline", "future", "messages", "outlet", "sent")
-
-    def __init__(
-        self, outlet: "Outlet", messages: Sequence[bytes], deadline: float, future: asyncio.Future[None]
-    ) -> None:
-        self.outlet = outlet
-        self.messages = messages
-        self.deadline = deadline
-        self.future = future
-        self.sent = 0
-
-
-class Outlet:
-    """A publication: where messages go out. `is_connected` tells whether anybody listens."""
-
-    def __init__(self, channel: str, stream: int, system: System, *, exclusive: bool) -> None:
-        self.channel = channel
-        self.stream = stream
-        self.system = system
-        self.exclusive = exclusive
-        self.is_connected = False
-        self.message_bytes_max = 0
-        """The largest message that the driver's terms allow; 0 where that is not known."""
-        self.publication: Any = None
-        self.waiting: deque[_Offer] = deque()
-
-
-class Inlet:
-    """A subscription: where messages come in, at most `most` of which wait to be taken.
-
-    While that many wait the thread does not poll, so that the other side is slowed down or, where the subscription is
-    untethered, loses what this side cannot take. `on_ready` is called in the event loop when there is something.
-    """
-
-    def __init__(self, channel: str, stream: int, *, most: int, on_ready: Callable[[], None]) -> None:
-        self.channel = channel
-        self.stream = stream
-        self.most = most
-        self.on_ready = on_ready
-        self.subscription: Any = None
-        self.sources = 0
-        """How many publications are connected."""
-        self._messages: deque[bytes] = deque()
-        self._received = 0
-        self._announced = False
-
-    def pop(self, most: int) -> list[bytes]:
-        """What has come, at most this many; in the event loop."""
-        messages = self._messages
-        return [messages.popleft() for _ in range(min(most, len(messages)))]
-
-    def ready(self) -> None:
-        """In the event loop: tells the owner; what comes from now on is announced anew."""
-        self._announced = False
-        self.on_ready()
-
-    def poll(self, fragments_most: int) -> tuple[int, bool]:
-        """In the thread: takes in what is there; how much work it was, and whether that has to be announced."""
-        room = self.most - len(self._messages)
-        if room <= 0:
-            return 0, False
-        before = self._received
-        work: int = self.subscription.poll(self._receive, min(room, fragments_most))
-        announce = self._received > before and not self._announced
-        if announce:
-            self._announced = True
-        return work, announce
-
-    def _receive(self, view: Any, _header: Any) -> None:
-        self._received += 1
-        self._messages.append(bytes(view))
 
 
 class AeronClient:
@@ -116,7 +31,7 @@ class AeronClient:
         self._clock = clock
         self._outlets: list[Outlet] = []
         self._inlets: list[Inlet] = []
-        self._incoming: deque[_Offer] = deque()
+        self._incoming: deque[Offer] = deque()
         self._waiting = 0
         self._failure: str | None = "not started"
         self._refused: str | None = None
@@ -136,9 +51,9 @@ class AeronClient:
         return self._sessions
 
     def outlet(self, channel: str, stream: int, system: System, *, exclusive: bool = False) -> Outlet:
-        """Declares a publication, and whose failure it is when it takes nothing.
+        """Declares a publication, and the system to blame when it takes nothing.
 
-        An exclusive one is a source of its own; others on the same channel of one driver are one source together.
+        An exclusive one is a source of its own; all others on one channel of a driver are one source together.
         """
         assert self._thread is None, "declared after the start"
         self._outlets.append(Outlet(channel, self.connection.first_stream + stream, system, exclusive=exclusive))
@@ -154,8 +69,8 @@ class AeronClient:
     async def start(self) -> None:
         """Starts the thread and waits for the first attempt to connect.
 
-        A media driver that is away is no reason not to start: the thread goes on trying, and offers are `Unavailable`
-        until it is there. Raises `StartRefusedError` where the library is missing or the driver refuses a channel.
+        Without a media driver it starts all the same: the thread goes on trying, and offers are `Unavailable` until
+        there is one. Raises `StartRefusedError` where the library is missing or the driver refuses a channel.
         """
         assert self._thread is None, "started already"
         library = load_library()
@@ -173,20 +88,20 @@ class AeronClient:
             raise StartRefusedError(f"Aeron refuses the channels in the settings: {self._refused}")
 
     async def close(self) -> None:
-        """Ends the thread; what still waits to be offered is answered for."""
+        """Ends the thread; what still waits to be sent fails."""
         if self._thread is not None:
             self._closing.set()
             await asyncio.to_thread(self._thread.join)
             self._thread = None
             self._failure = "closed"
-            self._answer_all(asyncio.get_running_loop())
+            self._fail_all(asyncio.get_running_loop())
 
     async def offer(self, outlet: Outlet, messages: Sequence[bytes], *, seconds: float | None = None) -> None:
         """Hands messages to the media driver, in order; returns when it has taken all of them.
 
-        Tries again for `seconds` (else `Bounds.offer_seconds`) while the other side is slow or away. Then, and when
-        the media driver is lost, raises `Unavailable` where it has taken none of them, else `OutcomeUnknown`. That it
-        has taken a message does not mean that the other side gets it.
+        Tries for `seconds` (else `Bounds.offer_seconds`) while the other side is slow or away. Then, and when the media
+        driver is lost, raises `Unavailable` where the driver has taken none of them, else `OutcomeUnknown`. A message
+        that it has taken may still not reach the other side.
         """
         if not messages:
             return
@@ -204,7 +119,7 @@ class AeronClient:
         deadline = self._clock.monotonic() + (self.bounds.offer_seconds if seconds is None else seconds)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting += len(messages)
-        self._incoming.append(_Offer(outlet, messages, deadline, future))
+        self._incoming.append(Offer(outlet, messages, deadline, future))
         try:
             await future
         finally:
@@ -216,16 +131,16 @@ class AeronClient:
         try:
             while not self._closing.is_set():
                 self._session(library, loop)
-                self._answer_all(loop)
+                self._fail_all(loop)
                 self._closing.wait(self.bounds.pause_seconds)
             self._failure = "closed"
         except _LoopClosedError:
             _log.warning("aeron_client_not_closed")
         finally:
-            # Also where a bug ends the thread: nobody may wait for it in vain.
+            # Also where a bug ends the thread, so that nobody waits for it in vain.
             self._failure = self._failure or "the client's thread has ended"
             with suppress(_LoopClosedError):
-                self._answer_all(loop)
+                self._fail_all(loop)
 
     def _session(self, library: Any, loop: asyncio.AbstractEventLoop) -> None:
         """Connects and works until the driver is lost or the client is closed."""
@@ -246,13 +161,9 @@ class AeronClient:
             )
             aeron = library.Aeron(context=context)
             for outlet in self._outlets:
-                if outlet.exclusive:
-                    outlet.publication = aeron.add_exclusive_publication(outlet.channel, outlet.stream)
-                else:
-                    outlet.publication = aeron.add_publication(outlet.channel, outlet.stream)
-                    outlet.message_bytes_max = outlet.publication.max_message_length
+                outlet.open(aeron)
             for inlet in self._inlets:
-                inlet.subscription = aeron.add_subscription(inlet.channel, inlet.stream)
+                inlet.open(aeron)
             self._failure = None
             self._sessions += 1
             _log.info("aeron_connected", directory=directory)
@@ -268,15 +179,15 @@ class AeronClient:
             self._fail(loop, errors[-1] if errors else _said(error))
         finally:
             for outlet in self._outlets:
-                outlet.publication, outlet.is_connected = None, False
+                outlet.close()
             for inlet in self._inlets:
-                inlet.subscription, inlet.sources = None, 0
+                inlet.close()
             if aeron is not None:
                 with suppress(library.AeronError):
                     aeron.close()
 
     def _pump(self, aeron: Any, loop: asyncio.AbstractEventLoop, idle: Any) -> None:
-        done: list[_Done] = []
+        done: list[Done] = []
         ready: list[Inlet] = []
         try:
             while not self._closing.is_set() and not aeron.is_closed:
@@ -289,16 +200,14 @@ class AeronClient:
             if done or ready:
                 self._call(loop, _report, done, ready)
 
-    def _turn(self, done: list[_Done], ready: list[Inlet]) -> int:
-        """Offers and polls once; what is done or ready goes into the lists."""
+    def _turn(self, done: list[Done], ready: list[Inlet]) -> int:
+        """Sends and polls once; what is done or ready goes into the lists."""
         self._sort()
+        now = self._clock.monotonic()
         work = 0
         for outlet in self._outlets:
-            outlet.is_connected = outlet.publication.is_connected
-            if outlet.waiting:
-                work += self._send(outlet, done)
+            work += outlet.send(now, done)
         for inlet in self._inlets:
-            inlet.sources = inlet.subscription.image_count
             polled, announce = inlet.poll(self.bounds.fragments_most)
             work += polled
             if announce:
@@ -311,57 +220,16 @@ class AeronClient:
             offer = self._incoming.popleft()
             offer.outlet.waiting.append(offer)
 
-    def _send(self, outlet: Outlet, done: list[_Done]) -> int:
-        """Offers what waits, in order, until the driver takes no more; how many messages it took."""
-        taken = 0
-        now = self._clock.monotonic()
-        while outlet.waiting:
-            offer = outlet.waiting[0]
-            if offer.sent == 0 and (now >= offer.deadline or offer.future.cancelled()):
-                outlet.waiting.popleft()
-                done.append((offer.future, Unavailable(outlet.system, self._why(outlet))))
-                continue
-            result: Any = True
-            while offer.sent < len(offer.messages):
-                result = outlet.publication.offer(offer.messages[offer.sent])
-                if result is not True:
-                    break
-                offer.sent += 1
-                taken += 1
-            if result is True:
-                outlet.waiting.popleft()
-                done.append((offer.future, None))
-            elif now >= offer.deadline:
-                outlet.waiting.popleft()
-                said = f"{offer.sent} of {len(offer.messages)} messages were sent: {self._why(outlet)}"
-                failure = OutcomeUnknown(outlet.system, said) if offer.sent else Unavailable(outlet.system, said)
-                done.append((offer.future, failure))
-            else:
-                break
-        return taken
-
-    def _why(self, outlet: Outlet) -> str:
-        what = "takes no more" if outlet.publication.is_connected else "has nobody who listens"
-        return f"{outlet.channel} (stream {outlet.stream}) {what}"
-
     def _fail(self, loop: asyncio.AbstractEventLoop, reason: str) -> None:
         if reason != self._failure:
             _log.warning("aeron_lost", reason=reason)
         self._failure = reason
         self._call(loop, self._tried)
 
-    def _answer_all(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answers for everything that waits when there is no driver."""
-        done: list[_Done] = []
+    def _fail_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Fails everything that waits when there is no driver."""
         self._sort()
-        for outlet in self._outlets:
-            while outlet.waiting:
-                offer = outlet.waiting.popleft()
-                said = (
-                    f"the Aeron media driver was lost when it had taken {offer.sent} of {len(offer.messages)} messages"
-                )
-                failure = OutcomeUnknown(outlet.system, said) if offer.sent else Unavailable(outlet.system, said)
-                done.append((offer.future, failure))
+        done = [failed for outlet in self._outlets for failed in outlet.fail("the Aeron media driver was lost")]
         if done:
             self._call(loop, _report, done, [])
 
@@ -380,8 +248,8 @@ class _LoopClosedError(Exception):
     """The event loop ended before the client was closed."""
 
 
-def _report(done: Sequence[_Done], ready: Sequence[Inlet]) -> None:
-    """In the event loop: wakes those who offered, and those for whom something came."""
+def _report(done: Sequence[Done], ready: Sequence[Inlet]) -> None:
+    """In the event loop: wakes those who wait for an offer, and the owners of inlets that received something."""
     for future, failure in done:
         if future.done():
             continue
@@ -394,7 +262,7 @@ def _report(done: Sequence[_Done], ready: Sequence[Inlet]) -> None:
 
 
 def _said(error: Exception) -> str:
-    """What the client and the driver say, without the places in their sources that they add in brackets."""
+    """The message of the client and the driver, without the places in their sources that they add in brackets."""
     texts = [line.rpartition("] ")[2] if line.startswith("[") else line for line in str(error).splitlines()]
     said = [text.strip() for text in dict.fromkeys(texts) if not text.startswith(("(", " ("))]
     return "; ".join(filter(None, said)) or texts[0]

@@ -1,7 +1,7 @@
-"""How a trading core is reached over Aeron: the media driver, the channels, and the streams on them.
+"""How to reach a trading core over Aeron: the media driver, the channels, and the streams on them.
 
-Commands and queries go from the service to the core on one channel, verdicts and replies come back on another. Every
-service process hears every verdict and every reply, and drops what is not its own.
+Commands and queries go from the service to the core on one channel; verdicts and replies come back on another. Every
+process of the service hears all verdicts and replies, and drops those that are not its own.
 """
 
 import importlib
@@ -19,13 +19,13 @@ COMMANDS, QUERIES, VERDICTS, REPLIES = range(4)
 
 
 class AeronConnection(Struct, frozen=True, kw_only=True):
-    """A media driver and the channels to and from a core; there is nothing secret in it, and Aeron has no encryption.
+    """A media driver and the channels to and from a core. It holds nothing secret, and Aeron has no encryption.
 
-    `directory` is the media driver's, Aeron's default where empty. `commands` and `verdicts` are channel URIs:
+    `directory` is the media driver's; empty means Aeron's default. `commands` and `verdicts` are channel URIs:
     `aeron:ipc` on one host, `aeron:udp?endpoint=HOST:PORT` for commands, and for verdicts to many processes
     `aeron:udp?control=HOST:PORT|control-mode=dynamic` or a multicast address. `heard_on` is the channel on which the
-    service listens for verdicts, where it differs from the one on which the core sends. Four streams are used, from
-    `first_stream`. A driver that was silent for `driver_seconds` is taken for dead.
+    service listens for verdicts, where it is not the one on which the core sends. Four streams are used, from
+    `first_stream` on. A driver that is silent for `driver_seconds` is taken for dead.
     """
 
     directory: str = ""
@@ -40,8 +40,8 @@ class AeronConnection(Struct, frozen=True, kw_only=True):
 class Bounds(Struct, frozen=True, kw_only=True):
     """How much may wait on either side of the client's thread, and for how long.
 
-    `messages_most` bounds what waits to be offered and what each subscription has received and nobody has taken.
-    `offer_seconds` is how long an offer is tried again while the other side is slow or away.
+    At most `messages_most` messages wait to be sent, and as many wait to be taken from each subscription. An offer is
+    tried for `offer_seconds` while the other side is slow or away.
     """
 
     messages_most: int = 16_384
@@ -70,7 +70,7 @@ def load_library() -> Any:
 
 
 def untethered(channel: str) -> str:
-    """The channel as a subscriber uses it that must not hold others up: one that lags loses messages instead.
+    """The channel for a subscriber that must not hold others up: where it lags, it loses messages instead.
 
     Source: Aeron's wiki on channel configuration, `tether`.
     """

@@ -1,8 +1,8 @@
 """A media driver as a process of its own: `python -m internal_transfer.adapters.aeron.driver [DIRECTORY [SECONDS]]`.
 
-It is the driver in the client's package, for hosts that have no other one; Aeron's own `aeronmd` has lower latency.
-Another driver in the directory that was silent for SECONDS (10 unless said otherwise) is taken for dead, and its files
-are removed.
+It is the driver from the client's package, for hosts without another one; Aeron's own `aeronmd` has lower latency.
+Another driver in the directory that has been silent for SECONDS (10 by default) is taken for dead, and its files are
+removed.
 """
 
 import signal
@@ -16,11 +16,11 @@ from internal_transfer.ports.errors import StartRefusedError
 SILENT_SECONDS = 10.0
 
 TERM_BYTES = 16 * 1024 * 1024
-"""Of UDP and of IPC; the largest message is an eighth of it. The files are sparse."""
+"""The length of terms of UDP and IPC. The largest message is an eighth of it; the files are sparse."""
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a driver until SIGTERM or SIGINT and answers the exit code; prints its directory when it is up."""
+    """Runs a driver until SIGTERM or SIGINT and returns the exit code; prints its directory when it is up."""
     try:
         library = load_library()
     except StartRefusedError as error:

@@ -1,7 +1,7 @@
-"""The event bus over Aeron: every settler hears every verdict, and the record's revision decides who goes on.
+"""The event bus over Aeron: every settler hears every verdict, and the record's revision decides which one goes on.
 
-Nothing is kept: a verdict that was sent while nobody listened, or that a process had no room for, is lost, and the
-scanner asks the core again, which repeats it. So an acknowledgement only ends a delivery in this process.
+Aeron keeps nothing: a verdict that was sent while nobody listened, or for which a process had no room, is lost until
+the scanner asks the core, which repeats it. So an acknowledgement only ends a delivery in this process.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ _log = structlog.get_logger(__name__)
 
 
 class AeronEventBus:
-    """Implements `EventBus`; several consumers may take at the same time, see `handout`.
+    """Implements `EventBus`; several consumers may take at the same time, see `ports/handout.py`.
 
-    To be made before its client is started. Only a core sends verdicts, so `sends` is for its side. `verdicts_most`
-    bounds what is decoded and not acknowledged; more waits in the client, then in Aeron, then is lost. `on_poison` is
-    told why a message could not be decoded.
+    Create it before its client is started. Only a core sends verdicts, so `sends` is for its side. At most
+    `verdicts_most` are decoded and not acknowledged; more wait in the client, then in Aeron, and then are lost.
+    `on_poison` is told why a message could not be decoded.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class AeronEventBus:
 
     @property
     def failure(self) -> str | None:
-        """Why confirmations do not come, as far as is known; for readiness."""
+        """Why no confirmations come, as far as is known; for readiness."""
         if self._client.failure is not None:
             return self._client.failure
         return None if self._inlet.sources else "no core sends confirmations"
@@ -59,7 +59,7 @@ class AeronEventBus:
         return self._owed
 
     async def check(self) -> list[Finding]:
-        """A line for `doctor`: name, whether it is right, and what was found."""
+        """The findings of `doctor`."""
         if self._client.failure is not None:
             return [Finding("aeron verdicts", False, self._client.failure)]
         cores = self._inlet.sources
@@ -70,28 +70,28 @@ class AeronEventBus:
     async def publish(self, verdicts: Sequence[Verdict]) -> None:
         """Sends confirmations to all settlers that listen now.
 
-        Raises `Unavailable` where none was sent, also because nobody listens, and `OutcomeUnknown` where some were.
+        Raises `Unavailable` where none was sent, also when nobody listens, and `OutcomeUnknown` where some were.
         """
         if self._outlet is None:
             raise Unavailable(System.BUS, "only a trading core sends confirmations over Aeron")
         await self._client.offer(self._outlet, [encode_verdict(verdict) for verdict in verdicts])
 
     async def take(self, most: int) -> Delivery:
-        """Waits for confirmations of transfers that nobody in this process has in hand; at most this many.
+        """Waits for at most this many confirmations, of transfers that no consumer in this process has in hand.
 
-        Waits also while the media driver is away, since the client connects by itself; `failure` tells.
+        Goes on waiting while the media driver is away, since the client connects again by itself; see `failure`.
         """
         return await self._handout.take(most)
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        """Ends a delivery; one that was meanwhile handed out again stays owed."""
+        """Ends a delivery; one that was handed out again meanwhile stays owed."""
         assert isinstance(delivery, HandedOut), "a delivery of this bus"
         if self._handout.settle(delivery):
             self._owed -= len(delivery.verdicts)
             self._receive()
 
     def redeliver(self) -> None:
-        """Hands everything unacknowledged out again; for when consumers are restarted."""
+        """Hands out again everything that is not acknowledged; for consumers that are restarted."""
         self._handout.redeliver()
 
     def _receive(self) -> None:

@@ -1,7 +1,7 @@
-"""A trading core behind Aeron: orders are sent and answered over the event bus, questions by request and reply.
+"""A trading core behind Aeron: commands are answered over the event bus, queries by replies.
 
-Aeron keeps nothing. An order that is lost, or whose verdict is, is told again by the scanner, and a question is asked
-again until its deadline. The messages are those of `wire/core_messages.py`, one in each Aeron message.
+Aeron keeps nothing. The scanner tells a command again that was lost, or whose verdict was, and a query is sent again
+until its deadline. The messages are those of `wire/core_messages.py`, one in each Aeron message.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from internal_transfer.ports.finding import Finding
 from internal_transfer.wire.core_messages import MESSAGE_BYTES_MAX, encode_command
 from internal_transfer.wire.core_questions import AskBounds, AskedCore
 
-# A question has no effect, and it or its reply may be lost. Smaller than the messages allow, so that a reply fits in
-# the terms of a driver with small ones.
+# A query or its reply may be lost. The numbers are smaller than the messages allow, so that a reply also fits in the
+# terms of a driver that has small ones.
 BOUNDS = AskBounds(again_seconds=1.0, transfers_most=32, entries_most=128)
 
 _REPLIES_TAKEN = 256
 
 
 class AeronTradingCore(AskedCore):
-    """Implements `TradingCore`. To be made before its client is started."""
+    """Implements `TradingCore`. Create it before its client is started."""
 
     def __init__(self, client: AeronClient, *, clock: Clock, bounds: AskBounds = BOUNDS) -> None:
         super().__init__(clock, bounds)
@@ -36,13 +36,13 @@ class AeronTradingCore(AskedCore):
 
     @property
     def failure(self) -> str | None:
-        """Why the core cannot be told anything, as far as is known; for readiness."""
+        """Why no commands can be sent, as far as is known; for readiness."""
         if self._client.failure is not None:
             return self._client.failure
-        return None if self._commands.is_connected else "no core listens for orders"
+        return None if self._commands.is_connected else "no core listens for commands"
 
     async def tell(self, commands: Sequence[Command]) -> list[Verdict | None]:
-        """Sends orders; the verdicts come over the event bus.
+        """Sends commands; the verdicts come over the event bus.
 
         Raises `Unavailable` where the core or the media driver is away or takes none, and `OutcomeUnknown` where it
         took some of them.
@@ -51,29 +51,18 @@ class AeronTradingCore(AskedCore):
         return [None] * len(commands)
 
     async def check(self) -> list[Finding]:
-        """Lines for `doctor`: name, whether it is right, and what was found."""
+        """The findings of `doctor`."""
         connection = self._client.connection
         if self._client.failure is not None:
-            return [
-                Finding("aeron driver", False, f"{self._client.failure}; start a media driver, or set aeron.directory")
-            ]
-        lines = [Finding("aeron driver", True, f"connected in {connection.directory or 'the default directory'}")]
-        listens = self._commands.is_connected
-        lines.append(
-            Finding(
-                "aeron commands",
-                listens,
-                f"{connection.commands}: {'a core listens' if listens else 'no core listens'}",
-            )
-        )
-        largest = self._commands.message_bytes_max
-        lines.append(
-            Finding(
-                "aeron messages",
-                largest >= MESSAGE_BYTES_MAX,
-                f"the driver's terms allow {largest} bytes, due are {MESSAGE_BYTES_MAX} (terms of 16 MiB or more)",
-            )
-        )
+            advice = f"{self._client.failure}; start a media driver, or set aeron.directory"
+            return [Finding("aeron driver", False, advice)]
+        listens, largest = self._commands.is_connected, self._commands.message_bytes_max
+        allowed = f"the driver's terms allow {largest} bytes, due are {MESSAGE_BYTES_MAX} (terms of 16 MiB or more)"
+        lines = [
+            Finding("aeron driver", True, f"connected in {connection.directory or 'the default directory'}"),
+            Finding("aeron commands", listens, f"{connection.commands}: {'a' if listens else 'no'} core listens"),
+            Finding("aeron messages", largest >= MESSAGE_BYTES_MAX, allowed),
+        ]
         try:
             await self.verdicts([TransferId(1)])
         except OperatingFailureError as error:
