@@ -3,9 +3,10 @@
 import pytest
 
 from contracts.event_buses import kafka_connection, own_topics
+from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
 from internal_transfer.adapters.kafka.topics import Cluster
-from internal_transfer.ports.errors import System, Unavailable
+from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
 from internal_transfer.wire.core_messages import MESSAGE_BYTES_MAX
 
 
@@ -46,3 +47,17 @@ async def test_a_closed_producer(producer):
     await producer.close()
     with pytest.raises(Unavailable, match="closed"):
         await producer.send([Outgoing("any", b"1", b"value", [])])
+
+
+async def test_a_cluster_that_is_away():
+    """Without a broker nothing is sent: sending is `Unavailable`, and says that Kafka is away."""
+    away = KafkaProducer(KafkaConnection(bootstrap="127.0.0.1:9", delivery_seconds=0.5), system=System.CORE)
+    away.start()
+    failure: OperatingFailureError | None = None
+    # The outcome of what was sent before the client noticed is unknown.
+    while not isinstance(failure, Unavailable):
+        with pytest.raises((Unavailable, OutcomeUnknown)) as caught:
+            await away.send([Outgoing("any", b"1", b"value", [])])
+        failure = caught.value
+    assert "cannot be reached" in failure.message
+    await away.close()

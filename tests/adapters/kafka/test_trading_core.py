@@ -25,14 +25,14 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
 from internal_transfer.hosts.core.host import CoreHost
 from internal_transfer.hosts.core.kafka import KafkaCoreHost
-from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
+from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.wire.core_messages import encode_command
 
 SPOT = Account(Owner("alice"), "spot", "USDT")
 CLOCK = SystemClock()
 
 
-def order(transfer: int, action: Action = Action.APPLY) -> Command:
+def command_of(transfer: int, action: Action = Action.APPLY) -> Command:
     return Command(TransferId(transfer), "main", Side.TARGET, action, "USDT", 100, None, SPOT)
 
 
@@ -85,13 +85,13 @@ async def world(tmp_path):
 
 
 async def test_a_silent_core(world):
-    """While no core is there orders are kept for it, and questions are `Unavailable` after their deadline; when it
-    comes, the orders are carried out.
+    """While no core is there commands are kept for it, and questions are `Unavailable` after their deadline; when it
+    comes, the commands are carried out.
     """
     bounds = replace(BOUNDS, answer_seconds=0.3)
     asking = KafkaTradingCore(world.connection, world.topics, clock=CLOCK, bounds=bounds)
     await asking.start()
-    assert await asking.tell([order(1)]) == [None]
+    assert await asking.tell([command_of(1)]) == [None]
     with pytest.raises(Unavailable) as failure:
         await asking.balances(Owner("alice"))
     assert failure.value.system is System.CORE
@@ -104,28 +104,28 @@ async def test_a_paused_core_and_one_that_withholds(world):
     """A paused core answers nothing and keeps commands, one that withholds its answers forgets them."""
     async with world.served() as core:
         core.mode = CoreMode.PAUSED
-        await world.core.tell([order(1)])
+        await world.core.tell([command_of(1)])
         with pytest.raises(Unavailable, match="paused"):
             await world.core.verdicts([TransferId(1)])
         core.mode = CoreMode.NORMAL
         assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.APPLIED]
         core.mode = CoreMode.WITHHOLD
-        await world.core.tell([order(2), order(3), order(2, Action.CANCEL)])
+        await world.core.tell([command_of(2), command_of(3), command_of(2, Action.CANCEL)])
         assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.CANCELLED]
         core.mode = CoreMode.REFUSE
-        await world.core.tell([order(3)])
+        await world.core.tell([command_of(3)])
         assert [verdict.outcome for verdict in await drain(world.bus, 1)] == [Outcome.REFUSED]
 
 
-async def test_poison_among_orders(world):
-    """An order that cannot be decoded goes to the dead letters; those before and after it are carried out."""
+async def test_poison_among_commands(world):
+    """A command that cannot be decoded goes to the dead letters; those before and after it are carried out."""
     producer = KafkaProducer(world.connection, system=System.CORE)
     producer.start()
-    bad = encode_command(order(2)).replace(b'"amount":"100"', b'"amount":100')
+    bad = encode_command(command_of(2)).replace(b'"amount":"100"', b'"amount":100')
     async with world.served():
-        await world.core.tell([order(1)])
+        await world.core.tell([command_of(1)])
         await producer.send([Outgoing(world.topics.commands, b"1", bad, [])])
-        await world.core.tell([order(1, Action.REVERSE), order(3)])
+        await world.core.tell([command_of(1, Action.REVERSE), command_of(3)])
         outcomes = sorted(verdict.outcome for verdict in await drain(world.bus, 3))
         assert outcomes == [Outcome.APPLIED, Outcome.APPLIED, Outcome.REVERSED]
         assert await world.core.verdicts([TransferId(2)]) == [[]]
@@ -138,7 +138,7 @@ async def test_answers_go_to_who_asked(world):
     other = KafkaTradingCore(world.connection, world.topics, clock=CLOCK)
     await other.start()
     async with world.served():
-        await world.core.tell([order(number) for number in range(1, 41)])
+        await world.core.tell([command_of(number) for number in range(1, 41)])
         await drain(world.bus, 40)
         async with asyncio.TaskGroup() as tasks:
             asked = [
@@ -155,7 +155,7 @@ async def test_more_than_one_query_holds(world):
     """Questions about more transfers, and for more entries, than one message may carry are asked in parts."""
     async with world.served():
         numbers = [TransferId(number) for number in range(1, 1_301)]
-        await world.core.tell([order(number) for number in numbers])
+        await world.core.tell([command_of(number) for number in numbers])
         await drain(world.bus, 1_300)
         assert [len(given) for given in await world.core.verdicts(numbers)] == [1] * 1_300
         assert len(await world.core.entries_after(0, 5_000)) == 1_300
@@ -171,20 +171,6 @@ async def test_questions_are_bounded(world):
     assert [isinstance(answer, Unavailable) for answer in answers] == [True] * 3
     assert sum("questions wait" in str(answer) for answer in answers) == 1
     await asking.close()
-
-
-async def test_a_cluster_that_is_away():
-    """Without a broker nothing is sent: telling is `Unavailable`, and says that Kafka is away."""
-    core = KafkaTradingCore(KafkaConnection(bootstrap="127.0.0.1:9", delivery_seconds=0.5), Topics("x"), clock=CLOCK)
-    core._producer.start()
-    failure: OperatingFailureError | None = None
-    # What was handed over before the client noticed has an unknown outcome, which it says.
-    while not isinstance(failure, Unavailable):
-        with pytest.raises((Unavailable, OutcomeUnknown)) as caught:
-            await core.tell([order(1)])
-        failure = caught.value
-    assert "cannot be reached" in failure.message
-    await core._producer.close()
 
 
 CORE_PROCESS = """
@@ -228,7 +214,7 @@ async def core_process(world: World) -> AsyncIterator[asyncio.subprocess.Process
 
 
 async def test_a_core_that_is_killed_loses_and_doubles_nothing(world):
-    """Killed in the midst of its work, twice, the core goes on where its disk says, and every order has its one
+    """Killed in the midst of its work, twice, the core goes on where its disk says, and every command has its one
     effect; a core that is told to stop ends cleanly.
     """
     told = 2_000
@@ -242,7 +228,7 @@ async def test_a_core_that_is_killed_loses_and_doubles_nothing(world):
         async with core_process(world) as process:
             half = range(1 + place * told // 2, 1 + (place + 1) * told // 2)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(world.core.tell([order(number) for number in half]))
+                tasks.create_task(world.core.tell([command_of(number) for number in half]))
                 await listen(len(verdicts) + 100)
                 process.kill()
             await process.wait()
@@ -266,7 +252,7 @@ async def test_a_mode_from_an_older_service(world):
     async with world.served():
         await producer.send([Outgoing(world.topics.queries, b"x", old, [])])
         assert [letter.value() for letter in await read_topic(world.connection, world.topics.dead_letters, 1)] == [old]
-        await world.core.tell([order(1)])
+        await world.core.tell([command_of(1)])
         await drain(world.bus, 1)
         assert world.host.state().ready
     await producer.close()

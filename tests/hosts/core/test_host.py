@@ -26,7 +26,7 @@ SPOT = Account(Owner("alice"), "spot", "USDT")
 LATER = CLOCK.now_ms() + 3_600_000
 
 
-def order(transfer: int, action: Action = Action.APPLY) -> Command:
+def command_of(transfer: int, action: Action = Action.APPLY) -> Command:
     return Command(TransferId(transfer), "main", Side.TARGET, action, "USDT", 100, None, SPOT)
 
 
@@ -46,7 +46,7 @@ def host(database):
 
 async def test_verdicts_are_on_disk_before_they_are_told(host, database):
     """When `carry_out` answers, another connection reads the verdicts from the file."""
-    await host.carry_out([order(1), order(2)])
+    await host.carry_out([command_of(1), command_of(2)])
     reader = database.open_reader()
     assert reader.execute("SELECT count(*) FROM core_verdict").get == 2
     reader.close()
@@ -66,9 +66,9 @@ async def test_a_memory_keeps_its_name(host, database, tmp_path):
 
 
 async def test_a_redelivered_order_gets_the_first_verdict(host):
-    """An order that comes again is answered again, and has one effect."""
-    first = await host.carry_out([order(1)])
-    assert await host.carry_out([order(1), order(1)]) == first * 2
+    """A command that comes again is answered again, and has one effect."""
+    first = await host.carry_out([command_of(1)])
+    assert await host.carry_out([command_of(1), command_of(1)]) == first * 2
     reply = await host.answer(BalancesQuery(correlation_id="q", expires_at=LATER, owner="alice"))
     assert isinstance(reply, BalancesReply)
     assert [balance.posted for balance in reply.balances] == ["100"]
@@ -76,7 +76,7 @@ async def test_a_redelivered_order_gets_the_first_verdict(host):
 
 async def test_answers(host):
     """Questions are answered under their names, with what the core has stored."""
-    await host.carry_out([order(1), order(1, Action.REVERSE)])
+    await host.carry_out([command_of(1), command_of(1, Action.REVERSE)])
     verdicts = await host.answer(VerdictsQuery(correlation_id="v", expires_at=LATER, transfer_ids=("1", "2")))
     assert isinstance(verdicts, VerdictsReply)
     assert verdicts.correlation_id == "v"
@@ -90,9 +90,9 @@ async def test_answers(host):
 
 
 async def test_withheld_orders_have_no_verdict(host):
-    """A withholding core leaves the orders that it forgets out of its answer."""
+    """A withholding core leaves the commands that it forgets out of its answer."""
     host.core.mode = CoreMode.WITHHOLD
-    verdicts = await host.carry_out([order(1), order(2, Action.CANCEL)])
+    verdicts = await host.carry_out([command_of(1), command_of(2, Action.CANCEL)])
     assert [(verdict.transfer_id, verdict.outcome) for verdict in verdicts] == [(2, Outcome.CANCELLED)]
 
 
@@ -100,12 +100,12 @@ async def test_a_paused_core_is_not_ready(host):
     """A paused core carries nothing out, answers that it cannot, says so in its state, and can be set going again."""
     host.core.mode = CoreMode.PAUSED
     with pytest.raises(Unavailable):
-        await host.carry_out([order(1)])
+        await host.carry_out([command_of(1)])
     reply = await host.answer(BalancesQuery(correlation_id="q", expires_at=LATER, owner="alice"))
     assert reply == UnavailableReply(correlation_id="q", reason="the core is paused by the operator")
     assert not host.state().ready
     host.core.mode = CoreMode.NORMAL
-    await host.carry_out([order(1)])
+    await host.carry_out([command_of(1)])
     assert host.state().ready
     assert host.state().commands == 1
 
@@ -119,13 +119,13 @@ async def test_nobody_waits_any_more(host):
 
 
 async def test_a_database_that_fails(host, database):
-    """While the database fails orders are not carried out, the state says why, and afterwards all is well again."""
+    """While the database fails commands are not carried out, the state says why, and afterwards all is well again."""
     database.connection.execute("ALTER TABLE core_verdict RENAME TO elsewhere")
     with pytest.raises(Unavailable) as failure:
-        await host.carry_out([order(1)])
+        await host.carry_out([command_of(1)])
     assert isinstance(failure.value.__cause__, apsw.SQLError)
     assert "elsewhere" not in (host.state().reason or "")
     assert not host.state().ready
     database.connection.execute("ALTER TABLE elsewhere RENAME TO core_verdict")
-    assert [verdict.outcome for verdict in await host.carry_out([order(1)])] == [Outcome.APPLIED]
+    assert [verdict.outcome for verdict in await host.carry_out([command_of(1)])] == [Outcome.APPLIED]
     assert host.state().ready

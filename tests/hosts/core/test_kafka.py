@@ -27,7 +27,7 @@ CLOCK = SystemClock()
 SPOT = Account(Owner("alice"), "spot", "USDT")
 
 
-def order(transfer: int) -> Command:
+def command_of(transfer: int) -> Command:
     return Command(TransferId(transfer), "main", Side.TARGET, Action.APPLY, "USDT", 100, None, SPOT)
 
 
@@ -59,15 +59,21 @@ class Prefix:
                 await serving.task
             database.close()
 
-    async def settle(self, orders: range) -> list[Outcome]:
-        """Tells orders and takes their verdicts, of which some may come twice."""
-        await self.core.tell([order(number) for number in orders])
+    async def settle(self, commands: range) -> list[Outcome]:
+        """Tells commands and takes their verdicts, of which some may come twice."""
+        await self.core.tell([command_of(number) for number in commands])
         outcomes: dict[int, Outcome] = {}
-        while not outcomes.keys() >= set(orders):
+        while not outcomes.keys() >= set(commands):
             delivery = await self.bus.take(1_000)
             outcomes |= {verdict.transfer_id: verdict.outcome for verdict in delivery.verdicts}
             await self.bus.acknowledge(delivery)
-        return [outcomes[number] for number in orders]
+        return [outcomes[number] for number in commands]
+
+    async def committed(self) -> list[TopicPartition]:
+        """What the core's group has committed on each partition of the commands."""
+        admin, group = AdminClient(self.connection.client_settings()), f"{self.topics.prefix}.core"
+        asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group]
+        return (await asyncio.to_thread(asked.result)).topic_partitions
 
 
 class Serving:
@@ -162,11 +168,10 @@ async def test_the_topics_are_handed_over(prefix):
         assert await first.decided()
         assert await prefix.settle(range(1, 101)) == [Outcome.APPLIED] * 100
         # Else the other one would, rightly, receive again what was carried out and not committed.
-        await until(lambda: first.host._commands.outstanding == 0)
+        while sum(place.offset for place in await prefix.committed() if place.offset > 0) < 100:
+            pass
     admin, group = AdminClient(prefix.connection.client_settings()), f"{prefix.topics.prefix}.core"
-    claimed = [TopicPartition(prefix.topics.commands, 0)]
-    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, claimed)])[group]
-    [place] = (await asyncio.to_thread(asked.result)).topic_partitions
+    [place] = [place for place in await prefix.committed() if place.partition == 0]
     bare = [TopicPartition(place.topic, place.partition, place.offset)]
     told = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, bare)])[group]
     await asyncio.to_thread(told.result)

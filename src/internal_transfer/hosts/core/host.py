@@ -1,12 +1,13 @@
-"""The reference core behind any transport: what it carries out, what it answers, and when that may be told.
+"""The reference core behind any transport: carries out commands and answers queries.
 
-A transport receives messages, hands them here, and sends what comes back; only then may it forget what it received.
-Whatever is redelivered gets the stored first verdict, so a crash at any point loses nothing and does nothing twice.
+A transport receives messages, hands them over here and sends the answers; only then may it forget the messages. A
+command that is delivered again gets the stored first verdict, so a crash loses nothing and does nothing twice.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Sequence
 from enum import StrEnum
-from typing import assert_never
+from typing import Any, assert_never
 
 from msgspec import Struct
 
@@ -35,14 +36,13 @@ from internal_transfer.wire.core_messages import (
 )
 
 EXPIRY_MARGIN_MS = 30_000
-"""How far the clocks of two machines may differ before a query that is still waited for goes unanswered."""
-
+"""How far the clocks of two machines may differ before a query goes unanswered although somebody still waits."""
 
 _SCHEMA = ("CREATE TABLE core_name(name TEXT NOT NULL) STRICT",)
 
 
 class Phase(StrEnum):
-    """How far the host is."""
+    """Where the host is between its start and its end."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -50,7 +50,7 @@ class Phase(StrEnum):
 
 
 class HostState(Struct, frozen=True):
-    """For readiness: `reason` says what is missing, and is None where the host carries out orders."""
+    """For readiness. `reason` says what is missing; None where commands are carried out. Counts begin at the start."""
 
     phase: Phase
     reason: str | None
@@ -59,7 +59,7 @@ class HostState(Struct, frozen=True):
 
     @property
     def ready(self) -> bool:
-        """Tells whether orders are carried out now."""
+        """Tells whether commands are carried out now."""
         return self.reason is None
 
 
@@ -76,8 +76,20 @@ class CoreHost:
         database.migrate("core_host", _SCHEMA)
         self.phase = Phase.STARTING
 
+    async def serve(self, stop: asyncio.Event, *loops: Coroutine[Any, Any, None]) -> None:
+        """Runs a transport's loops until told to stop; what this cuts off comes again, and gets the stored verdicts."""
+        self.phase = Phase.RUNNING
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(loop) for loop in loops]
+                await stop.wait()
+                for task in running:
+                    task.cancel()
+        finally:
+            self.phase = Phase.STOPPING
+
     async def name(self) -> str:
-        """The name of this core's memory: drawn at its first start, kept in its database, copied with its copies.
+        """The name of this core's memory: drawn at the first start and kept in the database, so a copy has it too.
 
         Raises `Unavailable` or `OutcomeUnknown` where the database fails.
         """
@@ -90,7 +102,7 @@ class CoreHost:
         return name
 
     def state(self) -> HostState:
-        """Whether the host works, as far as it knows without its transport."""
+        """Whether the host works, apart from its transport."""
         reason: str | None = None
         if self.phase is not Phase.RUNNING:
             reason = f"the core is {self.phase}"
@@ -101,11 +113,10 @@ class CoreHost:
         return HostState(self.phase, reason, self._commands, self._queries)
 
     async def carry_out(self, commands: Sequence[Command]) -> list[Verdict]:
-        """Carries orders out and answers their verdicts, which are on stable storage when this returns.
+        """Carries commands out and returns their verdicts, which are on stable storage by then.
 
-        Orders that are withheld have no verdict in the answer. Raises `Unavailable` while the core is paused and where
-        the database fails, and `OutcomeUnknown` where its commit may stand: the caller keeps the orders and tells them
-        again.
+        Commands whose answer is withheld have no verdict. Raises `Unavailable` while the core is paused and where the
+        database fails, and `OutcomeUnknown` where its commit may stand: the caller keeps the commands and tries again.
         """
         try:
             answers = await self.core.tell(commands)
@@ -119,9 +130,9 @@ class CoreHost:
         return [verdict for verdict in answers if verdict is not None]
 
     async def answer(self, query: Query) -> Reply | None:
-        """Answers a query from what is durable; None for one that nobody waits for any more.
+        """Returns the reply to a query, from what is durable; None where nobody waits for it any more.
 
-        Never raises an operating failure: what cannot be answered now is an `UnavailableReply`.
+        Raises no operating failure: where there is no answer now the reply is an `UnavailableReply`.
         """
         if self._clock.now_ms() > query.expires_at + EXPIRY_MARGIN_MS:
             return None

@@ -1,7 +1,6 @@
 """The core's process: its directory, its database, its signals."""
 
 import asyncio
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.write_ahead_log import keep_log_short
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.hosts.core.host import CoreHost, HostState
-from internal_transfer.hosts.core.steering import steering_app
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError
-from internal_transfer.server.http import HttpServer
-from internal_transfer.server.sockets import listen_owner_only
+from internal_transfer.server.supervisor import told_to_stop
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.settings import Settings
 from internal_transfer.wiring.connections import aeron_connection, kafka_connection
@@ -28,14 +25,14 @@ READY_POLL_SECONDS = 0.05
 
 
 class Transport(Protocol):
-    """What brings orders and questions to the host and takes its verdicts and answers away."""
+    """Brings commands and queries to the host, and takes its verdicts and replies away."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serves until told to stop; raises `Unavailable` or `StartRefusedError` where it cannot begin."""
+        """Serves until told to stop; raises `Unavailable` or `StartRefusedError` where it cannot start."""
         ...
 
     def state(self) -> HostState:
-        """For readiness."""
+        """Whether commands are carried out, and if not, why."""
         ...
 
 
@@ -75,34 +72,22 @@ async def _run(options: CoreOptions, directory: DataDirectory, database: Databas
     clock = SystemClock()
     host = CoreHost(database, clock=clock)
     transport = options.connect(host, clock)
-    steering: HttpServer | None = None
+    beside = [keep_log_short(database, clock), _tell_when_ready(transport, options.on_ready, clock)]
     if options.demo:
-        listener = listen_owner_only(directory.admin_socket)
-        steering = HttpServer(steering_app(host.core, clock), listener, clock=clock)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        from internal_transfer.hosts.core.steering import serve_steering  # noqa: PLC0415 - all of HTTP, for a demo.
+
+        beside.append(serve_steering(host.core, directory.admin_socket, clock))
+    stop = told_to_stop()
     try:
         async with asyncio.TaskGroup() as tasks:
-            beside = [
-                tasks.create_task(keep_log_short(database, clock)),
-                tasks.create_task(_tell_when_ready(transport, options.on_ready, clock)),
-            ]
-            if steering is not None:
-                tasks.create_task(steering.run_until_stopped())
+            running = [tasks.create_task(each) for each in beside]
             await transport.run(stop)
-            if steering is not None:
-                steering.stop()
-            for task in beside:
+            for task in running:
                 task.cancel()
     except ExceptionGroup as failed:
         if len(failed.exceptions) == 1:
             raise failed.exceptions[0] from None
         raise
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
     _log.info("core_stopped")
 
 
@@ -118,7 +103,7 @@ def _report(failure: OperatingFailureError) -> None:
 
 
 def connect_kafka(settings: Settings) -> Callable[[CoreHost, Clock], Transport]:
-    """Makes the transport over Kafka; raises `StartRefusedError` where its client is not installed."""
+    """Returns what makes the transport over Kafka; raises `StartRefusedError` where the client is not installed."""
     connection = kafka_connection(settings)
     from internal_transfer.adapters.kafka.topics import Topics  # noqa: PLC0415
     from internal_transfer.hosts.core.kafka import KafkaCoreHost  # noqa: PLC0415
@@ -128,8 +113,9 @@ def connect_kafka(settings: Settings) -> Callable[[CoreHost, Clock], Transport]:
 
 
 def connect_aeron(settings: Settings) -> Callable[[CoreHost, Clock], Transport]:
-    """Makes the transport over Aeron; raises `StartRefusedError` where its client is not installed."""
+    """Returns what makes the transport over Aeron; raises `StartRefusedError` where the client is not installed."""
+    from internal_transfer.adapters.aeron.client import AeronClient  # noqa: PLC0415
     from internal_transfer.hosts.core.aeron import AeronCoreHost  # noqa: PLC0415
 
     connection = aeron_connection(settings)
-    return lambda host, clock: AeronCoreHost(host, connection, clock=clock)
+    return lambda host, clock: AeronCoreHost(host, AeronClient(connection, clock=clock), clock=clock)

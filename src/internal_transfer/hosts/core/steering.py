@@ -4,6 +4,7 @@
 """
 
 import os
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -19,9 +20,17 @@ from internal_transfer.api.pages import create_pages, response_of
 from internal_transfer.api.paths import ADMIN
 from internal_transfer.api.problems import Problems
 from internal_transfer.ports.clock import Clock
+from internal_transfer.server.http import HttpServer
+from internal_transfer.server.sockets import listen_owner_only
 from internal_transfer.services.operators.audit import check_reason
 
 _log = structlog.get_logger(__name__)
+
+
+async def serve_steering(core: ReferenceCore, path: Path, clock: Clock) -> None:
+    """Serves on a socket at this path, until cancelled; raises `StartRefusedError` naming the path."""
+    with listen_owner_only(path) as listener:
+        await HttpServer(steering_app(core, clock), listener, clock=clock).run_until_stopped()
 
 
 def steering_app(core: ReferenceCore, clock: Clock) -> Starlette:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.leg import Command, Verdict
 from internal_transfer.hosts.core.aeron import AeronCoreHost
 from internal_transfer.hosts.core.host import CoreHost
+from internal_transfer.ports.errors import System
+
+Send = Callable[..., Awaitable[None]]
 
 
 class MediaDriver:
@@ -70,11 +73,14 @@ async def until(condition: Callable[[], object]) -> None:
 class Service:
     """One process of the service: a client with a core to tell and a bus to hear."""
 
-    def __init__(self, connection: AeronConnection, clock: SystemClock, **bounds) -> None:
+    def __init__(
+        self, connection: AeronConnection, clock: SystemClock, *, verdicts_most: int = 10_000, **bounds
+    ) -> None:
         self.client = AeronClient(connection, clock=clock, bounds=Bounds(**bounds))
         asking = replace(BOUNDS, answer_seconds=3.0, again_seconds=0.3)
         self.core = AeronTradingCore(self.client, clock=clock, bounds=asking)
-        self.bus = AeronEventBus(self.client)
+        self.poison: list[str] = []
+        self.bus = AeronEventBus(self.client, verdicts_most=verdicts_most, on_poison=self.poison.append)
 
     async def __aenter__(self):
         await self.client.start()
@@ -88,7 +94,7 @@ class Service:
         await until(lambda: self.core.failure is None and self.bus.failure is None)
 
     async def tell(self, commands: Sequence[Command]) -> list[Verdict]:
-        """Tells orders and takes as many verdicts from the bus."""
+        """Tells commands and takes as many verdicts from the bus."""
         assert await self.core.tell(commands) == [None] * len(commands)
         return await self.take(len(commands))
 
@@ -108,10 +114,8 @@ class Core:
         self.database = Database(path)
         self.inner = CoreHost(self.database, clock=clock)
         self.poison: list[str] = []
-        self.host = AeronCoreHost(
-            self.inner, replace(connection, client_name="core"), clock=clock, on_poison=self.poison.append
-        )
-        self.client = self.host._client
+        self.client = AeronClient(replace(connection, client_name="core"), clock=clock)
+        self.host = AeronCoreHost(self.inner, self.client, clock=clock, on_poison=self.poison.append)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Core"]:
@@ -128,16 +132,33 @@ class Core:
             self.database.close()
 
 
+@asynccontextmanager
+async def sending(connection: AeronConnection, clock: SystemClock, *ways: tuple[str, int]) -> AsyncIterator[Send]:
+    """A way to send any bytes on each of these channels and streams, as a foreign program would."""
+    client = AeronClient(replace(connection, client_name="foreign"), clock=clock)
+    outlets = [client.outlet(channel, stream, System.BUS) for channel, stream in ways]
+    await client.start()
+    await until(lambda: all(outlet.is_connected for outlet in outlets))
+
+    async def send(*messages: bytes) -> None:
+        for outlet in outlets:
+            await client.offer(outlet, messages)
+
+    yield send
+    await client.close()
+
+
 _CORE = """
 import asyncio, sys
 from pathlib import Path
 import msgspec, structlog
+from internal_transfer.adapters.aeron.client import AeronClient
 from internal_transfer.adapters.aeron.connection import AeronConnection
 from internal_transfer.hosts.core.aeron import AeronCoreHost
 from internal_transfer.hosts.core.process import CoreOptions, run_core
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 connection = msgspec.json.decode(sys.argv[2], type=AeronConnection)
-connect = lambda host, clock: AeronCoreHost(host, connection, clock=clock)
+connect = lambda host, clock: AeronCoreHost(host, AeronClient(connection, clock=clock), clock=clock)
 asyncio.run(run_core(CoreOptions(Path(sys.argv[1]), connect, on_ready=lambda: print("up", flush=True))))
 """
 

@@ -63,7 +63,7 @@ async def test_wrong_answers_are_refused(connection, clock):
     await client.start()
     async with Service(connection, clock) as service, asyncio.TaskGroup() as group:
         answering = group.create_task(answer_wrongly())
-        await until(lambda: service.core._queries.is_connected and service.core._replies.sources)
+        await until(lambda: inlet.sources and outlet.is_connected)
         for question, what in (
             (service.core.verdicts([TransferId(1)]), "another transfer than 1"),
             (service.core.balances(Owner("alice")), "another owner than alice"),

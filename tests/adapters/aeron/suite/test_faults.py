@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 from msgspec.structs import replace
 
-from adapters.aeron.suite.machine import Core, CoreProcess, Service, until
+from adapters.aeron.suite.machine import Core, CoreProcess, Service, sending, until
 from internal_transfer.adapters.aeron.client import AeronClient
-from internal_transfer.adapters.aeron.connection import COMMANDS, QUERIES, AeronConnection
+from internal_transfer.adapters.aeron.connection import COMMANDS, QUERIES, VERDICTS, AeronConnection, Bounds
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.conformance.bench import Plan
 from internal_transfer.conformance.check import check_core
@@ -25,7 +25,7 @@ ALICE = Owner("alice")
 SPOT = Account(ALICE, "spot", "USDT")
 
 
-def order(transfer: int, *, action: Action = Action.APPLY, side: Side = Side.TARGET, amount: int = 100) -> Command:
+def command_of(transfer: int, *, action: Action = Action.APPLY, side: Side = Side.TARGET, amount: int = 100) -> Command:
     debit, credit = (None, SPOT) if side is Side.TARGET else (SPOT, None)
     return Command(TransferId(transfer), "main", side, action, "USDT", amount, debit, credit)
 
@@ -35,7 +35,7 @@ def outcomes(verdicts: Sequence[Verdict]) -> list[Outcome]:
 
 
 async def tell_until_answered(service: Service, command: Command) -> Verdict:
-    """Tells an order again and again, as the scanner does."""
+    """Tells a command again and again, as the scanner does."""
     while True:
         try:
             return (await asyncio.wait_for(service.tell([command]), 1.0))[0]
@@ -81,11 +81,11 @@ async def test_the_driver_is_lost_and_comes_back(own_driver, clock, tmp_path):
         core = await stack.enter_async_context(Core(connection, clock, tmp_path / "core.db").running())
         service = await stack.enter_async_context(Service(connection, clock))
         await service.connected()
-        first = await service.tell([order(1)])
+        first = await service.tell([command_of(1)])
         own_driver.end(signal.SIGKILL)
         await until(lambda: service.client.failure is not None and core.client.failure is not None)
         for asking in (
-            service.core.tell([order(2)]),
+            service.core.tell([command_of(2)]),
             service.core.verdicts([TransferId(1)]),
             service.core.balances(ALICE),
             service.core.entries_after(0, 1),
@@ -97,19 +97,19 @@ async def test_the_driver_is_lost_and_comes_back(own_driver, clock, tmp_path):
         await until(lambda: not own_driver.is_active)
         own_driver.start()
         await service.connected()
-        assert [await tell_until_answered(service, order(1))] == first
-        assert (await tell_until_answered(service, order(2))).outcome is Outcome.APPLIED
+        assert [await tell_until_answered(service, command_of(1))] == first
+        assert (await tell_until_answered(service, command_of(2))).outcome is Outcome.APPLIED
         assert [balance.posted for balance in await service.core.balances(ALICE)] == [200]
         assert (service.client.sessions, core.client.sessions) == (2, 2)
 
 
 async def test_what_waits_when_the_driver_dies_is_answered_for(own_driver, clock):
-    """An order that nobody took when the driver died is `Unavailable`: nothing was done."""
+    """A command that nobody took when the driver died is `Unavailable`: nothing was done."""
     own_driver.start()
     connection = AeronConnection(directory=own_driver.directory, driver_seconds=1.0)
     async with Service(connection, clock, offer_seconds=60.0) as service:
         async with asyncio.TaskGroup() as group:
-            telling = group.create_task(_failure_of(service.core.tell([order(1)])))
+            telling = group.create_task(_failure_of(service.core.tell([command_of(1)])))
             own_driver.end(signal.SIGKILL)
         assert isinstance(telling.result(), Unavailable)
 
@@ -127,11 +127,11 @@ async def test_a_service_starts_before_the_driver(own_driver, clock, tmp_path):
     connection = AeronConnection(directory=own_driver.directory, driver_seconds=1.0)
     async with Service(connection, clock) as service:
         with pytest.raises(Unavailable, match="no Aeron media driver"):
-            await service.core.tell([order(1)])
+            await service.core.tell([command_of(1)])
         own_driver.start()
         async with Core(connection, clock, tmp_path / "core.db").running():
             await service.connected()
-            assert outcomes(await service.tell([order(1)])) == [Outcome.APPLIED]
+            assert outcomes(await service.tell([command_of(1)])) == [Outcome.APPLIED]
 
 
 async def test_a_channel_that_the_driver_refuses(shared_driver, clock):
@@ -142,30 +142,30 @@ async def test_a_channel_that_the_driver_refuses(shared_driver, clock):
 
 
 async def test_nobody_listens(connection, clock):
-    """Where no core is connected an order is `Unavailable` within its deadline, since it was never sent."""
+    """Where no core is connected a command is `Unavailable` within its deadline, since it was never sent."""
     async with Service(connection, clock, offer_seconds=0.05) as service:
         with pytest.raises(Unavailable, match="has nobody who listens"):
-            await service.core.tell([order(1)])
+            await service.core.tell([command_of(1)])
         with pytest.raises(Unavailable):
             await service.core.balances(ALICE)
-        assert service.core.failure == "no core listens for orders"
+        assert service.core.failure == "no core listens for commands"
 
 
 async def test_a_core_that_takes_no_more(own_driver, clock):
-    """Orders to a core that is connected and takes nothing are unknown where some went out, and then `Unavailable`."""
+    """Commands to a core that takes no more are `OutcomeUnknown` where some went out, and then `Unavailable`."""
     own_driver.start()
     connection = AeronConnection(directory=own_driver.directory, commands="aeron:ipc?term-length=64k")
-    deaf = AeronClient(connection, clock=clock)
-    deaf.inlet(connection.commands, COMMANDS, lambda: None).most = 1
+    deaf = AeronClient(connection, clock=clock, bounds=Bounds(messages_most=1))
+    deaf.inlet(connection.commands, COMMANDS, lambda: None)
     deaf.inlet(connection.commands, QUERIES, lambda: None)
     await deaf.start()
     async with Service(connection, clock, offer_seconds=0.3) as service:
         await until(lambda: service.core.failure is None)
-        orders = [order(number) for number in range(1, 2000)]
+        commands = [command_of(number) for number in range(1, 2000)]
         with pytest.raises(OutcomeUnknown, match=r"\d+ of 1999 messages were sent: .* takes no more"):
-            await service.core.tell(orders)
+            await service.core.tell(commands)
         with pytest.raises(Unavailable, match="takes no more"):
-            await service.core.tell(orders[:1])
+            await service.core.tell(commands[:1])
     await deaf.close()
 
 
@@ -174,14 +174,14 @@ async def test_too_much_waits(own_driver, clock):
     own_driver.start()
     async with Service(AeronConnection(directory=own_driver.directory), clock, messages_most=10) as service:
         with pytest.raises(Unavailable, match="messages wait"):
-            await service.core.tell([order(number) for number in range(1, 12)])
+            await service.core.tell([command_of(number) for number in range(1, 12)])
 
 
 async def test_a_core_that_comes_back_from_a_pause(pair):
     """A paused core carries out what waited, once, and says meanwhile that it cannot answer."""
     service, core = pair
     core.inner.core.mode = CoreMode.PAUSED
-    assert await service.core.tell([order(1), order(1)]) == [None, None]
+    assert await service.core.tell([command_of(1), command_of(1)]) == [None, None]
     with pytest.raises(Unavailable, match="paused by the operator"):
         await service.core.balances(ALICE)
     assert core.host.state().reason == "the core is paused by the operator"
@@ -191,12 +191,12 @@ async def test_a_core_that_comes_back_from_a_pause(pair):
 
 
 async def test_a_verdict_that_nobody_heard(connection, clock, tmp_path):
-    """A verdict that was stored and lost on its way is repeated when the order is told again, with no second effect."""
+    """A verdict that was lost on its way is repeated when the command is told again, with no second effect."""
     async with Core(connection, clock, tmp_path / "core.db").running() as core:
-        await core.inner.carry_out([order(1)])
+        await core.inner.carry_out([command_of(1)])
         async with Service(connection, clock) as service:
             await service.connected()
-            assert outcomes(await service.tell([order(1)])) == [Outcome.APPLIED]
+            assert outcomes(await service.tell([command_of(1)])) == [Outcome.APPLIED]
             assert [balance.posted for balance in await service.core.balances(ALICE)] == [100]
 
 
@@ -209,35 +209,34 @@ POISON = [
 ]
 
 
-async def test_poison(pair):
+async def test_poison(pair, connection, clock):
     """Messages that are none are counted with their reason, on either stream, and what follows is carried out."""
     service, core = pair
-    for outlet in (service.core._commands, service.core._queries):
-        for message in (*POISON, encode_command(order(1)).replace(b"command/1", b"command/9")):
-            await service.client.offer(outlet, [message])
-    assert outcomes(await service.tell([order(2)])) == [Outcome.APPLIED]
+    poison = [*POISON, encode_command(command_of(1)).replace(b"command/1", b"command/9")]
+    async with sending(connection, clock, (connection.commands, COMMANDS), (connection.commands, QUERIES)) as send:
+        await send(*poison)
+        await until(lambda: len(core.poison) == 2 * len(poison))
+    assert outcomes(await service.tell([command_of(2)])) == [Outcome.APPLIED]
     assert [balance.posted for balance in await service.core.balances(ALICE)] == [100]
-    assert len(core.poison) == 10
     assert any("command/9" in reason for reason in core.poison)
 
 
-async def test_a_poisoned_verdict(pair):
+async def test_a_poisoned_verdict(pair, connection, clock):
     """A verdict that cannot be read is counted by the settler, and the next one is taken."""
-    service, core = pair
-    reasons: list[str] = []
-    service.bus._on_poison = reasons.append
-    await core.client.offer(core.host._verdicts, [b"nonsense"])
-    assert outcomes(await service.tell([order(1)])) == [Outcome.APPLIED]
-    assert len(reasons) == 1
+    service, _ = pair
+    async with sending(connection, clock, (connection.verdicts, VERDICTS)) as send:
+        await send(b"nonsense")
+        await until(lambda: len(service.poison) == 1)
+    assert outcomes(await service.tell([command_of(1)])) == [Outcome.APPLIED]
 
 
 async def test_every_settler_hears_every_verdict(pair, connection, clock):
-    """Two service processes both hear a verdict, whoever told the order, and get the replies to their own questions."""
+    """Two service processes both hear a verdict, whichever told the command, and the replies to their own queries."""
     service, _ = pair
     async with Service(connection, clock) as other:
         await other.connected()
         # A verdict is only heard by who is connected to the core when it is sent.
-        heard = await tell_until_answered(other, order(1))
+        heard = await tell_until_answered(other, command_of(1))
         assert await service.take(1) == [heard]
         questions = [(service, TransferId(1), [heard]), (other, TransferId(2), [])] * 20
         answers = await asyncio.gather(*(asker.core.verdicts([about]) for asker, about, _ in questions))
@@ -247,7 +246,7 @@ async def test_every_settler_hears_every_verdict(pair, connection, clock):
 async def test_large_answers(pair):
     """Look-ups and entries of more than a page, in messages of many fragments, come whole and in order."""
     service, _ = pair
-    told = [order(number, amount=2**112 - number) for number in range(1, 700)]
+    told = [command_of(number, amount=2**112 - number) for number in range(1, 700)]
     verdicts = [verdict for at in range(0, 700, 100) for verdict in await service.tell(told[at : at + 100])]
     ids = [command.transfer_id for command in told]
     assert await service.core.verdicts([*ids, TransferId(900)]) == [*([verdict] for verdict in verdicts), []]
@@ -263,7 +262,7 @@ async def test_a_reply_that_does_not_fit(own_driver, clock, tmp_path):
     async with Core(connection, clock, tmp_path / "core.db").running(), Service(connection, clock) as service:
         await service.connected()
         for number in range(1, 100):
-            command = order(number)
+            command = command_of(number)
             named = Account(ALICE, f"t{number:031d}", "USDT")
             await service.tell([replace(command, credit=named)])
         with pytest.raises(Unavailable, match="too long for this driver"):
@@ -281,15 +280,14 @@ async def test_a_settler_that_lags_holds_nobody_up(own_driver, clock, tmp_path):
     connection = AeronConnection(directory=own_driver.directory, verdicts="aeron:ipc?term-length=64k")
     async with AsyncExitStack() as stack:
         core = await stack.enter_async_context(Core(connection, clock, tmp_path / "core.db").running())
-        slow = await stack.enter_async_context(Service(connection, clock, messages_most=1))
+        slow = await stack.enter_async_context(Service(connection, clock, verdicts_most=0, messages_most=1))
         service = await stack.enter_async_context(Service(connection, clock))
         for each in (slow, service):
             await each.connected()
-        slow.bus._verdicts_most = 0
         count = 3000
         for at in range(1, count, 500):
-            orders = [order(number) for number in range(at, at + 500)]
-            assert outcomes(await service.tell(orders)) == [Outcome.APPLIED] * 500
+            commands = [command_of(number) for number in range(at, at + 500)]
+            assert outcomes(await service.tell(commands)) == [Outcome.APPLIED] * 500
         assert core.host.unsent == 0
 
 
@@ -306,10 +304,11 @@ async def test_doctor_looks_at_the_way(pair, connection, clock, tmp_path):
     ]
     if connection.commands == "aeron:ipc":
         async with Core(connection, clock, tmp_path / "second.db").running():
-            await until(lambda: service.bus._inlet.sources == 2)
-            ((_, right, message),) = await service.bus.check()
+            message = ""
+            while "2 cores send" not in message:
+                ((_, right, message),) = await service.bus.check()
+                await asyncio.sleep(0.001)
             assert not right
-            assert "2 cores send" in message
 
 
 async def test_only_a_core_confirms(pair):
@@ -322,21 +321,21 @@ async def test_only_a_core_confirms(pair):
 
 
 async def test_a_core_killed_under_load(connection, clock, tmp_path):
-    """However often the core is killed while orders are on their way, each has one effect and gets its verdict."""
+    """However often the core is killed while commands are on their way, each has one effect and gets its verdict."""
     process = CoreProcess(connection, tmp_path / "core")
-    orders = {TransferId(number): order(number) for number in range(1, 2001)}
+    commands = {TransferId(number): command_of(number) for number in range(1, 2001)}
     verdicts: dict[TransferId, Verdict] = {}
 
     async def tell(service: Service) -> None:
-        while len(verdicts) < len(orders):
-            owed = [command for transfer_id, command in orders.items() if transfer_id not in verdicts]
+        while len(verdicts) < len(commands):
+            owed = [command for transfer_id, command in commands.items() if transfer_id not in verdicts]
             for at in range(0, len(owed), 100):
                 with suppress(Unavailable, OutcomeUnknown):
                     await service.core.tell(owed[at : at + 100])
             await asyncio.sleep(0.1)
 
     async def hear(service: Service) -> None:
-        while len(verdicts) < len(orders):
+        while len(verdicts) < len(commands):
             for verdict in await service.take(1):
                 assert verdicts.setdefault(verdict.transfer_id, verdict) == verdict
 
@@ -356,4 +355,4 @@ async def test_a_core_killed_under_load(connection, clock, tmp_path):
     finally:
         await process.remove()
     assert balance.posted == 200_000
-    assert sorted(verdict.transfer_id for _, verdict in entries) == sorted(orders)
+    assert sorted(verdict.transfer_id for _, verdict in entries) == sorted(commands)
