@@ -31,6 +31,7 @@ class _Over:
     """A core behind another one, so that a wrong core says how it is wrong and nothing else."""
 
     def __init__(self, database: Database) -> None:
+        self.database = database
         self.inner = ReferenceCore(database)
         self.told: dict[tuple[TransferId, Side, Action], int] = {}
         self.hidden = 2**62
@@ -43,13 +44,13 @@ class _Over:
         return verdict
 
     async def again(self, command: Command) -> bool:
-        """Whether this order was told before."""
+        """Whether this command was told before."""
         key = command.transfer_id, command.side, command.action
         self.told[key] = self.told.get(key, 0) + 1
         return self.told[key] > 1
 
     async def known(self, command: Command) -> list[Verdict]:
-        """What was said about the order's leg."""
+        """What was said about the command's leg."""
         (given,) = await self.inner.verdicts([command.transfer_id])
         return [verdict for verdict in given if verdict.side is command.side]
 
@@ -101,7 +102,7 @@ class MovesAgainWhenToldAgain(_Over):
 
 
 class LooksBeforeItLeaps(_Over):
-    """Looks whether an order is new, does something else, and then carries it out: a race against itself."""
+    """Looks whether a command is new, does something else, and then carries it out: a race against itself."""
 
     async def one(self, command: Command) -> Verdict | None:
         is_new = not await self.known(command)
@@ -113,7 +114,7 @@ class LooksBeforeItLeaps(_Over):
 
 
 class DecidesAnew(_Over):
-    """Says of a refused order that it was applied when it is told again."""
+    """Says of a refused command that it was applied when it is told again."""
 
     async def one(self, command: Command) -> Verdict | None:
         again = await self.again(command)
@@ -253,7 +254,7 @@ class EntersEveryVerdict(_Over):
     """Lists refusals too, though they moved nothing."""
 
     async def entries_after(self, entry: int, most: int) -> list[tuple[int, Verdict]]:
-        with self.inner._database.call() as connection:
+        with self.database.call() as connection:
             rows = connection.execute(
                 "SELECT number, transfer_id FROM core_verdict WHERE number > ? ORDER BY number LIMIT ?", (entry, most)
             ).fetchall()
@@ -445,7 +446,7 @@ async def test_a_core_that_is_away(database, clock):
 
 
 async def test_a_silent_core_is_unanswered(database, clock):
-    """A core that says nothing to orders breaks no promise that could be seen, and does not pass."""
+    """A core that says nothing to commands breaks no promise that could be seen, and does not pass."""
     core = ReferenceCore(database, mode=CoreMode.WITHHOLD)
     report = await asyncio.wait_for(check_core(core, plan=PLAN, clock=clock), 60)
     assert findings(report)["answers"] is Finding.UNANSWERED

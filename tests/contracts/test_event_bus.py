@@ -50,7 +50,7 @@ async def drain(bus: EventBus, count: int) -> list[Verdict]:
     return seen
 
 
-async def test_confirmations_come_once_and_in_order(bus):
+async def test_confirmations_come_once_and_in_command(bus):
     """What is published is handed out in its order, at most as much at a time as was asked for."""
     published = [verdict(1), verdict(2), verdict(1, "second"), verdict(3)]
     await bus.publish(published)

@@ -45,7 +45,7 @@ async def core(request, tmp_path: Path) -> AsyncIterator[TradingCore]:
         database.close()
 
 
-def order(
+def command_of(
     transfer: int,
     action: Action,
     side: Side = TARGET,
@@ -71,8 +71,8 @@ async def posted(core: TradingCore, owner: Owner = ALICE) -> dict[str, int]:
     return {balance.account.type: balance.posted for balance in await core.balances(owner)}
 
 
-async def outcomes(core: TradingCore, *orders: Command) -> list[Outcome | None]:
-    return [None if verdict is None else verdict.outcome for verdict in await core.tell(orders)]
+async def outcomes(core: TradingCore, *commands: Command) -> list[Outcome | None]:
+    return [None if verdict is None else verdict.outcome for verdict in await core.tell(commands)]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ async def outcomes(core: TradingCore, *orders: Command) -> list[Outcome | None]:
 async def test_the_table_of_the_port(core, seen, told, outcome, balance):
     """Every line of the port's table holds for a leg that the core accepts, with its effect on the balance."""
     for action in seen:
-        await core.tell([order(1, action)])
-    assert await outcomes(core, order(1, told)) == [outcome]
+        await core.tell([command_of(1, action)])
+    assert await outcomes(core, command_of(1, told)) == [outcome]
     assert (await posted(core)).get("spot") == balance
 
 
@@ -113,8 +113,8 @@ async def test_the_table_of_the_port(core, seen, told, outcome, balance):
 async def test_the_table_for_a_refused_leg(core, seen, told, outcome):
     """A refusal for want of money has a reason and no effect, and a cancel or reversal of it has none either."""
     for action in seen:
-        await core.tell([order(1, action, SOURCE)])
-    (verdict,) = await core.tell([order(1, told, SOURCE)])
+        await core.tell([command_of(1, action, SOURCE)])
+    (verdict,) = await core.tell([command_of(1, told, SOURCE)])
     assert verdict is not None
     assert verdict.outcome is outcome
     assert verdict.reason == ("" if outcome is Outcome.REVERSED else "insufficient_balance")
@@ -122,16 +122,16 @@ async def test_the_table_for_a_refused_leg(core, seen, told, outcome):
 
 
 async def test_first_verdict_is_repeated(core):
-    """An order that was refused stays refused when it is told again after the money has come."""
-    refused = await core.tell([order(1, APPLY, SOURCE)])
-    await core.tell([order(2, APPLY, amount=500)])
-    assert await core.tell([order(1, APPLY, SOURCE)]) == refused
+    """A command that was refused stays refused when it is told again after the money has come."""
+    refused = await core.tell([command_of(1, APPLY, SOURCE)])
+    await core.tell([command_of(2, APPLY, amount=500)])
+    assert await core.tell([command_of(1, APPLY, SOURCE)]) == refused
     assert await posted(core) == {"spot": 500}
 
 
 async def test_one_effect_however_often_told(core):
-    """Telling an order many times, within a batch and after it, moves the balance once."""
-    apply = order(1, APPLY)
+    """Telling a command many times, within a batch and after it, moves the balance once."""
+    apply = command_of(1, APPLY)
     assert await outcomes(core, apply, apply, apply) == [Outcome.APPLIED] * 3
     assert await outcomes(core, apply) == [Outcome.APPLIED]
     assert await posted(core) == {"spot": 100}
@@ -139,7 +139,12 @@ async def test_one_effect_however_often_told(core):
 
 async def test_orders_of_a_batch_see_those_before(core):
     """A debit is paid from a credit earlier in its batch, not from one later in it."""
-    batch = [order(2, APPLY, SOURCE), order(3, APPLY), order(1, APPLY, SOURCE), order(4, APPLY, SOURCE)]
+    batch = [
+        command_of(2, APPLY, SOURCE),
+        command_of(3, APPLY),
+        command_of(1, APPLY, SOURCE),
+        command_of(4, APPLY, SOURCE),
+    ]
     expected = [Outcome.REFUSED, Outcome.APPLIED, Outcome.APPLIED, Outcome.REFUSED]
     assert await outcomes(core, *batch) == expected
     assert await posted(core) == {"spot": 0}
@@ -148,19 +153,19 @@ async def test_orders_of_a_batch_see_those_before(core):
 @pytest.mark.parametrize(
     "other",
     [
-        order(1, APPLY, amount=101),
-        order(1, APPLY, credit=Account(Owner("bob"), "spot", "USDT")),
-        order(1, APPLY, credit=MARGIN),
-        order(1, APPLY, BOTH, debit=MARGIN),
-        order(1, CANCEL, amount=101),
-        order(1, REVERSE, amount=101),
+        command_of(1, APPLY, amount=101),
+        command_of(1, APPLY, credit=Account(Owner("bob"), "spot", "USDT")),
+        command_of(1, APPLY, credit=MARGIN),
+        command_of(1, APPLY, BOTH, debit=MARGIN),
+        command_of(1, CANCEL, amount=101),
+        command_of(1, REVERSE, amount=101),
         Command(TransferId(1), "main", TARGET, APPLY, "BTC", 100, None, Account(ALICE, "spot", "BTC")),
     ],
     ids=["amount", "owner", "type", "both sides", "cancel", "reverse", "asset"],
 )
 async def test_other_contents_are_a_mismatch(core, other):
     """The same id with other contents is a mismatch: no effect, nothing remembered, the first verdict stays."""
-    first = await core.tell([order(1, APPLY)])
+    first = await core.tell([command_of(1, APPLY)])
     assert await outcomes(core, other) == [Outcome.MISMATCH]
     assert await posted(core) == {"spot": 100}
     assert await core.verdicts([TransferId(1)]) == [first]
@@ -168,33 +173,33 @@ async def test_other_contents_are_a_mismatch(core, other):
 
 async def test_both_sides_move_together(core):
     """A leg on both sides debits and credits in one act, is refused as a whole, and is reversed as a whole."""
-    await core.tell([order(1, APPLY, amount=150)])
-    first, second = order(2, APPLY, BOTH, credit=MARGIN), order(3, APPLY, BOTH, credit=MARGIN)
+    await core.tell([command_of(1, APPLY, amount=150)])
+    first, second = command_of(2, APPLY, BOTH, credit=MARGIN), command_of(3, APPLY, BOTH, credit=MARGIN)
     assert await outcomes(core, first, second) == [Outcome.APPLIED, Outcome.REFUSED]
     assert await posted(core) == {"spot": 50, "margin": 100}
-    await core.tell([order(2, REVERSE, BOTH, credit=MARGIN)])
+    await core.tell([command_of(2, REVERSE, BOTH, credit=MARGIN)])
     assert await posted(core) == {"spot": 150, "margin": 0}
 
 
 async def test_a_reversal_is_unconditional(core):
     """A credit that was spent is reversed all the same, and leaves a negative balance."""
-    await core.tell([order(1, APPLY), order(2, APPLY, SOURCE, amount=60)])
-    assert await outcomes(core, order(1, REVERSE)) == [Outcome.REVERSED]
+    await core.tell([command_of(1, APPLY), command_of(2, APPLY, SOURCE, amount=60)])
+    assert await outcomes(core, command_of(1, REVERSE)) == [Outcome.REVERSED]
     assert await posted(core) == {"spot": -60}
 
 
 async def test_the_largest_amounts(core):
     """Sums of the largest amounts are exact, far beyond what 63 bits hold."""
-    await core.tell([order(number, APPLY, amount=AMOUNT_UNITS_MAX) for number in range(1, 4)])
-    await core.tell([order(4, APPLY, SOURCE, amount=1)])
+    await core.tell([command_of(number, APPLY, amount=AMOUNT_UNITS_MAX) for number in range(1, 4)])
+    await core.tell([command_of(4, APPLY, SOURCE, amount=1)])
     assert await posted(core) == {"spot": 3 * (2**112 - 1) - 1}
     (verdicts,) = await core.verdicts([TransferId(3)])
     assert verdicts[0].amount == 2**112 - 1
 
 
-async def test_verdicts_echo_the_order(core):
-    """A verdict repeats the order's fields, when it is given and when it is read again."""
-    told = order(7, APPLY, amount=42)
+async def test_verdicts_echo_the_command(core):
+    """A verdict repeats the command's fields, when it is given and when it is read again."""
+    told = command_of(7, APPLY, amount=42)
     (verdict,) = await core.tell([told])
     expected = Verdict(TransferId(7), TARGET, APPLY, Outcome.APPLIED, "", "USDT", 42, None, SPOT)
     assert verdict == expected
@@ -203,22 +208,29 @@ async def test_verdicts_echo_the_order(core):
 
 async def test_verdicts_come_in_the_order_given(core):
     """All of a transfer's verdicts are kept and come in the order in which they were given, over both sides."""
-    orders = [order(1, REVERSE), order(1, CANCEL, SOURCE), order(1, APPLY), order(1, APPLY, SOURCE)]
-    given = [await core.tell([told]) for told in orders]
+    commands = [
+        command_of(1, REVERSE),
+        command_of(1, CANCEL, SOURCE),
+        command_of(1, APPLY),
+        command_of(1, APPLY, SOURCE),
+    ]
+    given = [await core.tell([told]) for told in commands]
     assert await core.verdicts([TransferId(1)]) == [[verdict for (verdict,) in given]]
 
 
 async def test_two_cores_know_nothing_of_each_other(core):
-    """The same account name in two cores is two balances, and an order to one is unknown to the other."""
-    await core.tell([order(1, APPLY), order(2, APPLY, core="other", amount=5)])
-    assert await outcomes(core, order(3, APPLY, SOURCE, core="other")) == [Outcome.REFUSED]
-    assert await outcomes(core, order(1, APPLY, core="other", amount=7)) == [Outcome.APPLIED]
+    """The same account name in two cores is two balances, and a command to one is unknown to the other."""
+    await core.tell([command_of(1, APPLY), command_of(2, APPLY, core="other", amount=5)])
+    assert await outcomes(core, command_of(3, APPLY, SOURCE, core="other")) == [Outcome.REFUSED]
+    assert await outcomes(core, command_of(1, APPLY, core="other", amount=7)) == [Outcome.APPLIED]
     assert sorted(balance.posted for balance in await core.balances(ALICE)) == [12, 100]
 
 
 async def test_balances_are_the_owners_own(core):
-    """Only accounts that orders moved are listed, and only the owner's, with nothing held."""
-    await core.tell([order(1, APPLY), order(2, APPLY, SOURCE, debit=MARGIN), order(3, CANCEL, credit=MARGIN)])
+    """Only accounts that commands moved are listed, and only the owner's, with nothing held."""
+    await core.tell(
+        [command_of(1, APPLY), command_of(2, APPLY, SOURCE, debit=MARGIN), command_of(3, CANCEL, credit=MARGIN)]
+    )
     (balance,) = await core.balances(ALICE)
     assert (balance.account, balance.posted, balance.held) == (SPOT, 100, 0)
     assert await core.balances(Owner("alic")) == []
@@ -226,8 +238,10 @@ async def test_balances_are_the_owners_own(core):
 
 async def test_entries_are_what_moved_balances(core):
     """Entries are the applied and the effective reversals, rising, page by page, and explain the balance."""
-    await core.tell([order(1, APPLY), order(2, APPLY, SOURCE, amount=500), order(3, REVERSE), order(4, APPLY)])
-    await core.tell([order(1, CANCEL), order(1, REVERSE)])
+    await core.tell(
+        [command_of(1, APPLY), command_of(2, APPLY, SOURCE, amount=500), command_of(3, REVERSE), command_of(4, APPLY)]
+    )
+    await core.tell([command_of(1, CANCEL), command_of(1, REVERSE)])
     entries = await core.entries_after(0, 10)
     assert [(v.transfer_id, v.outcome) for _, v in entries] == [
         (1, Outcome.APPLIED),
@@ -244,12 +258,12 @@ async def test_entries_are_what_moved_balances(core):
 
 
 async def test_paused(database):
-    """A paused core answers nothing, neither orders nor questions, and goes on as before afterwards."""
+    """A paused core answers nothing, neither commands nor questions, and goes on as before afterwards."""
     core = ReferenceCore(database)
-    await core.tell([order(1, APPLY)])
+    await core.tell([command_of(1, APPLY)])
     core.mode = CoreMode.PAUSED
     for asking in (
-        core.tell([order(2, APPLY)]),
+        core.tell([command_of(2, APPLY)]),
         core.verdicts([TransferId(1)]),
         core.balances(ALICE),
         core.entries_after(0, 10),
@@ -257,16 +271,16 @@ async def test_paused(database):
         with pytest.raises(Unavailable):
             await asking
     core.mode = CoreMode.NORMAL
-    assert await outcomes(core, order(1, APPLY), order(2, APPLY)) == [Outcome.APPLIED] * 2
+    assert await outcomes(core, command_of(1, APPLY), command_of(2, APPLY)) == [Outcome.APPLIED] * 2
     assert await posted(core) == {"spot": 200}
 
 
 async def test_refusing(database):
-    """A refusing core refuses new orders for good, repeats old verdicts and still reverses."""
+    """A refusing core refuses new commands for good, repeats old verdicts and still reverses."""
     core = ReferenceCore(database)
-    await core.tell([order(1, APPLY)])
+    await core.tell([command_of(1, APPLY)])
     core.mode = CoreMode.REFUSE
-    old, new, undone = await core.tell([order(1, APPLY), order(2, APPLY), order(1, REVERSE)])
+    old, new, undone = await core.tell([command_of(1, APPLY), command_of(2, APPLY), command_of(1, REVERSE)])
     assert old is not None
     assert old.outcome is Outcome.APPLIED
     assert new is not None
@@ -274,57 +288,57 @@ async def test_refusing(database):
     assert undone is not None
     assert undone.outcome is Outcome.REVERSED
     core.mode = CoreMode.NORMAL
-    assert await outcomes(core, order(2, APPLY)) == [Outcome.REFUSED]
+    assert await outcomes(core, command_of(2, APPLY)) == [Outcome.REFUSED]
 
 
 async def test_refusing_credits(database):
     """A core that refuses credits still debits, and takes the debit back."""
     core = ReferenceCore(database)
-    await core.tell([order(1, APPLY)])
+    await core.tell([command_of(1, APPLY)])
     core.mode = CoreMode.REFUSE_CREDITS
-    assert await outcomes(core, order(2, APPLY, SOURCE), order(2, APPLY, core="other")) == [
+    assert await outcomes(core, command_of(2, APPLY, SOURCE), command_of(2, APPLY, core="other")) == [
         Outcome.APPLIED,
         Outcome.REFUSED,
     ]
     assert await posted(core) == {"spot": 0}
-    assert await outcomes(core, order(2, REVERSE, SOURCE)) == [Outcome.REVERSED]
+    assert await outcomes(core, command_of(2, REVERSE, SOURCE)) == [Outcome.REVERSED]
     assert await posted(core) == {"spot": 100}
 
 
 async def test_withholding(database):
-    """A withholding core forgets orders to apply, takes a cancel, and applies what was not cancelled when told anew."""
+    """A withholding core forgets applies but takes a cancel; told again, it applies what is not cancelled."""
     core = ReferenceCore(database, mode=CoreMode.WITHHOLD)
-    assert await outcomes(core, order(1, APPLY), order(2, APPLY)) == [None, None]
+    assert await outcomes(core, command_of(1, APPLY), command_of(2, APPLY)) == [None, None]
     assert await core.verdicts([TransferId(1)]) == [[]]
-    assert await outcomes(core, order(1, CANCEL)) == [Outcome.CANCELLED]
+    assert await outcomes(core, command_of(1, CANCEL)) == [Outcome.CANCELLED]
     core.mode = CoreMode.NORMAL
-    assert await outcomes(core, order(1, APPLY), order(2, APPLY)) == [Outcome.CANCELLED, Outcome.APPLIED]
+    assert await outcomes(core, command_of(1, APPLY), command_of(2, APPLY)) == [Outcome.CANCELLED, Outcome.APPLIED]
     assert await posted(core) == {"spot": 100}
 
 
 async def test_a_restart_keeps_verdicts_and_balances(database):
     """A core that starts on the tables of another one goes on with its verdicts and balances."""
-    await ReferenceCore(database).tell([order(5, APPLY), order(3, CANCEL)])
+    await ReferenceCore(database).tell([command_of(5, APPLY), command_of(3, CANCEL)])
     await database.durable()
     core = ReferenceCore(database)
-    assert await outcomes(core, order(5, APPLY), order(3, APPLY)) == [Outcome.APPLIED, Outcome.CANCELLED]
+    assert await outcomes(core, command_of(5, APPLY), command_of(3, APPLY)) == [Outcome.APPLIED, Outcome.CANCELLED]
     assert await posted(core) == {"spot": 100}
 
 
 async def test_a_turn_taken_back_leaves_nothing(tmp_path):
-    """Orders of a turn that is taken back by a failure are as if never told: no verdict, no balance in memory."""
+    """Commands of a turn that is taken back by a failure are as if never told: no verdict, no balance in memory."""
     database = Database(tmp_path / "core.db")
     core = ReferenceCore(database)
-    await core.tell([order(1, APPLY)])
+    await core.tell([command_of(1, APPLY)])
     await database.durable()
-    await core.tell([order(2, APPLY)])
+    await core.tell([command_of(2, APPLY)])
     with pytest.raises(Unavailable), database.call() as connection:
         connection.execute("SELECT no_such_column")
     with pytest.raises(Unavailable):
         await database.durable()
     await asyncio.sleep(0)
     assert await posted(core) == {"spot": 100}
-    assert await outcomes(core, order(2, APPLY)) == [Outcome.APPLIED]
+    assert await outcomes(core, command_of(2, APPLY)) == [Outcome.APPLIED]
     assert await posted(core) == {"spot": 200}
     database.close()
 
@@ -352,10 +366,10 @@ class CoreMachine(RuleBasedStateMachine):
         self.database = Database(Path(self.directory.name) / "core.db")
         self.core = ReferenceCore(self.database)
 
-    def order(self, transfer: int, side: Side, action: Action, amount: int) -> Command:
-        """An order whose accounts follow from the transfer."""
+    def command(self, transfer: int, side: Side, action: Action, amount: int) -> Command:
+        """A command whose accounts follow from the transfer."""
         debit, credit = (Account(OWNERS[(transfer + n) % 3], "spot", "USDT") for n in (0, 1))
-        return order(transfer, action, side, amount=amount, debit=debit, credit=credit)
+        return command_of(transfer, action, side, amount=amount, debit=debit, credit=credit)
 
     def expected(self, transfer: int, side: Side, action: Action, amount: int) -> Outcome:
         """What the table of the port says, with its effect on the model."""
@@ -392,7 +406,7 @@ class CoreMachine(RuleBasedStateMachine):
     def tell(self, batch: list[tuple[int, Side, Action]], odd: bool) -> None:  # noqa: FBT001 - as hypothesis calls it.
         """Tells a batch, perhaps with another amount first."""
         amounts = [10**30 * transfer + (odd and place == 0) for place, (transfer, *_) in enumerate(batch)]
-        told = [self.order(*line, amount) for line, amount in zip(batch, amounts, strict=True)]
+        told = [self.command(*line, amount) for line, amount in zip(batch, amounts, strict=True)]
         got = self.loop.run_until_complete(outcomes(self.core, *told))
         assert got == [self.expected(*line, amount) for line, amount in zip(batch, amounts, strict=True)]
 
@@ -401,7 +415,7 @@ class CoreMachine(RuleBasedStateMachine):
         """Tells a batch in vain; the model does not change."""
 
         async def fail() -> None:
-            await outcomes(self.core, *(self.order(*line, 10**30 * line[0]) for line in batch))
+            await outcomes(self.core, *(self.command(*line, 10**30 * line[0]) for line in batch))
             with self.database.call() as connection:
                 connection.execute("SELECT no_such_column")
 

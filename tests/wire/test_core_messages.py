@@ -44,7 +44,7 @@ VERDICT_BYTES = (
 
 
 def test_an_order_byte_by_byte():
-    """An order's bytes are what other programs were promised, both ways."""
+    """A command's bytes are what other programs were promised, both ways."""
     assert encode_command(COMMAND) == COMMAND_BYTES
     assert decode_command(COMMAND_BYTES) == COMMAND
 
@@ -93,7 +93,7 @@ def test_what_is_no_order(old, new, where):
 
 def test_a_verdict_is_no_order():
     """A message of one kind on the topic of another is refused."""
-    with pytest.raises(UndecodableError, match="not an order"):
+    with pytest.raises(UndecodableError, match="not a command"):
         decode_command(VERDICT_BYTES)
     with pytest.raises(UndecodableError, match="not a verdict"):
         decode_verdict(COMMAND_BYTES)
@@ -118,7 +118,7 @@ ACCOUNTS = st.builds(
     credit=ACCOUNTS,
 )
 def test_everything_comes_back(*, transfer, side, action, outcome, reason, amount, debit, credit):
-    """Every order and verdict that there can be is the same after a journey over a wire."""
+    """Every command and verdict that there can be is the same after a journey over a wire."""
     accounts = (None if side is Side.TARGET else debit, None if side is Side.SOURCE else credit)
     command = Command(TransferId(transfer), "main", side, action, "BTC", amount, *accounts)
     verdict = Verdict(TransferId(transfer), side, action, outcome, reason, "BTC", amount, *accounts)

@@ -1,4 +1,4 @@
-"""The bench on which a trading core is checked: tells orders, waits for answers, reads balances, keeps all it heard."""
+"""The bench on which a trading core is checked: tells it commands, waits for the answers, reads its balances."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +15,7 @@ from internal_transfer.ports.event_bus import EventBus
 from internal_transfer.ports.trading_core import TradingCore
 
 TELLINGS = 5
-"""How often an order is told while no answer comes: a transport may lose one, and telling again is asking."""
+"""How often a command is told while no answer comes: a transport may lose one, and telling again is asking."""
 
 ENTRIES_PAGE = 500
 ENTRY_MAX = 2**53
@@ -26,10 +26,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What a check may use.
 
     `account` and `other` are two accounts of one asset in the core named `core`, of test users and with no other
-    traffic while the check runs; `other` may be another owner's. `other_asset` is an asset that the core knows.
-    `amount` is in smallest units; the check credits up to six of it at a time and takes all of it back.
+    traffic while the check runs; `other` may be another owner's. `other_asset` is another asset that the core knows.
+    `amount` is in smallest units; the check credits up to six times as much and takes all of it back.
     `amount_largest` is at most 2^112 - 1. `both` says that the core moves both sides of a transfer in one act.
-    An order has to be answered within `answer_seconds`.
+    A command has to be answered within `answer_seconds`.
     """
 
     core: str
@@ -43,11 +43,11 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class BrokenPromiseError(Exception):
-    """The core did something else than it promises; the message tells what was told, what was due, and what came."""
+    """The core broke a promise; the message says what it was told, what was due, and what came."""
 
 
 class _Heard:
-    """The answers under one (transfer id, side, action), and who waits for more."""
+    """The answers under one (transfer id, side, action), and the event of one more."""
 
     __slots__ = ("changed", "verdicts")
 
@@ -69,13 +69,13 @@ class Bench:
         self._clock = clock
         self._heard: dict[tuple[TransferId, Side, Action], _Heard] = {}
         self.first: dict[Command, Verdict] = {}
-        """What was answered first to each order that was told, in the order in which they were told."""
+        """The first answer to each command, in the order in which the commands were told."""
 
     def new_id(self) -> TransferId:
         """An id that no transfer has."""
         return self._clock.new_ids(1)[0]
 
-    def order(
+    def command(
         self,
         transfer_id: TransferId,
         action: Action = Action.APPLY,
@@ -84,7 +84,7 @@ class Bench:
         amount: int | None = None,
         account: Account | None = None,
     ) -> Command:
-        """An order about the plan's account; a leg on both sides debits it and credits the other one."""
+        """A command about the plan's account; a leg on both sides debits it and credits the other account."""
         account = account or self.plan.account
         credit = self.plan.other if side is Side.BOTH else account
         return Command(
@@ -99,7 +99,7 @@ class Bench:
         )
 
     async def listen(self) -> None:
-        """Takes in what comes over the bus, until cancelled."""
+        """Takes the answers that come over the bus, until cancelled."""
         assert self._bus is not None, "without a bus there is nothing to listen to"
         while True:
             try:
@@ -108,7 +108,7 @@ class Bench:
                     self._hear(verdict)
                 await self._bus.acknowledge(delivery)
             except OperatingFailureError:
-                # What was not heard is missed by the check that waits for it, which says so.
+                # The check that waits for an answer that was not heard says so.
                 await self._clock.sleep(self.plan.answer_seconds / TELLINGS)
 
     def _hear(self, verdict: Verdict) -> None:
@@ -117,18 +117,18 @@ class Bench:
         heard.changed.set()
 
     async def tell(self, *commands: Command) -> list[Verdict]:
-        """Tells orders as one batch and waits for the answers, which come in the order of the orders.
+        """Tells commands as one batch and returns their answers, in the order of the commands.
 
-        An answer is one that came since the call began and echoes the order. What is not answered is told again.
-        Raises `BrokenPromiseError` where an answer does not echo the order or differs from the first one, and
-        `OutcomeUnknown` or `Unavailable` of the core where none came.
+        An answer is one that came since the call began and echoes the command. Commands without one are told again.
+        Raises `BrokenPromiseError` where an answer does not echo the command or differs from the first one, and
+        `OutcomeUnknown` where none came.
         """
         for command in commands:
             self._heard.setdefault((command.transfer_id, command.side, command.action), _Heard())
         known = [len(self._heard_about(command).verdicts) for command in commands]
         failure: Unavailable | OutcomeUnknown | None = None
         for _ in range(TELLINGS):
-            # What was not answered is told again with all that came after it, so that their order stays.
+            # An unanswered command is told again with all that came after it, so that their order stays.
             try:
                 answers = await self.core.tell(commands)
             except (Unavailable, OutcomeUnknown) as error:
@@ -138,7 +138,7 @@ class Bench:
             for command, answer in zip(commands, answers, strict=True):
                 if answer is not None:
                     if not _echoes(answer, command):
-                        raise BrokenPromiseError(f"the answer does not echo the order: {_said(command, answer)}")
+                        raise BrokenPromiseError(f"the answer does not echo the command: {_said(command, answer)}")
                     self._hear(answer)
             try:
                 async with asyncio.timeout(self.plan.answer_seconds / TELLINGS):
@@ -173,12 +173,12 @@ class Bench:
         for command, since in zip(commands, known, strict=True):
             for verdict in self._heard_about(command).verdicts[since:]:
                 if not _echoes(verdict, command):
-                    raise BrokenPromiseError(f"the answer does not echo the order: {_said(command, verdict)}")
+                    raise BrokenPromiseError(f"the answer does not echo the command: {_said(command, verdict)}")
 
     def _compare(self, command: Command, verdict: Verdict) -> None:
         first = self.first.setdefault(command, verdict)
         if first.outcome is verdict.outcome is Outcome.MISMATCH:
-            return  # Nothing is stored about it, so that its reason may be worded anew.
+            return  # A core stores nothing about a mismatch, so the reason may be worded differently.
         if (first.outcome, first.reason) != (verdict.outcome, verdict.reason):
             raise BrokenPromiseError(
                 f"the first verdict is not repeated: {_about(command)} was {first.outcome} {first.reason!r} and "
@@ -186,7 +186,7 @@ class Bench:
             )
 
     async def expect(self, command: Command, outcome: Outcome) -> Verdict:
-        """Tells one order and raises `BrokenPromiseError` where the answer is another one."""
+        """Tells one command and raises `BrokenPromiseError` where the outcome is another."""
         (verdict,) = await self.tell(command)
         if verdict.outcome is not outcome:
             raise BrokenPromiseError(f"due was {outcome}: {_said(command, verdict)}")
@@ -202,7 +202,7 @@ class Bench:
         return sum(balance.posted for balance in balances if balance.account == account)
 
     async def expect_change(self, change: int, act: Callable[[], Awaitable[object]], *, of: Account) -> None:
-        """Does something and raises `BrokenPromiseError` where the balance did not change by this much."""
+        """Runs `act` and raises `BrokenPromiseError` where the balance did not change by this much."""
         before = await self.posted(of)
         await act()
         after = await self.posted(of)
@@ -210,7 +210,7 @@ class Bench:
             raise BrokenPromiseError(f"the balance of {of.type} changed by {after - before}, due was {change}")
 
     async def last_entry(self) -> int:
-        """The number of the newest entry, found by halving, since a core in use may have very many."""
+        """The number of the newest entry, found by halving since a core in use may have very many."""
         low, high = 0, 1
         while await self.core.entries_after(high, 1):
             low, high = high, high * 2
@@ -222,7 +222,7 @@ class Bench:
                 low = middle
             else:
                 high = middle
-        # Entries are above `low` and none is above `high`, unless there are none at all.
+        # There are entries above `low` and none above `high`, unless there are no entries at all.
         return high if await self.core.entries_after(low, 1) else low
 
     async def entries_since(self, entry: int) -> list[tuple[int, Verdict]]:
@@ -238,15 +238,11 @@ class Bench:
 
 
 def _echoes(verdict: Verdict, command: Command) -> bool:
-    return (
-        verdict.transfer_id == command.transfer_id
-        and verdict.side is command.side
-        and verdict.action is command.action
-        and verdict.asset == command.asset
-        and verdict.amount == command.amount
-        and verdict.debit == command.debit
-        and verdict.credit == command.credit
-    )
+    return _echoed(verdict) == _echoed(command)
+
+
+def _echoed(of: Command | Verdict) -> tuple[object, ...]:
+    return of.transfer_id, of.side, of.action, of.asset, of.amount, of.debit, of.credit
 
 
 def _about(command: Command) -> str:

@@ -32,8 +32,8 @@ async def check_core(
     """Checks every promise and takes back what it moved.
 
     `bus` brings the answers of a core that does not answer at once; nobody else may take from it. `restarted` is
-    awaited when all has been told: it returns True when the core was restarted, and False to leave that part out.
-    `told` hears each result as it is found. An operating failure ends a check, not the report.
+    awaited when everything else was checked: it returns True when the core was restarted, and False to leave that part
+    out. `told` is called with each result. An operating failure ends a check, not the report.
     """
     bench = Bench(core, bus, clock, plan)
     results: list[Result] = []
@@ -104,11 +104,11 @@ async def _restart(
 
 
 class _NotRestartedError(Exception):
-    """The integrator did not confirm the restart."""
+    """Nobody confirmed that the core was restarted."""
 
 
 async def _take_back(bench: Bench, before: list[int]) -> None:
-    """Reverses every leg that was applied; a credit or debit that was reversed already is not moved again."""
+    """Reverses every leg that was applied; one that is reversed already is not moved again."""
     for command, verdict in list(bench.first.items()):
         if command.action is Action.APPLY and verdict.outcome is Outcome.APPLIED:
             await bench.expect(replace(command, action=Action.REVERSE), Outcome.REVERSED)
@@ -119,7 +119,7 @@ async def _take_back(bench: Bench, before: list[int]) -> None:
 
 @asynccontextmanager
 async def _listening(bench: Bench, bus: EventBus | None) -> AsyncIterator[None]:
-    """Takes answers in from the bus while the check runs."""
+    """Listens to the bus while the check runs."""
     if bus is None:
         yield
         return

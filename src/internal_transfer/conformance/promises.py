@@ -1,7 +1,7 @@
-"""The promises of `ports/trading_core.py`, one check for each.
+"""The promises of `ports/trading_core.py`, and one check for each.
 
-A check tells orders under ids of its own and raises `BrokenPromiseError` where the core does something else. None
-depends on another one, or on how much the accounts hold.
+A check tells commands under ids of its own and raises `BrokenPromiseError` where the core breaks the promise. No check
+depends on another, or on how much the accounts hold.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ ACCEPTED_LEG: tuple[tuple[tuple[Action, ...], Action, Outcome, int], ...] = (
     ((CANCEL,), REVERSE, Outcome.REVERSED, 0),
     ((CANCEL, REVERSE), APPLY, Outcome.CANCELLED, 0),
 )
-"""What was told before, what is told, what is due, and how many times the amount the leg has moved in the end."""
+"""Actions told before, the action told, the outcome that is due, and how many times the amount has moved then."""
 
 
 class Promise(Struct, frozen=True):
@@ -46,7 +46,7 @@ class Promise(Struct, frozen=True):
 
 async def _answers(bench: Bench) -> None:
     for side in (Side.TARGET, Side.SOURCE):
-        verdict = await bench.expect(bench.order(bench.new_id(), side=side), Outcome.APPLIED)
+        verdict = await bench.expect(bench.command(bench.new_id(), side=side), Outcome.APPLIED)
         if verdict.reason:
             raise BrokenPromiseError(f"an applied leg has no reason: {verdict}")
 
@@ -60,12 +60,12 @@ async def _cancel_and_reverse(bench: Bench) -> None:
 async def _line(bench: Bench, actions: tuple[Action, ...], outcome: Outcome, *, side: Side, times: int) -> None:
     amount = bench.plan.amount
     if side is Side.SOURCE:
-        await bench.expect(bench.order(bench.new_id()), Outcome.APPLIED)  # What is debited has to be there.
+        await bench.expect(bench.command(bench.new_id()), Outcome.APPLIED)  # What is debited has to be there.
     before = await bench.posted()
     transfer_id = bench.new_id()
     for action in actions[:-1]:
-        await bench.tell(bench.order(transfer_id, action, side))
-    await bench.expect(bench.order(transfer_id, actions[-1], side), outcome)
+        await bench.tell(bench.command(transfer_id, action, side))
+    await bench.expect(bench.command(transfer_id, actions[-1], side), outcome)
     changed = await bench.posted() - before
     due = times * (amount if side is Side.TARGET else -amount)
     if changed != due:
@@ -77,7 +77,7 @@ async def _line(bench: Bench, actions: tuple[Action, ...], outcome: Outcome, *, 
 async def _refusal(bench: Bench) -> None:
     too_much = max(await bench.posted(), 0) + bench.plan.amount
     transfer_id = bench.new_id()
-    refused = bench.order(transfer_id, side=Side.SOURCE, amount=too_much)
+    refused = bench.command(transfer_id, side=Side.SOURCE, amount=too_much)
 
     async def all_of_it() -> None:
         verdict = await bench.expect(refused, Outcome.REFUSED)
@@ -91,12 +91,12 @@ async def _refusal(bench: Bench) -> None:
 
 async def _first_verdict(bench: Bench) -> None:
     too_much = max(await bench.posted(), 0) + bench.plan.amount
-    refused = bench.order(bench.new_id(), side=Side.SOURCE, amount=too_much)
+    refused = bench.command(bench.new_id(), side=Side.SOURCE, amount=too_much)
     await bench.expect(refused, Outcome.REFUSED)
-    money = bench.order(bench.new_id(), amount=bench.plan.amount)
+    money = bench.command(bench.new_id(), amount=bench.plan.amount)
     await bench.expect(money, Outcome.APPLIED)
     await bench.expect_change(0, lambda: bench.expect(refused, Outcome.REFUSED), of=bench.plan.account)
-    cancelled = bench.order(bench.new_id(), CANCEL)
+    cancelled = bench.command(bench.new_id(), CANCEL)
     await bench.expect(cancelled, Outcome.CANCELLED)
     await bench.tell(replace(cancelled, action=APPLY), replace(cancelled, action=REVERSE))
     await bench.expect(cancelled, Outcome.CANCELLED)
@@ -105,7 +105,7 @@ async def _first_verdict(bench: Bench) -> None:
 
 
 async def _one_effect(bench: Bench) -> None:
-    apply = bench.order(bench.new_id())
+    apply = bench.command(bench.new_id())
     reverse = replace(apply, action=REVERSE)
 
     async def often(command: Command) -> None:
@@ -115,8 +115,8 @@ async def _one_effect(bench: Bench) -> None:
     await bench.expect_change(bench.plan.amount, lambda: often(apply), of=bench.plan.account)
     await bench.expect_change(-bench.plan.amount, lambda: often(reverse), of=bench.plan.account)
     await bench.expect_change(0, lambda: often(apply), of=bench.plan.account)
-    raced = bench.order(bench.new_id())
-    # Several processes of the service may tell one order at the same moment.
+    raced = bench.command(bench.new_id())
+    # Several processes of the service may tell one command at the same moment.
     await bench.expect_change(
         bench.plan.amount,
         lambda: asyncio.gather(*(bench.tell(raced) for _ in range(RACERS))),
@@ -125,14 +125,14 @@ async def _one_effect(bench: Bench) -> None:
 
 
 async def _always_answers(bench: Bench) -> None:
-    command = bench.order(bench.new_id())
+    command = bench.command(bench.new_id())
     for _ in range(3):
         await bench.expect(command, Outcome.APPLIED)
 
 
 async def _order_of_a_leg(bench: Bench) -> None:
     transfer_id = bench.new_id()
-    batch = [bench.order(transfer_id, action) for action in (APPLY, CANCEL, REVERSE)]
+    batch = [bench.command(transfer_id, action) for action in (APPLY, CANCEL, REVERSE)]
     verdicts = await bench.tell(*batch)
     outcomes = [verdict.outcome for verdict in verdicts]
     if outcomes != [Outcome.APPLIED, Outcome.APPLIED, Outcome.REVERSED]:
@@ -140,8 +140,8 @@ async def _order_of_a_leg(bench: Bench) -> None:
 
 
 async def _mismatch(bench: Bench) -> None:
-    first = bench.order(bench.new_id())
-    tombstone = bench.order(bench.new_id(), CANCEL)
+    first = bench.command(bench.new_id())
+    tombstone = bench.command(bench.new_id(), CANCEL)
     await bench.expect(first, Outcome.APPLIED)
     await bench.expect(tombstone, Outcome.CANCELLED)
     stored = await bench.core.verdicts([first.transfer_id])
@@ -154,14 +154,14 @@ async def _mismatch(bench: Bench) -> None:
     before = await bench.posted(bench.plan.other)
     await bench.expect_change(0, others, of=bench.plan.account)
     if await bench.posted(bench.plan.other) != before:
-        raise BrokenPromiseError("an order with other contents moved the other account's balance")
+        raise BrokenPromiseError("a command with other contents moved the other account's balance")
     await bench.expect(first, Outcome.APPLIED)
     if await bench.core.verdicts([first.transfer_id]) != stored:
-        raise BrokenPromiseError("orders with other contents changed what is stored for their id")
+        raise BrokenPromiseError("commands with other contents changed what is stored for their id")
 
 
 def _with_other_contents(bench: Bench, first: Command) -> list[Command]:
-    """The same id with another amount, account, asset or direction; also told to cancel and to reverse."""
+    """Commands with the same id and another amount, account, asset or direction, to apply, cancel and reverse."""
     plan, account = bench.plan, bench.plan.account
     moved = Account(account.owner, account.type, plan.other_asset)
     others = [
@@ -179,7 +179,7 @@ def _with_other_contents(bench: Bench, first: Command) -> list[Command]:
 
 async def _sides(bench: Bench) -> None:
     transfer_id = bench.new_id()
-    credit, debit = bench.order(transfer_id), bench.order(transfer_id, side=Side.SOURCE)
+    credit, debit = bench.command(transfer_id), bench.command(transfer_id, side=Side.SOURCE)
     await bench.expect_change(bench.plan.amount, lambda: bench.expect(credit, Outcome.APPLIED), of=bench.plan.account)
     await bench.expect_change(-bench.plan.amount, lambda: bench.expect(debit, Outcome.APPLIED), of=bench.plan.account)
     await bench.expect_change(
@@ -191,10 +191,10 @@ async def _sides(bench: Bench) -> None:
 
 
 async def _reversal(bench: Bench) -> None:
-    credit = bench.order(bench.new_id())
+    credit = bench.command(bench.new_id())
     await bench.expect(credit, Outcome.APPLIED)
     spent = max(await bench.posted(), bench.plan.amount)
-    await bench.expect(bench.order(bench.new_id(), side=Side.SOURCE, amount=spent), Outcome.APPLIED)
+    await bench.expect(bench.command(bench.new_id(), side=Side.SOURCE, amount=spent), Outcome.APPLIED)
     undo = replace(credit, action=REVERSE)
     await bench.expect_change(-bench.plan.amount, lambda: bench.expect(undo, Outcome.REVERSED), of=bench.plan.account)
 
@@ -203,20 +203,20 @@ async def _both_sides(bench: Bench) -> None:
     plan = bench.plan
     short = plan.amount - await bench.posted()
     if short > 0:
-        await bench.expect(bench.order(bench.new_id(), amount=short), Outcome.APPLIED)
-    both = bench.order(bench.new_id(), side=Side.BOTH)
+        await bench.expect(bench.command(bench.new_id(), amount=short), Outcome.APPLIED)
+    both = bench.command(bench.new_id(), side=Side.BOTH)
     for action, outcome, change in ((APPLY, Outcome.APPLIED, plan.amount), (REVERSE, Outcome.REVERSED, -plan.amount)):
         before = await bench.posted(plan.account), await bench.posted(plan.other)
         await bench.expect(replace(both, action=action), outcome)
         after = await bench.posted(plan.account), await bench.posted(plan.other)
         if (after[0] - before[0], after[1] - before[1]) != (-change, change):
             raise BrokenPromiseError(f"to {action} both sides changed the balances from {before} to {after}")
-    too_much = bench.order(bench.new_id(), side=Side.BOTH, amount=max(await bench.posted(), 0) + plan.amount)
+    too_much = bench.command(bench.new_id(), side=Side.BOTH, amount=max(await bench.posted(), 0) + plan.amount)
     await bench.expect_change(0, lambda: bench.expect(too_much, Outcome.REFUSED), of=plan.other)
 
 
 async def _largest(bench: Bench) -> None:
-    largest = bench.order(bench.new_id(), amount=bench.plan.amount_largest)
+    largest = bench.command(bench.new_id(), amount=bench.plan.amount_largest)
     await bench.expect_change(
         bench.plan.amount_largest, lambda: bench.expect(largest, Outcome.APPLIED), of=bench.plan.account
     )
@@ -227,21 +227,21 @@ async def _lookup(bench: Bench) -> None:
     transfer_id, unseen = bench.new_id(), bench.new_id()
     given: list[Verdict] = []
     for action, side in ((REVERSE, Side.TARGET), (CANCEL, Side.SOURCE), (APPLY, Side.TARGET), (APPLY, Side.SOURCE)):
-        given += await bench.tell(bench.order(transfer_id, action, side))
+        given += await bench.tell(bench.command(transfer_id, action, side))
     found = await bench.core.verdicts([unseen, transfer_id])
     if found != [[], given]:
         raise BrokenPromiseError(
             f"the look-up of an unseen id and one with verdicts gave {found}, due was {[[], given]}"
         )
     # To ask about an id must not leave a tombstone.
-    await bench.expect(bench.order(unseen), Outcome.APPLIED)
+    await bench.expect(bench.command(unseen), Outcome.APPLIED)
 
 
 async def _balances(bench: Bench) -> None:
     plan = bench.plan
     before = await bench.posted(plan.other)
     await bench.expect_change(
-        plan.amount, lambda: bench.expect(bench.order(bench.new_id()), Outcome.APPLIED), of=plan.account
+        plan.amount, lambda: bench.expect(bench.command(bench.new_id()), Outcome.APPLIED), of=plan.account
     )
     if await bench.posted(plan.other) != before:
         raise BrokenPromiseError("a credit of one account changed the balance of another one")
@@ -249,18 +249,18 @@ async def _balances(bench: Bench) -> None:
 
 async def _entries(bench: Bench) -> None:
     start = await bench.last_entry()
-    one, two, refused = bench.order(bench.new_id()), bench.order(bench.new_id()), bench.new_id()
+    one, two, refused = bench.command(bench.new_id()), bench.command(bench.new_id()), bench.new_id()
     too_much = max(await bench.posted(), 0) + 3 * bench.plan.amount
     for command in (
         one,
-        bench.order(refused, side=Side.SOURCE, amount=too_much),
-        bench.order(bench.new_id(), CANCEL),
+        bench.command(refused, side=Side.SOURCE, amount=too_much),
+        bench.command(bench.new_id(), CANCEL),
         two,
         one,
         replace(one, action=CANCEL),
         replace(one, action=REVERSE),
         replace(one, action=REVERSE),
-        bench.order(refused, REVERSE, Side.SOURCE, amount=too_much),
+        bench.command(refused, REVERSE, Side.SOURCE, amount=too_much),
     ):
         await bench.tell(command)
     ours = {one.transfer_id, two.transfer_id, refused}
@@ -283,16 +283,16 @@ async def _entries(bench: Bench) -> None:
 async def _tombstones(bench: Bench) -> None:
     for action in (CANCEL, REVERSE):
         for side in (Side.TARGET, Side.SOURCE):
-            tombstone = bench.order(bench.new_id(), action, side)
+            tombstone = bench.command(bench.new_id(), action, side)
             await bench.tell(tombstone)
             before = await bench.posted()
             await bench.expect(replace(tombstone, action=APPLY), Outcome.CANCELLED)
             if await bench.posted() != before:
-                raise BrokenPromiseError(f"an order to apply after its {action} on {side} moved the balance")
+                raise BrokenPromiseError(f"a command to apply after its {action} on {side} moved the balance")
 
 
 async def repeated_after_restart(bench: Bench, entries: list[tuple[int, Verdict]], start: int) -> None:
-    """Whether a core that was restarted still says what it said: answers, stored verdicts, balances, entries."""
+    """Checks that a restarted core says what it said before: answers, stored verdicts, balances, entries."""
     stored: dict[TransferId, set[tuple[Side, Action, Outcome]]] = {}
     for command, verdict in bench.first.items():
         if verdict.outcome is not Outcome.MISMATCH:
@@ -309,21 +309,23 @@ async def repeated_after_restart(bench: Bench, entries: list[tuple[int, Verdict]
         await bench.tell(command)
     after = await bench.posted(bench.plan.account), await bench.posted(bench.plan.other)
     if after != balances:
-        raise BrokenPromiseError(f"telling old orders again moved the balances from {balances} to {after}")
+        raise BrokenPromiseError(f"telling old commands again moved the balances from {balances} to {after}")
     if await bench.entries_since(start) != entries:
         raise BrokenPromiseError("the entries before and after the restart differ")
 
 
 PROMISES = (
-    Promise("answers", "an order is answered, and the answer echoes its fields", _answers),
+    Promise("answers", "a command is answered, and the answer echoes its fields", _answers),
     Promise(
-        "always_answers", "telling again is asking: every order is answered, however often it is told", _always_answers
+        "always_answers",
+        "telling again is asking: every command is answered, however often it is told",
+        _always_answers,
     ),
-    Promise("one_effect", "however often an order is told, it has its effect once", _one_effect),
+    Promise("one_effect", "however often a command is told, it has its effect once", _one_effect),
     Promise("first_verdict", "the first verdict for (transfer id, leg, action) is repeated for ever", _first_verdict),
     Promise("tombstones", "an id that was cancelled or reversed before it was seen is never applied", _tombstones),
     Promise("cancel_and_reverse", "every line of the table of apply, cancel and reverse", _cancel_and_reverse),
-    Promise("order_of_a_leg", "orders about one transfer are carried out in the order told", _order_of_a_leg),
+    Promise("order_of_a_leg", "commands about one transfer are carried out in the order told", _order_of_a_leg),
     Promise(
         "refusal", "a refusal has a reason and no effect; its cancel is refused, its reversal moves nothing", _refusal
     ),

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Finding(StrEnum):
-    """`UNANSWERED`: the core or the way to it failed, so that nothing is known. `LEFT_OUT`: the plan has no room."""
+    """`UNANSWERED`: the core, or the way to it, failed. `LEFT_OUT`: the plan does not include this promise."""
 
     KEPT = "kept"
     BROKEN = "broken"
@@ -15,7 +15,7 @@ class Finding(StrEnum):
 
 
 class Result(Struct, frozen=True):
-    """One promise, what it says, and how it went; `message` tells what was seen where it was not kept."""
+    """One promise, what it says, and the finding; `message` says what was seen where it was not kept."""
 
     promise: str
     says: str

@@ -2,7 +2,7 @@
 
 JSON objects, decoded strictly: an unknown field, a missing one, another version or a value out of range is refused with
 the reason. Whole numbers that may exceed 53 bits are strings of digits, since many languages read JSON numbers as
-floating point. Amounts are in the asset's smallest units. The asset stands once in a message; its accounts are in it.
+floating point. Amounts are in the asset's smallest units. A message names its asset once, for all of its accounts.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ EntryNumber = Annotated[int, Meta(ge=0, lt=2**53, description="Counts what moved
 
 
 class UndecodableError(ValueError):
-    """The bytes are not a message of this kind and version; the text says why."""
+    """The bytes are no message of the expected kind and version; the text says why."""
 
 
 class _Message(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type"):
@@ -63,7 +63,7 @@ class WireAccount(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CommandMessage(_Message, frozen=True, kw_only=True, tag="command/1"):
-    """An order to a trading core about one leg of a transfer, named by (transfer_id, side, action).
+    """A command to a trading core about one leg of a transfer, named by (transfer_id, side, action).
 
     A leg on the source side debits `debit`, one on the target side credits `credit`, one on both does both.
     """
@@ -79,7 +79,7 @@ class CommandMessage(_Message, frozen=True, kw_only=True, tag="command/1"):
 
 
 class VerdictFields(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A core's answer to an order, with the order's fields echoed."""
+    """A core's answer to a command, with the command's fields echoed."""
 
     transfer_id: TransferIdText
     side: Side
@@ -93,11 +93,11 @@ class VerdictFields(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class VerdictMessage(VerdictFields, frozen=True, kw_only=True, tag_field="type", tag="verdict/1"):
-    """A core's first verdict about an order, repeated whenever the order is told again."""
+    """A core's first verdict about a command, repeated whenever the command is told again."""
 
 
 class _Query(_Message, frozen=True, kw_only=True):
-    """What all queries have: a name for the reply, and the time after which nobody waits for it any more."""
+    """What all queries have: a name that the reply repeats, and the time until which the reply is waited for."""
 
     correlation_id: CorrelationText
     expires_at: Milliseconds
@@ -116,7 +116,7 @@ class BalancesQuery(_Query, frozen=True, kw_only=True, tag="balances/1"):
 
 
 class EntriesQuery(_Query, frozen=True, kw_only=True, tag="entries/1"):
-    """Asks for what transfers did to balances after an entry, in order, at most so many."""
+    """Asks for at most `most` entries, the effects of transfers on balances, with numbers above `after`, in order."""
 
     after: EntryNumber
     most: Annotated[int, Meta(ge=1, le=ENTRIES_PER_QUERY_MAX)]
@@ -135,7 +135,7 @@ class VerdictsReply(_Reply, frozen=True, kw_only=True, tag="verdicts/1"):
 
 
 class WireBalance(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One balance: all of it, and what of it is spoken for."""
+    """One balance: all of it, and how much of that is held."""
 
     owner: OwnerText
     type: AccountTypeText
@@ -179,6 +179,7 @@ Query = VerdictsQuery | BalancesQuery | EntriesQuery
 Reply = VerdictsReply | BalancesReply | EntriesReply | UnavailableReply | RefusedReply
 
 _T = TypeVar("_T")
+_V = TypeVar("_V", bound=VerdictFields)
 
 _encoder = msgspec.json.Encoder()
 # Only a union makes msgspec ask for the type.
@@ -188,7 +189,7 @@ _reply_decoder: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
 
 
 def encode_command(command: Command) -> bytes:
-    """The bytes of an order."""
+    """The bytes of a command."""
     return _encoder.encode(
         CommandMessage(
             transfer_id=str(command.transfer_id),
@@ -204,10 +205,10 @@ def encode_command(command: Command) -> bytes:
 
 
 def decode_command(data: bytes) -> Command:
-    """The order that the bytes are; raises `UndecodableError`."""
+    """The command that the bytes are; raises `UndecodableError`."""
     message = _decode(_decoder, data)
     if not isinstance(message, CommandMessage):
-        raise UndecodableError("not an order, but a verdict - at `$.type`")
+        raise UndecodableError("not a command, but a verdict - at `$.type`")
     side, asset = message.side, message.asset
     _check_sides(side, message.debit, message.credit)
     return Command(
@@ -224,26 +225,14 @@ def decode_command(data: bytes) -> Command:
 
 def encode_verdict(verdict: Verdict) -> bytes:
     """The bytes of a verdict."""
-    return _encoder.encode(
-        VerdictMessage(
-            transfer_id=str(verdict.transfer_id),
-            side=verdict.side,
-            action=verdict.action,
-            outcome=verdict.outcome,
-            reason=verdict.reason,
-            asset=verdict.asset,
-            amount=str(verdict.amount),
-            debit=_wire_account(verdict.debit),
-            credit=_wire_account(verdict.credit),
-        )
-    )
+    return _encoder.encode(_fill(VerdictMessage, verdict))
 
 
 def decode_verdict(data: bytes) -> Verdict:
     """The verdict that the bytes are; raises `UndecodableError`."""
     message = _decode(_decoder, data)
     if not isinstance(message, VerdictMessage):
-        raise UndecodableError("not a verdict, but an order - at `$.type`")
+        raise UndecodableError("not a verdict, but a command - at `$.type`")
     return read_verdict(message)
 
 
@@ -273,17 +262,7 @@ def decode_reply(data: bytes) -> Reply:
 
 def verdict_fields(verdict: Verdict) -> VerdictFields:
     """A verdict as part of a reply."""
-    return VerdictFields(
-        transfer_id=str(verdict.transfer_id),
-        side=verdict.side,
-        action=verdict.action,
-        outcome=verdict.outcome,
-        reason=verdict.reason,
-        asset=verdict.asset,
-        amount=str(verdict.amount),
-        debit=_wire_account(verdict.debit),
-        credit=_wire_account(verdict.credit),
-    )
+    return _fill(VerdictFields, verdict)
 
 
 def read_verdict(message: VerdictFields) -> Verdict:
@@ -323,6 +302,20 @@ def read_balances(balances: Sequence[WireBalance]) -> list[CoreBalance]:
         CoreBalance(Account(Owner(each.owner), each.type, each.asset), posted=int(each.posted), held=int(each.held))
         for each in balances
     ]
+
+
+def _fill(kind: type[_V], verdict: Verdict) -> _V:
+    return kind(
+        transfer_id=str(verdict.transfer_id),
+        side=verdict.side,
+        action=verdict.action,
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        asset=verdict.asset,
+        amount=str(verdict.amount),
+        debit=_wire_account(verdict.debit),
+        credit=_wire_account(verdict.credit),
+    )
 
 
 def _decode(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:

@@ -1,8 +1,8 @@
-"""Questions to a trading core that is reached by messages: their names, who waits for which answer, and what may come.
+"""Asks a trading core that is reached by messages, and checks its replies.
 
-Every question carries a name that its answer repeats; every process hears the answers to all and keeps its own. Nothing
-depends on an answer's arrival: whoever does not get one asks again. What a core answers is another program's word, so
-it is held against what was asked.
+Every query carries a name that its reply repeats; every process hears all replies and keeps its own. Nothing depends on
+the arrival of a reply: a caller who gets none asks again. A core is another program, so each reply is checked against
+its query.
 """
 
 import asyncio
@@ -45,9 +45,9 @@ R = TypeVar("R", bound=Reply)
 
 
 class AskBounds(Struct, frozen=True, kw_only=True):
-    """How long a question may take, after how long it is asked again (None: never), and how many may be open.
+    """How long a query may take, after how long it is sent again (None: never), and how many may be open.
 
-    One question names at most `transfers_most` transfers, and asks for at most `entries_most` entries.
+    One query names at most `transfers_most` transfers, and asks for at most `entries_most` entries.
     """
 
     answer_seconds: float = 5.0
@@ -58,19 +58,19 @@ class AskBounds(Struct, frozen=True, kw_only=True):
 
 
 class AskedCore(ABC):
-    """The part of `TradingCore` that asks; a transport sends what `_send` is given, and tells `_hear` what comes."""
+    """The part of `TradingCore` that asks. A transport sends what `_send` gets, and passes what comes to `_hear`."""
 
     def __init__(self, clock: Clock, bounds: AskBounds) -> None:
         self._clock = clock
         self._ask_bounds = bounds
-        # Every process hears every reply, so the names of questions differ between processes.
+        # Every process hears every reply, so the names of queries differ between processes.
         self._name = f"{clock.now_ms():x}-{os.getpid()}-{int(clock.jitter() * 2**48):x}"
         self._asked = 0
         self._open: dict[str, asyncio.Future[Reply]] = {}
 
     @abstractmethod
     async def _send(self, name: str, message: bytes) -> None:
-        """Sends a question; raises `Unavailable` where it was not sent, and `OutcomeUnknown` where it may have been."""
+        """Sends a query; raises `Unavailable` where it was not sent, and `OutcomeUnknown` where it may have been."""
 
     async def verdicts(self, transfer_ids: Sequence[TransferId]) -> list[list[Verdict]]:
         """All stored verdicts of each transfer; raises `Unavailable` while the core does not answer as it should."""
@@ -120,7 +120,7 @@ class AskedCore(ABC):
         return entries
 
     def _next(self) -> tuple[str, int]:
-        """The name of one more question, and until when its answer is waited for."""
+        """The name of one more query, and until when its reply is waited for."""
         self._asked += 1
         return f"{self._name}.{self._asked}", self._clock.now_ms() + round(self._ask_bounds.answer_seconds * 1000)
 
@@ -146,7 +146,7 @@ class AskedCore(ABC):
         return _expect(future.result(), kind)
 
     def _hear(self, messages: Iterable[bytes]) -> None:
-        """Takes what the core has answered to anybody; what nobody here waits for is dropped."""
+        """Takes the core's replies to all processes; drops those that nobody here waits for."""
         for message in messages:
             try:
                 reply = decode_reply(message)
