@@ -25,28 +25,7 @@ from internal_transfer.domain.account import AccountType, Asset, Holder, Owner, 
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX, AmountPrecisionError, is_amount, parse_amount
 from internal_transfer.domain.rules import Limit, Route, Rules
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.settings.settings import (
-    Alerts,
-    Issuer,
-    PortBounds,
-    RateLimit,
-    Retries,
-    Scanner,
-    Secrets,
-    Server,
-    Settings,
-    Transfers,
-)
-from internal_transfer.settings.systems import (
-    AeronSystem,
-    CassandraSystem,
-    KafkaSystem,
-    LedgerSocket,
-    PostgresqlSystem,
-    Systems,
-    TigerBeetleSystem,
-    ValkeySystem,
-)
+from internal_transfer.settings.settings import Issuer, Secrets, Settings
 
 SECRETS = {
     "INTERNAL_TRANSFER_POSTGRES_URL": "the address of PostgreSQL, with user and password",
@@ -122,6 +101,13 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     shipped_assets: bool = True
 
 
+_TABLES: dict[str, type[Struct]] = {
+    field.name: field.type
+    for field in fields(Settings)
+    if field.name in _File.__struct_fields__ and isinstance(field.type, type) and issubclass(field.type, Struct)
+}
+"""The tables that are read as they are, into the field of `Settings` with the same name."""
+
 T = TypeVar("T", bound=Struct)
 
 
@@ -148,6 +134,7 @@ def parse(document: dict[str, Any], *, directory: Path, environment: Mapping[str
     file = _read(document, _File, "")
     assets = _assets(file.assets)
     account_types = _account_types(file.account_types)
+    tables: dict[str, Any] = {name: _read(getattr(file, name), kind, name) for name, kind in _TABLES.items()}
     settings = Settings(
         rules=Rules(
             assets=assets,
@@ -157,23 +144,9 @@ def parse(document: dict[str, Any], *, directory: Path, environment: Mapping[str
             sub_accounts=_sub_accounts(file.sub_accounts),
         ),
         tiers=frozenset(file.tiers),
-        server=_read(file.server, Server, "server"),
-        transfers=_read(file.transfers, Transfers, "transfers"),
-        scanner=_read(file.scanner, Scanner, "scanner"),
-        retries=_read(file.retries, Retries, "retries"),
-        alerts=_read(file.alerts, Alerts, "alerts"),
-        bounds=_read(file.bounds, PortBounds, "bounds"),
-        rate_limit=_read(file.rate_limit, RateLimit, "rate_limit"),
         issuers=_issuers(file.issuers, directory),
-        systems=_read(file.systems, Systems, "systems"),
-        postgresql=_read(file.postgresql, PostgresqlSystem, "postgresql"),
-        cassandra=_read(file.cassandra, CassandraSystem, "cassandra"),
-        tigerbeetle=_read(file.tigerbeetle, TigerBeetleSystem, "tigerbeetle"),
-        ledger_socket=_read(file.ledger_socket, LedgerSocket, "ledger_socket"),
-        kafka=_read(file.kafka, KafkaSystem, "kafka"),
-        aeron=_read(file.aeron, AeronSystem, "aeron"),
-        valkey=_read(file.valkey, ValkeySystem, "valkey"),
         secrets=_secrets(environment),
+        **tables,
     )
     settings.systems.check()
     for section, smaller, larger in (
