@@ -1,4 +1,4 @@
-"""Changes of policy: what operators may freeze, pause or stop while the service runs, and take back again."""
+"""Changes of policy: what operators may freeze, pause or stop while the service runs, and lift again."""
 
 from enum import StrEnum
 from typing import assert_never
@@ -42,7 +42,7 @@ ACTIONS = {
     Subject.ASSET: (PolicyAction.FREEZE_ASSET, PolicyAction.UNFREEZE_ASSET),
     Subject.ALL: (PolicyAction.STOP, PolicyAction.START),
 }
-"""The two actions on each kind of subject: the one that tightens the policy, and the one that takes it back.
+"""The two actions on each kind of subject: the one that tightens the policy, and the one that lifts it again.
 
 The operators' routes and commands are made from this table.
 """
@@ -56,13 +56,13 @@ class PolicyChange(Struct, frozen=True):
 
     @property
     def route(self) -> Route:
-        """The route that the subject names."""
+        """Returns the route that the subject names."""
         source, _, target = self.subject.partition(":")
         return Route(source, target)
 
 
 def check_change(change: PolicyChange, rules: Rules) -> Refusal | None:
-    """Refuses a subject that the rules do not know."""
+    """Refuses a change whose subject the rules do not know."""
     match change.action:
         case PolicyAction.FREEZE | PolicyAction.UNFREEZE:
             if not is_owner(change.subject):
@@ -79,14 +79,14 @@ def check_change(change: PolicyChange, rules: Rules) -> Refusal | None:
             if change.subject not in rules.assets:
                 return refuse_field("asset", "is not an asset offered here", Code.INVALID_ASSET)
         case PolicyAction.STOP | PolicyAction.START:
-            assert change.subject == ALL, "the kill switch is one for all"
+            assert change.subject == ALL, "the kill switch has no other subject"
         case _:
             assert_never(change.action)
     return None
 
 
 def apply_change(change: PolicyChange, policy: Policy) -> Policy:
-    """The policy after a change that `check_change` lets pass."""
+    """Returns the policy after a change that `check_change` did not refuse."""
     match change.action:
         case PolicyAction.FREEZE:
             return replace(policy, frozen_users=policy.frozen_users | {Owner(change.subject)})

@@ -10,13 +10,13 @@ from internal_transfer.services.operators.audit import Act, AuditTrail, check_re
 from internal_transfer.services.policy_in_force import PolicyInForce
 
 CHANGES_MAX = 5
-"""How often a change is tried where others keep coming first."""
+"""How often a change is tried if others keep coming first."""
 
 
 class PolicyEditor:
     """Changes the policy; each change is recorded together with its entry in the audit chain.
 
-    All calls raise `Unavailable` where nothing was recorded, and `OutcomeUnknown` where that is not known.
+    All calls raise `Unavailable` if nothing was recorded, and `OutcomeUnknown` if that is not known.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PolicyEditor:
         self._rules = rules
 
     async def current(self) -> Policy:
-        """The policy in force."""
+        """Returns the policy in force."""
         policy = await self._operations.policy()
         await self._durability.durable()
         return policy
@@ -44,8 +44,8 @@ class PolicyEditor:
     ) -> Act | Refusal:
         """Puts a change in force, and records it in the audit chain; one that changes nothing is recorded too.
 
-        Where another change comes first, this one is made again on the newer policy; with `version` it is refused
-        unless that version is in force.
+        If another change comes first, this one is made again on the newer policy. With `version`, it is refused unless
+        that version is in force.
         """
         refusal = check_change(change, self._rules) or check_reason(reason)
         if refusal is not None:
