@@ -47,8 +47,8 @@ from internal_transfer.simulation.faults import Fault, FaultPlan, Faults, Script
 from internal_transfer.telemetry import Telemetry
 from internal_transfer.wiring.bounded import bounded_ports
 from internal_transfer.wiring.building import RoleBounds, build
-from internal_transfer.wiring.opening import Stack as WiredStack
 from internal_transfer.wiring.service import Service
+from internal_transfer.wiring.stack import Stack as WiredStack
 
 ASSETS = {"USDT": Asset("USDT", 1, 2, 2), "BTC": Asset("BTC", 2, 8, 4), "OLD": Asset("OLD", 3, 0, 0, closed=True)}
 ACCOUNT_TYPES = {

@@ -11,7 +11,7 @@ from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
 from internal_transfer.telemetry import Telemetry
-from internal_transfer.wiring.opening import _Opening
+from internal_transfer.wiring.opening import Opening
 
 SHARED = '[systems]\nstore = "{store}"\nledger = "socket"\ncore = "kafka"\n'
 
@@ -27,7 +27,7 @@ async def test_limits_that_each_process_counts_for_itself_are_warned_of(tmp_path
     config = tmp_path / "settings.toml"
     config.write_text(systems)
     async with AsyncExitStack() as closing:
-        opening = _Opening(load(config, {}), DataDirectory(Path()), SystemClock(), Telemetry(), closing, settles=False)
+        opening = Opening(load(config, {}), DataDirectory(Path()), SystemClock(), Telemetry(), closing, settles=False)
         with capture_logs() as logs:
             limiter = await opening.open_limiter()
     assert isinstance(limiter, MemoryRateLimiter)

@@ -114,7 +114,7 @@ def examine(patient: Patient) -> list[Finding]:
 def _systems(patient: Patient) -> list[Finding]:
     """Checks the systems that the settings name; none if everything is embedded, or the settings are wrong."""
     # Their clients are slow to import, and most installations use none.
-    from internal_transfer.wiring.opening import check_systems  # noqa: PLC0415
+    from internal_transfer.wiring.examining import check_systems  # noqa: PLC0415
 
     try:
         settings = _load(patient)

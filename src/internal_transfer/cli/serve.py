@@ -17,8 +17,8 @@ from internal_transfer.simulation.failpoints import Failpoint, Failpoints
 from internal_transfer.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from internal_transfer.wiring.opening import Interposed
     from internal_transfer.wiring.service import Role
+    from internal_transfer.wiring.stack import Interposed
 
 LEDGER = "ledger"
 """The role of a process that does nothing else."""
@@ -134,7 +134,7 @@ def _inherited(words: str) -> socket.socket | None:
 
 
 def _interposed(failpoint: Failpoint, durability: Durability) -> "Interposed":
-    from internal_transfer.wiring.opening import Interposed  # noqa: PLC0415 - as above.
+    from internal_transfer.wiring.stack import Interposed  # noqa: PLC0415 - as above.
 
     points = Failpoints(failpoint, durability)
     return Interposed(store=points.wrap_store, ledger=points.wrap_ledger, core=points.wrap_core)

@@ -26,8 +26,8 @@ from internal_transfer.settings.load import load
 from internal_transfer.settings.settings import Settings, fingerprint
 from internal_transfer.settings.trust import trusted_issuers
 from internal_transfer.wiring.building import open_service
-from internal_transfer.wiring.opening import Interpose
 from internal_transfer.wiring.service import ROLES, Role, Service
+from internal_transfer.wiring.stack import Interpose
 
 _log = structlog.get_logger(__name__)
 

@@ -33,8 +33,9 @@ from internal_transfer.services.start_checks import StartChecks
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.settings import Settings
 from internal_transfer.telemetry import Telemetry
-from internal_transfer.wiring.opening import Interpose, Stack, open_stack
+from internal_transfer.wiring.opening import open_stack
 from internal_transfer.wiring.service import ROLES, Role, Service
+from internal_transfer.wiring.stack import Interpose, Stack
 
 SHARING_BATCHES = 4
 """How many batches of a gateway are under way at once where calls wait for other systems."""

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings.settings import Settings
 
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
     from internal_transfer.adapters.valkey.settings import ValkeySettings
 
 
+SOONER = 0.9
+"""The share of a port's bound after which an adapter gives up: it knows whether a call was sent, so its own failure
+says more than the bound's.
+"""
+HALF = 0.5
+"""The share for one step of a call that takes several, such as a query and another attempt."""
+
+
 def kafka_connection(settings: Settings) -> "KafkaConnection":
     """Returns how Kafka is reached."""
     with extra("kafka"):
@@ -26,16 +36,31 @@ def kafka_connection(settings: Settings) -> "KafkaConnection":
         password = _secret(settings.secrets.kafka_password, "INTERNAL_TRANSFER_KAFKA_PASSWORD", "kafka.user")
         login = KafkaLogin(user=kafka.user, password=password, mechanism=Mechanism(kafka.mechanism))
     tls = kafka.files if kafka.tls else None
-    return KafkaConnection(bootstrap=",".join(kafka.servers), tls=tls, login=login)
+    bounds = settings.bounds
+    return KafkaConnection(
+        bootstrap=",".join(kafka.servers),
+        tls=tls,
+        login=login,
+        delivery_seconds=HALF * min(bounds.core_seconds, bounds.bus_seconds, bounds.events_seconds),
+    )
 
 
 def postgresql_settings(settings: Settings) -> "PostgresqlSettings":
     """Returns how PostgreSQL is reached."""
     with extra("postgresql"):
-        from internal_transfer.adapters.postgresql.settings import PostgresqlSettings  # noqa: PLC0415
+        from internal_transfer.adapters.postgresql.settings import CONNECT_SECONDS, PostgresqlSettings  # noqa: PLC0415
     given = settings.postgresql
     url = _secret(settings.secrets.postgres_url, "INTERNAL_TRANSFER_POSTGRES_URL", "systems.store")
-    return PostgresqlSettings(url=url, schema=given.db_schema, connections=given.connections, pooled=given.pooled)
+    bounds = settings.bounds
+    deadline = SOONER * min(bounds.store_seconds, bounds.operations_seconds)
+    return PostgresqlSettings(
+        url=url,
+        schema=given.db_schema,
+        connections=given.connections,
+        pooled=given.pooled,
+        deadline_seconds=deadline,
+        connect_seconds=min(CONNECT_SECONDS, deadline),
+    )
 
 
 def cql_settings(settings: Settings) -> "CqlSettings":
@@ -58,6 +83,7 @@ def cql_settings(settings: Settings) -> "CqlSettings":
         replication=given.replication or None,
         reach=Reach(given.reach),
         tablets=given.tablets,
+        request_seconds=HALF * min(settings.bounds.store_seconds, settings.bounds.operations_seconds),
         # For Cassandra the authority's file alone turns TLS on.
         tls=given.files if given.ca_file else None,
     )
@@ -68,7 +94,11 @@ def tigerbeetle_settings(settings: Settings) -> "TigerBeetleSettings":
     with extra("tigerbeetle"):
         from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleSettings  # noqa: PLC0415
     given = settings.tigerbeetle
-    return TigerBeetleSettings(cluster_id=int(given.cluster), addresses=tuple(given.addresses))
+    return TigerBeetleSettings(
+        cluster_id=int(given.cluster),
+        addresses=tuple(given.addresses),
+        call_seconds=SOONER * settings.bounds.ledger_seconds,
+    )
 
 
 def valkey_settings(settings: Settings) -> "ValkeySettings":
@@ -76,7 +106,9 @@ def valkey_settings(settings: Settings) -> "ValkeySettings":
     with extra("valkey"):
         from internal_transfer.adapters.valkey.settings import ValkeySettings  # noqa: PLC0415
     url = _secret(settings.secrets.redis_url, "INTERNAL_TRANSFER_REDIS_URL", "systems.rate_limiter")
-    return ValkeySettings.of_url(url, files=settings.valkey.files, is_encrypted=settings.valkey.tls)
+    reached = ValkeySettings.of_url(url, files=settings.valkey.files, is_encrypted=settings.valkey.tls)
+    # The other half is for counting in this process, where Valkey does not answer.
+    return replace(reached, deadline_seconds=HALF * settings.bounds.rate_limiter_seconds)
 
 
 def aeron_connection(settings: Settings) -> "AeronConnection":

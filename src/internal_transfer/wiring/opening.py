@@ -1,12 +1,12 @@
 """The adapters that the settings choose, opened together and closed together."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 import structlog
+from msgspec.structs import replace
 
 from internal_transfer.adapters.in_process.event_bus import MemoryEventBus
 from internal_transfer.adapters.in_process.rate_limiter import MemoryRateLimiter
@@ -19,7 +19,6 @@ from internal_transfer.adapters.sqlite.write_ahead_log import keep_log_short
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.identifier import NODES_MAX
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, Unavailable
 from internal_transfer.ports.event_bus import EventBus
 from internal_transfer.ports.event_publisher import EventPublisher
@@ -34,8 +33,11 @@ from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.settings import Settings
 from internal_transfer.settings.systems import CoreSystem, EventsSystem, LedgerSystem, LimiterSystem, StoreSystem
 from internal_transfer.telemetry import Telemetry
+from internal_transfer.wire.core_questions import AskBounds
 from internal_transfer.wiring.bounded import bounded_ports
 from internal_transfer.wiring.connections import (
+    HALF,
+    SOONER,
     aeron_connection,
     cql_settings,
     extra,
@@ -44,6 +46,7 @@ from internal_transfer.wiring.connections import (
     tigerbeetle_settings,
     valkey_settings,
 )
+from internal_transfer.wiring.stack import AtOnce, Interpose, SetCoreMode, Stack
 
 CHECK_SECONDS = 3600.0
 """How long ids may be drawn for a check of a core."""
@@ -63,45 +66,6 @@ class Foreign(Protocol):
         ...
 
 
-SetCoreMode = Callable[[str], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Interposed:
-    """What is put in front of the ports, behind their bounds, so that services hold no code for faults."""
-
-    store: Callable[[TransferStore], TransferStore]
-    ledger: Callable[[Ledger], Ledger]
-    core: Callable[[TradingCore], TradingCore]
-
-
-Interpose = Callable[[Durability], Interposed]
-"""Makes what is put in front; it is given what makes durable what was done."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
-    """The ports, each with the adapter that the settings chose for it, and what comes with the adapters.
-
-    `tending` has to run as long as the stack is used, `checks` are what `doctor` asks; `failures` tell why something
-    does not work at present, as far as is known without asking. `set_core_mode` is for demonstrations, and only the
-    embedded core has it.
-    """
-
-    ports: Ports
-    set_core_mode: SetCoreMode | None
-    tending: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
-    checks: Sequence[Callable[[], Awaitable[list[Finding]]]] = ()
-    failures: Sequence[Callable[[], str | None]] = ()
-
-
-class AtOnce:
-    """The durability of systems that have made durable what they answer."""
-
-    async def durable(self) -> None:
-        """Returns at once."""
-
-
 @asynccontextmanager
 async def open_stack(
     settings: Settings,
@@ -117,31 +81,7 @@ async def open_stack(
     Only a process that `settles` takes confirmations; another would keep them from those that do.
     """
     async with AsyncExitStack() as closing:
-        yield await _Opening(settings, directory, clock, telemetry, closing, settles=settles).open(interpose)
-
-
-async def check_systems(settings: Settings) -> list[Finding]:
-    """What `doctor` tells of the systems outside: those that cannot be used at all, and what each says of itself."""
-    lines: list[Finding] = []
-    systems = settings.systems
-    async with AsyncExitStack() as closing:
-        opening = _Opening(settings, DataDirectory(Path()), SystemClock(), Telemetry(), closing, settles=False)
-        for name, system, unused, open_part in (
-            ("store", systems.store, StoreSystem.EMBEDDED, opening.open_store),
-            ("ledger", systems.ledger, LedgerSystem.EMBEDDED, opening.open_ledger),
-            ("core", systems.core, CoreSystem.EMBEDDED, opening.open_core),
-            ("rate_limiter", systems.rate_limiter, LimiterSystem.EMBEDDED, opening.open_limiter),
-            ("events", systems.events, EventsSystem.NONE, opening.open_publisher),
-        ):
-            if system is unused:
-                continue
-            try:
-                await open_part()
-            except StartRefusedError as error:
-                lines.append(Finding(f"{name} ({system})", False, str(error)))
-        for check in opening.checks:
-            lines += await check()
-    return list(dict.fromkeys(lines))
+        yield await Opening(settings, directory, clock, telemetry, closing, settles=settles).open(interpose)
 
 
 async def open_core(settings: Settings, closing: AsyncExitStack) -> tuple[TradingCore, EventBus, Clock]:
@@ -156,12 +96,12 @@ async def open_core(settings: Settings, closing: AsyncExitStack) -> tuple[Tradin
     clock.lease(NODES_MAX - 1, clock.monotonic() + CHECK_SECONDS)
     # In a group of its own: what settlers have not heard yet stays theirs.
     group = f"core-check-{int(clock.jitter() * 2**48):x}"
-    opening = _Opening(settings, DataDirectory(Path()), clock, Telemetry(), closing, settles=True, group=group)
+    opening = Opening(settings, DataDirectory(Path()), clock, Telemetry(), closing, settles=True, group=group)
     core, bus, _ = await opening.open_core()
     return core, bus, clock
 
 
-class _Opening:
+class Opening:
     """The opening of one stack."""
 
     def __init__(
@@ -189,6 +129,7 @@ class _Opening:
         self._database: Database | None = None
 
     async def open(self, interpose: Interpose | None) -> Stack:
+        """Opens everything that the settings name."""
         store, operations = await self.open_store()
         ledger = await self.open_ledger()
         core, bus, set_core_mode = await self.open_core()
@@ -217,6 +158,7 @@ class _Opening:
         )
 
     async def open_store(self) -> tuple[TransferStore, Operations]:
+        """Opens the store, and what operators decide beside it."""
         match self._systems.store:
             case StoreSystem.EMBEDDED:
                 return SqliteTransferStore(self._embedded()), SqliteOperations(self._embedded())
@@ -256,6 +198,7 @@ class _Opening:
         return store, operations
 
     async def open_ledger(self) -> Ledger:
+        """Opens the ledger."""
         match self._systems.ledger:
             case LedgerSystem.EMBEDDED:
                 return SqliteLedger(self._embedded(), self._clock)
@@ -270,7 +213,9 @@ class _Opening:
                 from internal_transfer.adapters.ledger_socket.ledger import SocketLedger, SocketLedgerSettings  # noqa: PLC0415
 
                 path = DataDirectory(Path(self._settings.ledger_socket.data)).ledger_socket
-                ledger = SocketLedger(SocketLedgerSettings(path=path))
+                ledger = SocketLedger(
+                    SocketLedgerSettings(path=path, deadline_seconds=SOONER * self._settings.bounds.ledger_seconds)
+                )
                 await self._start(ledger, "the process with the role ledger")
                 self.checks.append(ledger.check)
                 return ledger
@@ -278,6 +223,7 @@ class _Opening:
                 assert_never(self._systems.ledger)
 
     async def open_core(self) -> tuple[TradingCore, EventBus, SetCoreMode | None]:
+        """Opens the way to the cores, and back from them."""
         match self._systems.core:
             case CoreSystem.EMBEDDED:
                 core = ReferenceCore(self._embedded())
@@ -297,10 +243,10 @@ class _Opening:
         connection = kafka_connection(self._settings)
         from internal_transfer.adapters.kafka.event_bus import GROUP, KafkaEventBus  # noqa: PLC0415
         from internal_transfer.adapters.kafka.topics import Topics  # noqa: PLC0415
-        from internal_transfer.adapters.kafka.trading_core import KafkaTradingCore  # noqa: PLC0415
+        from internal_transfer.adapters.kafka.trading_core import BOUNDS, KafkaTradingCore  # noqa: PLC0415
 
         topics = Topics(self._settings.kafka.prefix)
-        core = KafkaTradingCore(connection, topics, clock=self._clock)
+        core = KafkaTradingCore(connection, topics, clock=self._clock, bounds=self._asking(BOUNDS))
         await self._start(core, "Kafka")
         self.checks.append(core.check)
         self._failures.append(lambda: core.failure)
@@ -317,10 +263,10 @@ class _Opening:
     async def _open_aeron_core(self) -> tuple[TradingCore, EventBus, SetCoreMode | None]:
         from internal_transfer.adapters.aeron.client import AeronClient  # noqa: PLC0415
         from internal_transfer.adapters.aeron.event_bus import AeronEventBus  # noqa: PLC0415
-        from internal_transfer.adapters.aeron.trading_core import AeronTradingCore  # noqa: PLC0415
+        from internal_transfer.adapters.aeron.trading_core import BOUNDS, AeronTradingCore  # noqa: PLC0415
 
         client = AeronClient(aeron_connection(self._settings), clock=self._clock)
-        core = AeronTradingCore(client, clock=self._clock)
+        core = AeronTradingCore(client, clock=self._clock, bounds=self._asking(BOUNDS))
         bus = AeronEventBus(client, on_poison=self._count_poison) if self._settles else None
         await self._start(client, "Aeron")
         self.checks.append(core.check)
@@ -330,7 +276,12 @@ class _Opening:
             self._failures.append(lambda: bus.failure)
         return core, bus or MemoryEventBus(), None
 
+    def _asking(self, bounds: AskBounds) -> AskBounds:
+        """The bounds of questions to a core, within the bound of its port."""
+        return replace(bounds, answer_seconds=HALF * self._settings.bounds.core_seconds)
+
     async def open_limiter(self) -> RateLimiter:
+        """Opens the rate limiter; one that is shared and away does not refuse the start."""
         limit = self._settings.rate_limit
         local = MemoryRateLimiter(self._clock, per_minute=limit.per_minute, burst=limit.burst)
         match self._systems.rate_limiter:
@@ -359,6 +310,7 @@ class _Opening:
         return FallbackRateLimiter(shared, local, self._clock, self._count_fallback)
 
     async def open_publisher(self) -> EventPublisher | None:
+        """Opens the way to those who read events, if there are any."""
         match self._systems.events:
             case EventsSystem.NONE:
                 return None

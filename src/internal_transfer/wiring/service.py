@@ -30,7 +30,7 @@ from internal_transfer.services.settler import Settler
 from internal_transfer.services.start_checks import StartChecks
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.settings import Settings
-from internal_transfer.wiring.opening import Stack
+from internal_transfer.wiring.stack import Stack
 
 _log = structlog.get_logger(__name__)
 

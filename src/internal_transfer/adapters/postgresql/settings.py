@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from internal_transfer.ports.errors import StartRefusedError
 
+CONNECT_SECONDS = 5.0
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 
 
@@ -27,7 +28,7 @@ class PostgresqlSettings(Struct, frozen=True, kw_only=True):
     connections: int = 6
     waiting_max: int = 256
     deadline_seconds: float = 10.0
-    connect_seconds: float = 5.0
+    connect_seconds: float = CONNECT_SECONDS
     pooled: bool = False
 
     def __post_init__(self) -> None:

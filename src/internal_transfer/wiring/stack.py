@@ -1,0 +1,50 @@
+"""The ports of one process, and what comes with the adapters behind them."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from internal_transfer.ports.durability import Durability
+from internal_transfer.ports.finding import Finding
+from internal_transfer.ports.ledger import Ledger
+from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.trading_core import TradingCore
+from internal_transfer.ports.transfer_store import TransferStore
+
+SetCoreMode = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Interposed:
+    """What is put in front of the ports, behind their bounds, so that services hold no code for faults."""
+
+    store: Callable[[TransferStore], TransferStore]
+    ledger: Callable[[Ledger], Ledger]
+    core: Callable[[TradingCore], TradingCore]
+
+
+Interpose = Callable[[Durability], Interposed]
+"""Makes what is put in front; it is given what makes durable what was done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """The ports, each with the adapter that the settings chose for it, and what comes with the adapters.
+
+    `tending` has to run as long as the stack is used, `checks` are what `doctor` asks; `failures` tell why something
+    does not work at present, as far as is known without asking. `set_core_mode` is for demonstrations, and only the
+    embedded core has it.
+    """
+
+    ports: Ports
+    set_core_mode: SetCoreMode | None
+    tending: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    checks: Sequence[Callable[[], Awaitable[list[Finding]]]] = ()
+    failures: Sequence[Callable[[], str | None]] = ()
+
+
+class AtOnce:
+    """The durability of systems that have made durable what they answer."""
+
+    async def durable(self) -> None:
+        """Returns at once."""
