@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m servers.run_real", description=__doc__)
     parser.add_argument("--port", default="8080")
     parser.add_argument("--admin-port", default="9464", help="of the first process; the others count up from it")
-    parser.add_argument("--workers", default="2", help="how many equal processes of the service")
+    parser.add_argument("--processes", default="2", help="how many equal processes of the service")
     options = parser.parse_args()
     outcomes = roster.start_all([*NEEDED, "tigerbeetle"])
     for name in NEEDED:
@@ -52,7 +52,7 @@ def main() -> int:
         commands.insert(0, ["serve", "--roles", "ledger", "--data", str(directory / "ledger"), "--admin-port", "0"])
     service = ["serve", "--demo", *common, "--data", str(directory / "data"), "--port", options.port]
     service += ["--admin-port", options.admin_port]
-    commands.append([*service, "--workers", options.workers])
+    commands.append([*service, "--processes", options.processes])
     subprocess.run([*PROGRAM, "migrate", *common], env=environment, check=True)  # noqa: S603 - our own words.
     return _run(commands, environment, directory)
 
