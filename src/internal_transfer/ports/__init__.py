@@ -1,1 +1,1 @@
-"""What the service needs from the systems around it, one protocol per system."""
+"""What the service needs from the systems around it: one protocol per system, and what belongs to its contract."""

@@ -1,8 +1,11 @@
-"""The audit chain, the same in every database.
+"""How audit entries are chained and verified.
 
-An entry's digest is the SHA-256 of its number, the digest before it and its fields, each with its length in front. The
-head of the chain (its number and digest) is stored beside it, so that cutting off the end is seen as well. Whoever can
-write the database and knows this can forge all of it anew; a copy of a head kept elsewhere shows that too.
+It stands with the port because the chain is the same in every database: whichever adapter wrote an entry, its digest
+is the same.
+
+An entry's digest is the SHA-256 of its number, the digest before it and its fields, each preceded by its length. The
+head of the chain (number and digest of its last entry) is stored beside it, so that a chain that was cut short shows
+as well. Someone who can write the database can still forge the whole chain; a copy of a head kept elsewhere shows that.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,11 +15,11 @@ from typing import Any
 from internal_transfer.ports.operations import AuditEntry, ChainedEntry
 
 GENESIS = "0" * 64
-"""What stands as the digest before the first entry."""
+"""The digest before the first entry."""
 
 
 def digest_of(number: int, entry: AuditEntry, previous: str) -> str:
-    """The hexadecimal digest of an entry at its place in the chain."""
+    """Returns the hexadecimal digest of an entry at its place in the chain."""
     digest = sha256(b"internal-transfer audit 1")
     for part in (
         str(number),
@@ -35,7 +38,7 @@ def digest_of(number: int, entry: AuditEntry, previous: str) -> str:
 
 
 def chained(row: Sequence[Any]) -> ChainedEntry:
-    """The entry in a row of number, time, actor, action, subject, reason, outcome, evidence, previous, digest."""
+    """Reads an entry from a row: number, time, actor, action, subject, reason, outcome, evidence, previous, digest."""
     number, at, actor, action, subject, reason, outcome, evidence, previous, digest = row
     entry = AuditEntry(
         at=at, actor=actor, action=action, subject=subject, reason=reason, outcome=outcome, evidence=evidence
@@ -44,14 +47,14 @@ def chained(row: Sequence[Any]) -> ChainedEntry:
 
 
 class ChainWalk:
-    """A walk along the chain from its first entry; `number` and `digest` are those of the last one that holds."""
+    """Verifies the chain from its first entry on; `number` and `digest` are those of the last good entry."""
 
     def __init__(self) -> None:
         self.number = 0
         self.digest = GENESIS
 
     def first_break(self, links: Iterable[ChainedEntry]) -> int | None:
-        """Goes on over the next entries; the number at which the chain breaks, or None."""
+        """Verifies the next entries; returns the number at which the chain breaks, or None."""
         for link in links:
             number = self.number + 1
             if (link.number, link.previous) != (number, self.digest):
@@ -63,8 +66,8 @@ class ChainWalk:
         return None
 
     def break_at_end(self, head: tuple[int, str] | None) -> int | None:
-        """Holds the head against the walk's end; the number at which the chain breaks, or None."""
+        """Compares the head with the last entry; returns the number at which the chain breaks, or None."""
         if head == (self.number, self.digest):
             return None
-        # The head says more than the chain where the end was cut off, and something else where it was itself changed.
+        # A head that is gone or ahead means that the chain was cut short; any other means that the head was changed.
         return self.number + 1 if head is None or head[0] > self.number else max(self.number, 1)

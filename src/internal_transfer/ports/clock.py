@@ -1,4 +1,4 @@
-"""Time, waiting, randomness and ids; the only way to any of them, so that a simulation can own them."""
+"""Time, waiting, randomness and ids. All code gets them here, so that a simulation can control them."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from internal_transfer.domain.identifier import TransferId
 
 
 class Clock(Protocol):
-    """A clock that also draws ids."""
+    """A clock that also draws random numbers and ids."""
 
     def now_ms(self) -> int:
         """Wall-clock time in milliseconds since 1970-01-01 UTC; may step backwards."""
@@ -21,21 +21,21 @@ class Clock(Protocol):
         ...
 
     def jitter(self) -> float:
-        """A random number, at least 0 and below 1, for spreading retries."""
+        """Returns a random number, at least 0 and below 1, that spreads retries."""
         ...
 
     def lease(self, node: int, until_monotonic: float) -> None:
-        """Lets ids be drawn under a node's number until this time on the monotonic clock; renewing only moves the time.
+        """Lets ids of this node be drawn until a time on the monotonic clock; renewing a lease only moves the time.
 
-        The caller takes the lease's safety margin off, and counts from before it asked the store for the lease.
+        The caller counts from before it asked the store for the lease, and subtracts the safety margin.
         """
         ...
 
     def new_ids(self, count: int) -> list[TransferId]:
-        """Draws ids, rising, from wall time, the leased worker id and a counter.
+        """Draws rising ids from wall time, the leased node and a counter.
 
-        Backward steps of the wall clock of up to 5 s are bridged by counting on from the last id's time. Raises
-        `Unavailable` (of the store) after a larger step, and when the worker's lease ran out: then no ids are safe to
-        draw until time has caught up or the lease is renewed.
+        When the wall clock steps back by up to 5 s, ids count on from the time of the last one. Raises `Unavailable`
+        (of the store) after a larger step, until time has caught up, and after the end of the lease, until it is
+        renewed: ids drawn then could repeat.
         """
         ...

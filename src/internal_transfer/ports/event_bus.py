@@ -1,4 +1,4 @@
-"""How confirmations of trading cores reach the settler."""
+"""How the verdicts of trading cores reach the settler."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,26 +8,26 @@ from internal_transfer.ports.bounds import waits
 
 
 class Delivery(Protocol):
-    """Some confirmations, in order per transfer, that stay owed until they are acknowledged."""
+    """Verdicts handed to one settler, in order per transfer, until it acknowledges them."""
 
     @property
     def verdicts(self) -> Sequence[Verdict]:
-        """What the cores said."""
+        """The verdicts of the cores."""
         ...
 
 
 class EventBus(Protocol):
-    """At least once, ordered per transfer, acknowledged after the work is durable."""
+    """Delivers verdicts at least once and in order per transfer, until the work on them is durable."""
 
     async def publish(self, verdicts: Sequence[Verdict]) -> None:
-        """Makes confirmations available to the settlers; raises `Unavailable` when the bus is full or away."""
+        """Makes verdicts available to the settlers; raises `Unavailable` when the bus is full or cannot be reached."""
         ...
 
     @waits
     async def take(self, most: int) -> Delivery:
-        """Waits for confirmations and hands out at most this many."""
+        """Waits for verdicts and hands out at most this many."""
         ...
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        """Says that the delivery's work is durable, so it is not handed out again."""
+        """Tells the bus that the work on a delivery is durable, so that it is not handed out again."""
         ...

@@ -10,19 +10,19 @@ from internal_transfer.ports.transfer_store import Event
 
 
 class TransferEvent(Struct, frozen=True):
-    """A change of status, and the transfer that it is about, of which only what never changes is told."""
+    """A change of status, with its transfer; only the fields of the transfer that never change are published."""
 
     event: Event
     transfer: Transfer
 
 
 class EventPublisher(Protocol):
-    """At least once, in order per transfer, without gaps: version n + 1 is never there before version n."""
+    """Publishes at least once, in order per transfer and without gaps: never version n + 1 before version n."""
 
     async def publish(self, events: Sequence[TransferEvent]) -> None:
-        """Makes events available to everybody, and returns when they survive the loss of a machine.
+        """Publishes events, and returns once they survive the loss of a machine.
 
-        Raises `Unavailable` where none was published, `OutcomeUnknown` where some may have been; then publishing all
-        of them again is right, since readers drop the (transfer id, version) that they have seen.
+        Raises `Unavailable` where none was published and `OutcomeUnknown` where some may have been. The caller then
+        publishes all of them again, since readers drop each (transfer id, version) that they have seen.
         """
         ...

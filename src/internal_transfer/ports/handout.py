@@ -1,7 +1,10 @@
-"""What is owed to consumers: handed out in order per transfer, to one consumer at a time, until it is acknowledged.
+"""Hands verdicts out to consumers: in order per transfer, one consumer per transfer, until they are acknowledged.
 
-While a consumer has a transfer in hand, later confirmations of that transfer wait for its acknowledgement, so that no
-two consumers work on one transfer. What a consumer's task leaves unacknowledged when it ends is handed out again.
+It stands with the port because every event bus promises this order, whatever brings the verdicts in.
+
+While a consumer has a transfer in hand, later verdicts on that transfer wait until it acknowledges, so that no two
+consumers work on one transfer. When a consumer's task ends, the deliveries that it did not acknowledge are handed out
+again.
 """
 
 import asyncio
@@ -16,7 +19,7 @@ T = TypeVar("T")
 
 
 class HandedOut(Generic[T]):
-    """Some confirmations that one consumer has in hand; implements `Delivery`. `items` are what the bus put in."""
+    """Implements `Delivery`: the verdicts that one consumer has in hand. `items` are what the bus added for them."""
 
     __slots__ = ("items", "verdicts")
 
@@ -26,24 +29,24 @@ class HandedOut(Generic[T]):
 
 
 class Handout(Generic[T]):
-    """The items of one bus and who has them; `verdict_of` reads an item."""
+    """The items of one bus, and the consumers that have them; `verdict_of` reads the verdict of an item."""
 
     def __init__(self, verdict_of: Callable[[T], Verdict]) -> None:
         self._verdict_of = verdict_of
         self._ready: deque[T] = deque()
         self._behind: dict[TransferId, list[T]] = {}
-        """By transfer in hand: what came after it."""
+        """For each transfer in hand, the items that came after it."""
         self._in_hand: dict[HandedOut[T], asyncio.Task[Any]] = {}
         self._consumers: set[asyncio.Task[Any]] = set()
         self._some_ready = asyncio.Event()
 
     def add(self, items: Iterable[T]) -> None:
-        """Owes more."""
+        """Adds items to be handed out."""
         self._ready.extend(items)
         self._some_ready.set()
 
     async def take(self, most: int) -> HandedOut[T]:
-        """Waits for items of transfers that nobody has in hand, and hands out at most this many."""
+        """Waits for items of transfers that no consumer has in hand, and hands out at most this many."""
         assert most > 0, "a delivery has room for at least one"
         while not (items := self._next(most)):
             self._some_ready.clear()
@@ -60,7 +63,7 @@ class Handout(Generic[T]):
         return delivery
 
     def settle(self, delivery: HandedOut[T]) -> bool:
-        """Ends a delivery; False for one that was meanwhile handed out again, or forgotten."""
+        """Ends a delivery; returns False for one that was handed out again or forgotten in the meantime."""
         if delivery not in self._in_hand:
             return False
         del self._in_hand[delivery]
@@ -68,11 +71,11 @@ class Handout(Generic[T]):
         return True
 
     def redeliver(self) -> None:
-        """Hands everything that is in hand out again, before all that came later."""
+        """Hands out again all items that are in hand, before those that came later."""
         self._give_back(list(self._in_hand))
 
     def forget(self, is_gone: Callable[[T], bool]) -> None:
-        """Owes items no more. A delivery that holds one is not in hand any more; what else it holds is owed again."""
+        """Forgets items. A delivery that holds one ends, and its other items are handed out again."""
         touched = [delivery for delivery in self._in_hand if any(map(is_gone, delivery.items))]
         self._give_back(touched)
         self._ready = deque(item for item in self._ready if not is_gone(item))
@@ -103,7 +106,7 @@ class Handout(Generic[T]):
             self._some_ready.set()
 
     def _let_go(self, delivery: HandedOut[T]) -> None:
-        """Puts what waited behind a delivery at the front, where it comes before anything newer of its transfer."""
+        """Puts the items that waited behind a delivery at the front, before any newer item of their transfers."""
         for transfer_id in {verdict.transfer_id: None for verdict in delivery.verdicts}:
             self._ready.extendleft(reversed(self._behind.pop(transfer_id)))
         if self._ready:

@@ -18,7 +18,7 @@ BATCH_MAX = 8189
 
 U128_MAX = 2**128 - 1
 AMOUNT_MAX = U128_MAX
-"""As a post's amount: all of the hold. We never send it."""
+"""As the amount of a post: all of the hold. This service never sends it."""
 
 
 class AccountFlag:
@@ -33,7 +33,7 @@ class AccountFlag:
 
 
 def account_flags(kind: AccountType) -> int:
-    """The flags of the type's accounts in the ledger: only a ledger-held balance has a limit to keep."""
+    """Returns the flags of a type's accounts in the ledger: only ledger-held balances have a limit."""
     return AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS if kind.holder is Holder.LEDGER else 0
 
 
@@ -52,7 +52,7 @@ class TransferFlag:
 
 
 class LedgerAccount(Struct, frozen=True, kw_only=True):
-    """An account; all sums are u128, `timestamp` is nanoseconds and 0 in a request."""
+    """An account. All sums are u128; `timestamp` is in nanoseconds, and 0 in a request."""
 
     id: int
     ledger: int
@@ -69,7 +69,7 @@ class LedgerAccount(Struct, frozen=True, kw_only=True):
 
 
 class LedgerTransfer(Struct, frozen=True, kw_only=True):
-    """A transfer: plain, a hold (PENDING), or a post or void of the hold `pending_id`. Immutable once created."""
+    """A plain transfer, a hold (PENDING), or the post or void of the hold `pending_id`; it never changes."""
 
     id: int
     debit_account_id: int = 0
@@ -181,25 +181,26 @@ BURNING = frozenset(
         TransferResult.EXCEEDS_DEBITS,
     }
 )
-"""The transient failures, which burn the transfer's id for ever. (Two more need closed accounts; we never close.)"""
+"""The transient failures, which burn the transfer's id for ever. Two more occur only with closed accounts, which this
+service does not use."""
 
 
 class AccountOutcome(Struct, frozen=True):
-    """A result with the ledger's timestamp: of the creation, or of the original where it exists."""
+    """A result with the ledger's timestamp: that of the event, or that of the original where it `exists`."""
 
     status: AccountResult
     timestamp: int
 
 
 class TransferOutcome(Struct, frozen=True):
-    """A result with the ledger's timestamp: of the creation, or of the original where it exists."""
+    """A result with the ledger's timestamp: that of the event, or that of the original where it `exists`."""
 
     status: TransferResult
     timestamp: int
 
 
 class UnsupportedError(ValueError):
-    """A feature of TigerBeetle that this service does not use was asked for: a bug of the caller."""
+    """The caller used a feature of TigerBeetle that this service does not support: a bug."""
 
 
 class Ledger(Protocol):
@@ -216,7 +217,7 @@ class Ledger(Protocol):
         ...
 
     async def create_transfers(self, transfers: Sequence[LedgerTransfer]) -> list[TransferOutcome]:
-        """Creates transfers, holds, posts and voids, each seeing those before it in the batch."""
+        """Creates transfers, holds, posts and voids; each sees those before it in the batch."""
         ...
 
     @reads
@@ -226,15 +227,15 @@ class Ledger(Protocol):
 
     @reads
     async def lookup_transfers(self, ids: Sequence[int]) -> list[LedgerTransfer]:
-        """The transfers that exist, in the order asked; a hold's row does not tell what became of it."""
+        """The transfers that exist, in the order asked; a hold does not show what became of it."""
         ...
 
     @reads
     async def transfers_after(self, timestamp: int, most: int) -> list[LedgerTransfer]:
-        """Transfers with a larger timestamp, rising, at most `most` (at most `BATCH_MAX`)."""
+        """The next transfers after a timestamp, rising; at most `most`, which is at most `BATCH_MAX`."""
         ...
 
     @reads
     async def newest_transfers(self, most: int) -> list[LedgerTransfer]:
-        """The transfers with the largest timestamps, falling, at most `most` (at most `BATCH_MAX`)."""
+        """The newest transfers, with falling timestamps; at most `most`, which is at most `BATCH_MAX`."""
         ...

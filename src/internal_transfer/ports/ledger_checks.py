@@ -1,8 +1,9 @@
-"""TigerBeetle's checks of accounts and transfers, in its order of precedence; pure, and the first that fails decides.
+"""TigerBeetle's checks of accounts and transfers, in its order of precedence: the first check that fails decides.
 
-The source is the order of TigerBeetle's reference on `create_accounts` and `create_transfers`. Time-outs, closing,
-balancing and imported events are refused before anything is checked, so their results do not occur. So is a batch that
-is too long; these refusals raise, and are those of every ledger.
+They stand with the port because they are its contract: whichever ledger is used, the same event gets the same result.
+The order is that of TigerBeetle's reference on `create_accounts` and `create_transfers`. Every ledger first refuses, by
+raising, a batch that is too long and all time-outs and closing, balancing and imported events, so the results that only
+those can have do not occur.
 """
 
 from collections.abc import Sequence
@@ -36,31 +37,31 @@ _BOTH_LIMITS = AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS | AccountFlag.CREDITS_
 
 
 def check_size(items: Sequence[object]) -> None:
-    """Refuses, with `ValueError`, more items than a call takes."""
+    """Raises `ValueError` for more items than a call takes."""
     if len(items) > BATCH_MAX:
         raise ValueError(f"a call takes at most {BATCH_MAX} items, not {len(items)}")
 
 
 def check_most(most: int) -> None:
-    """Refuses, with `ValueError`, to read more than a call may."""
+    """Raises `ValueError` for more transfers than a call may read."""
     if not 0 <= most <= BATCH_MAX:
         raise ValueError(f"at most {BATCH_MAX} transfers can be asked for, not {most}")
 
 
 def check_accounts_supported(*, flags: int) -> None:
-    """Refuses a batch of accounts by all their flags in one."""
+    """Raises `UnsupportedError` for a batch of accounts; `flags` is the union of theirs."""
     if flags & _ACCOUNT_FLAGS_UNSUPPORTED:
         raise UnsupportedError("imported and closed accounts are not used here")
 
 
 def check_transfers_supported(*, flags: int, timeout: int) -> None:
-    """Refuses a batch of transfers by all their flags, and all their time-outs, in one."""
+    """Raises `UnsupportedError` for a batch of transfers; `flags` and `timeout` are the unions of theirs."""
     if timeout or flags & _TRANSFER_FLAGS_UNSUPPORTED:
         raise UnsupportedError("time-outs and closing, balancing and imported transfers are not used here")
 
 
 def check_account_id(account: LedgerAccount) -> AccountResult | None:
-    """What is checked before the ledger is asked whether the account exists."""
+    """Checks an account before the ledger looks for one with its id."""
     if account.timestamp:
         return AccountResult.TIMESTAMP_MUST_BE_ZERO
     if account.flags > _ACCOUNT_FLAGS_MAX:
@@ -73,7 +74,7 @@ def check_account_id(account: LedgerAccount) -> AccountResult | None:
 
 
 def compare_account(account: LedgerAccount, stored: LedgerAccount) -> AccountResult:
-    """Which of the `exists` results an account gets whose id is taken."""
+    """Returns the `exists` result of an account whose id is taken."""
     if account.flags != stored.flags:
         return AccountResult.EXISTS_WITH_DIFFERENT_FLAGS
     if account.user_data_128 != stored.user_data_128:
@@ -90,7 +91,7 @@ def compare_account(account: LedgerAccount, stored: LedgerAccount) -> AccountRes
 
 
 def check_new_account(account: LedgerAccount) -> AccountResult | None:
-    """What is checked of an account whose id is free."""
+    """Checks an account whose id is free."""
     if account.flags & _BOTH_LIMITS == _BOTH_LIMITS:
         return AccountResult.FLAGS_ARE_MUTUALLY_EXCLUSIVE
     if account.debits_pending:
@@ -109,7 +110,7 @@ def check_new_account(account: LedgerAccount) -> AccountResult | None:
 
 
 def check_transfer_id(transfer: LedgerTransfer) -> TransferResult | None:
-    """What is checked before the ledger is asked whether the transfer exists or its id is burnt."""
+    """Checks a transfer before the ledger looks for its id among the transfers and the burnt ids."""
     if transfer.timestamp:
         return TransferResult.TIMESTAMP_MUST_BE_ZERO
     if transfer.flags > _TRANSFER_FLAGS_MAX:
@@ -122,7 +123,7 @@ def check_transfer_id(transfer: LedgerTransfer) -> TransferResult | None:
 
 
 def compare_transfer(transfer: LedgerTransfer, stored: LedgerTransfer) -> TransferResult:
-    """Which of the `exists` results a plain transfer or hold gets whose id is taken."""
+    """Returns the `exists` result of a plain transfer or hold whose id is taken."""
     if transfer.flags != stored.flags:
         return TransferResult.EXISTS_WITH_DIFFERENT_FLAGS
     if transfer.pending_id != stored.pending_id:
@@ -147,9 +148,9 @@ def compare_transfer(transfer: LedgerTransfer, stored: LedgerTransfer) -> Transf
 
 
 def compare_resolution(transfer: LedgerTransfer, stored: LedgerTransfer, hold: LedgerTransfer) -> TransferResult:
-    """Which of the `exists` results a post or void gets whose id is taken; `hold` is what `stored` resolved.
+    """Returns the `exists` result of a post or void whose id is taken; `hold` is the hold that `stored` resolved.
 
-    What was left 0 stands for the hold's own, so it differs only where the stored one did not inherit it.
+    A field that is 0 stands for the hold's value, so it differs only where `stored` has another value than the hold.
     """
     if transfer.flags != stored.flags:
         return TransferResult.EXISTS_WITH_DIFFERENT_FLAGS
@@ -175,7 +176,7 @@ def compare_resolution(transfer: LedgerTransfer, stored: LedgerTransfer, hold: L
 
 
 def check_new_transfer(transfer: LedgerTransfer) -> TransferResult | None:
-    """What is checked of a plain transfer or hold whose id is free, before its accounts are looked up."""
+    """Checks a plain transfer or hold whose id is free, before its accounts are looked up."""
     debit, credit = transfer.debit_account_id, transfer.credit_account_id
     if debit == 0:
         return TransferResult.DEBIT_ACCOUNT_ID_MUST_NOT_BE_ZERO
@@ -197,7 +198,7 @@ def check_new_transfer(transfer: LedgerTransfer) -> TransferResult | None:
 
 
 def check_new_resolution(transfer: LedgerTransfer) -> TransferResult | None:
-    """What is checked of a post or void whose id is free, before its hold is looked up."""
+    """Checks a post or void whose id is free, before its hold is looked up."""
     flags, pending_id = transfer.flags, transfer.pending_id
     if flags & RESOLVING == RESOLVING or flags & TransferFlag.PENDING:
         return TransferResult.FLAGS_ARE_MUTUALLY_EXCLUSIVE
@@ -211,7 +212,7 @@ def check_new_resolution(transfer: LedgerTransfer) -> TransferResult | None:
 
 
 def check_against_hold(transfer: LedgerTransfer, hold: LedgerTransfer, resolved_by: int) -> TransferResult | None:
-    """What is checked of a post or void against its hold; `resolved_by` is the flag of what resolved that, or 0."""
+    """Checks a post or void against its hold; `resolved_by` is the flag of the hold's earlier post or void, or 0."""
     if transfer.debit_account_id not in (0, hold.debit_account_id):
         return TransferResult.PENDING_TRANSFER_HAS_DIFFERENT_DEBIT_ACCOUNT_ID
     if transfer.credit_account_id not in (0, hold.credit_account_id):
@@ -233,6 +234,6 @@ def check_against_hold(transfer: LedgerTransfer, hold: LedgerTransfer, resolved_
 
 
 def resolved_amount(transfer: LedgerTransfer, held: int) -> int:
-    """The amount that a post or void of a hold over `held` means: a void's 0 and a post's AMOUNT_MAX are all of it."""
+    """Returns the amount that a post or void moves: 0 in a void, and AMOUNT_MAX in a post, stand for all of `held`."""
     everything = 0 if transfer.flags & TransferFlag.VOID_PENDING_TRANSFER else AMOUNT_MAX
     return held if transfer.amount == everything else transfer.amount

@@ -1,4 +1,4 @@
-"""What operators decide and what is kept about it: pins, policy, API keys, the audit chain, reports."""
+"""The records of operation: pinned settings, policy, API keys, the audit chain and reconciliation reports."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -26,7 +26,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
 
 
 class ChainedEntry(Struct, frozen=True):
-    """An entry in the chain: its number (from 1), the hash of the one before, and its own hash over both."""
+    """An entry in the chain: its number (from 1), the digest of the entry before it, and its own digest."""
 
     number: int
     entry: AuditEntry
@@ -35,7 +35,7 @@ class ChainedEntry(Struct, frozen=True):
 
 
 class ApiKey(Struct, frozen=True, kw_only=True):
-    """A key for request signatures. The secret has to be readable, since it signs; the passphrase is only hashed."""
+    """A key for request signatures. The secret is stored as it is, to verify signatures; the passphrase is hashed."""
 
     key: str
     secret: str
@@ -47,7 +47,7 @@ class ApiKey(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True):
-    """A reconciliation: when, whether it was clean, and its items as JSON."""
+    """A reconciliation report: when it was made, whether it is clean, and its items as JSON."""
 
     at: int
     clean: bool
@@ -58,7 +58,7 @@ class Operations(Protocol):
     """All calls raise `Unavailable` when nothing was recorded and `OutcomeUnknown` when something may have been."""
 
     async def pin(self, values: dict[str, str]) -> dict[str, str]:
-        """Pins values at first use; answers those that were pinned before with another value, as they were pinned.
+        """Pins values at first use; returns those that are already pinned with another value, as they are pinned.
 
         If there are any, nothing new is pinned.
         """
@@ -75,19 +75,20 @@ class Operations(Protocol):
         ...
 
     async def change_policy(self, policy: Policy, entry: AuditEntry) -> int | None:
-        """Puts a policy in force together with its audit entry, and answers the entry's number.
+        """Puts a policy in force together with its audit entry, and returns the entry's number.
 
-        `policy.version` is the version that the change was based on; None where another one is in force by now.
+        `policy.version` is the version that the change was based on. Where another version is in force, changes nothing
+        and returns None.
         """
         ...
 
     async def append_audit(self, entry: AuditEntry) -> int:
-        """Appends an entry to the chain and answers its number."""
+        """Appends an entry to the chain and returns its number."""
         ...
 
     @reads
     async def audit(self, *, after: int, most: int) -> list[ChainedEntry]:
-        """Entries by rising number above `after`."""
+        """The entries with a number above `after`, rising."""
         ...
 
     @reads
@@ -97,7 +98,7 @@ class Operations(Protocol):
 
     @reads
     async def verify_audit(self) -> int | None:
-        """The number of the first entry at which the chain is broken or missing, or None where all of it holds."""
+        """Returns the number of the first entry that is wrong or missing, or None for a whole chain."""
         ...
 
     async def put_api_key(self, key: ApiKey, entry: AuditEntry) -> None:
@@ -110,7 +111,7 @@ class Operations(Protocol):
         ...
 
     async def save_report(self, report: Report) -> int:
-        """Stores a reconciliation's report and answers its number."""
+        """Stores a reconciliation report and returns its number."""
         ...
 
     @reads

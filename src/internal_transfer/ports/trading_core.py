@@ -1,11 +1,13 @@
 """The systems that own core-held balances.
 
-A trading core promises: the *first* verdict for (transfer id, side, action) is stored in the transaction of its effect
-and repeated for ever; cancelling or reversing an id it has not seen leaves a tombstone, so that the id can never be
-applied later; the same id with another asset, amount, owner or direction is a `MISMATCH` without effect; verdicts
-echo what they are about.
+A trading core promises:
 
-| told | seen before | verdict |
+- The *first* verdict for (transfer id, side, action) is stored in the transaction of its effect and repeated for ever.
+- Cancelling or reversing an id that it has not seen leaves a tombstone, so that the id can never be applied later.
+- The same id with another asset, amount, owner or direction is a `MISMATCH` without effect.
+- A verdict repeats the fields of its command.
+
+| command | seen before | verdict |
 | --- | --- | --- |
 | apply | nothing | applied, or refused with a reason |
 | apply | a tombstone | cancelled |
@@ -29,7 +31,7 @@ from internal_transfer.ports.bounds import reads
 
 
 class CoreBalance(Struct, frozen=True):
-    """A balance as the core that owns it reports it, in smallest units: all of it, and what is spoken for."""
+    """A balance as its core reports it, in smallest units: all of it, and the part that is held."""
 
     account: Account
     posted: int
@@ -40,24 +42,24 @@ class TradingCore(Protocol):
     """All trading cores, addressed by the `core` of each command."""
 
     async def tell(self, commands: Sequence[Command]) -> list[Verdict | None]:
-        """Sends orders; answers in order, None where the verdict will come over the event bus, or never.
+        """Sends commands; returns their verdicts in order, with None where one comes over the event bus, or never.
 
-        Telling again is asking: the first verdict comes back. At most one effect per (transfer id, side). Raises
-        `Unavailable` when nothing was sent, `OutcomeUnknown` when some may have been.
+        Sending a command again returns its first verdict. A (transfer id, side) has at most one effect. Raises
+        `Unavailable` when nothing was sent and `OutcomeUnknown` when some commands may have been.
         """
         ...
 
     @reads
     async def verdicts(self, transfer_ids: Sequence[TransferId]) -> list[list[Verdict]]:
-        """All verdicts that are stored for each transfer, in the order in which they were given; no effect."""
+        """All stored verdicts of each transfer, in the order in which they were given; has no effect."""
         ...
 
     @reads
     async def balances(self, owner: Owner) -> list[CoreBalance]:
-        """The balances of one owner in all cores; raises `Unavailable` while they cannot be had."""
+        """The balances of one owner in all cores; raises `Unavailable` while a core does not report them."""
         ...
 
     @reads
     async def entries_after(self, entry: int, most: int) -> list[tuple[int, Verdict]]:
-        """What transfers did to balances: (number, verdict of applied or reversed), rising, for reconciliation."""
+        """What transfers did to balances, by rising number: (number, verdict) of applied and reversed legs."""
         ...

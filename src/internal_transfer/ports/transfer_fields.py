@@ -1,4 +1,7 @@
-"""How single fields of a transfer are written as text and read back, the same in every database."""
+"""How the fields of a transfer are stored and read back.
+
+It stands with the port because all stores write the same texts, and adapters may not import each other.
+"""
 
 from functools import lru_cache
 from typing import Any, Protocol
@@ -37,18 +40,18 @@ class Row(Protocol):
 
 
 def legs_text(legs: tuple[Leg, ...]) -> str:
-    """The legs as they are stored."""
+    """Returns the text that stores these legs."""
     return _ENCODER.encode(legs).decode() if legs else "[]"
 
 
 @lru_cache(maxsize=1024)
 def legs_of(stored: str) -> tuple[Leg, ...]:
-    """The legs in a stored text."""
+    """Reads the legs from their stored text."""
     return _LEGS.decode(stored)
 
 
 def read_transfer(row: Row, amount: int) -> Transfer:
-    """The transfer in a row of `TRANSFER_COLUMNS`, which more columns may follow.
+    """Reads a transfer from a row of `TRANSFER_COLUMNS`, which more columns may follow.
 
     The caller reads the amount, since each database writes numbers of this size in a way of its own.
     """
@@ -80,13 +83,13 @@ def read_transfer(row: Row, amount: int) -> Transfer:
 
 
 def read_event(row: Row) -> Event:
-    """The event in a row of transfer id, version, status, time and code, which more columns may follow."""
+    """Reads an event from a row of transfer id, version, status, time and code, which more columns may follow."""
     code = row[4]
     return Event(row[0], row[1], STATUS[row[2]], row[3], None if code is None else CODE[code])
 
 
 def asked_core(transfer: Transfer) -> str | None:
-    """The core that owes an answer. Until persons have decided what they have to, nothing is sent and nothing owed."""
+    """Returns the core that owes an answer, if any; none does while the transfer waits for a decision by people."""
     if transfer.status in OPEN and (transfer.needs_person is None or transfer.decision is not None):
         for leg in transfer.legs:
             if leg.state in _OWED:

@@ -1,4 +1,4 @@
-"""The record of transfers: what users asked for and read, and what the services go on from."""
+"""The record of transfers: what users asked for, what they are shown, and what the services continue from."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -19,7 +19,7 @@ DAILY_UNITS_MAX = 2**128 - 1
 
 
 class Event(Struct, frozen=True):
-    """One change of status; `version` counts a transfer's events from 1."""
+    """One change of status; `version` numbers a transfer's events from 1."""
 
     transfer_id: TransferId
     version: int
@@ -53,14 +53,14 @@ class Accepted(Struct, frozen=True):
 
 
 class KeyTaken(Struct, frozen=True):
-    """The owner used the key before: for this transfer, with this content. Nothing was recorded."""
+    """The owner has used the key before, for this transfer and content. Nothing was recorded."""
 
     transfer: Transfer
     fingerprint: bytes
 
 
 class DailyLimitExceeded(Struct, frozen=True):
-    """The day's limit does not allow the amount; `remaining_units` are left. Nothing was recorded."""
+    """The amount exceeds the day's limit, of which `remaining_units` are left. Nothing was recorded."""
 
     remaining_units: int
 
@@ -73,10 +73,10 @@ AcceptOutcome = Accepted | KeyTaken | DailyLimitExceeded | IdTaken
 
 
 class Change(Struct, frozen=True):
-    """The next record of a transfer; valid only while the recorded `revision` is the one given here.
+    """The next record of a transfer; it is recorded only if the recorded `revision` is the one given here.
 
-    `after.revision` is ignored: the store counts. `after.version` is larger by one than the recorded one where the
-    status changes, and then the event of that version is recorded with it.
+    `after.revision` is ignored, since the store counts revisions. Where the status changes, `after.version` is the
+    recorded version plus one, and the event of that version is recorded in the same commit.
     """
 
     revision: int
@@ -86,8 +86,8 @@ class Change(Struct, frozen=True):
 class HistoryQuery(Struct, frozen=True, kw_only=True):
     """One page of an owner's transfers, newest accepted first.
 
-    Times are milliseconds on `created_at`: `from_ms` inclusive, `to_ms` exclusive. A direction needs an account type.
-    `after` is the last `accept_number` of the page before; `until` is the highest that the walk may show.
+    `from_ms` (inclusive) and `to_ms` (exclusive) bound `created_at`, in milliseconds. A direction (`in` or `out`) needs
+    an account type. `after` is the `next_after` of the page before, `until` the one that the first page returned.
     """
 
     owner: Owner
@@ -118,10 +118,10 @@ class HistoryQuery(Struct, frozen=True, kw_only=True):
 
 
 class HistoryPage(Struct, frozen=True):
-    """Transfers with their accept numbers (rising in the order of commits), newest first.
+    """Transfers, newest accepted first; accept numbers rise in the order of commits.
 
-    `until` is the highest accept number that was committed when the walk began. A walk that hands it back together
-    with the last number it saw meets every transfer committed before its first page exactly once.
+    `until` is the highest accept number when the walk began, `next_after` the number to go on from, or None on the last
+    page. A walk that passes both to the next query shows every transfer committed before its first page exactly once.
     """
 
     transfers: list[Transfer]
@@ -130,10 +130,10 @@ class HistoryPage(Struct, frozen=True):
 
 
 class OpenSummary(Struct, frozen=True):
-    """How many transfers are open, and since when the oldest leg of each core has been asked without an answer.
+    """How many transfers are open, and since when each core has owed its oldest answer.
 
-    `by_status` names both open statuses, also with 0; `oldest_open_ms` is the smallest `created_at` in each that has
-    any. `needs_person` counts by reason; cores owe those transfers nothing until persons have decided.
+    `by_status` has both open statuses, even at 0; `oldest_open_ms` is the smallest `created_at` in each that has any.
+    `needs_person` counts by reason; no core owes those transfers an answer until people have decided.
     """
 
     by_status: dict[Status, int]
@@ -143,7 +143,7 @@ class OpenSummary(Struct, frozen=True):
 
 
 class RegisteredAccount(Struct, frozen=True):
-    """An account with its number in the append-only registry (from 1)."""
+    """An account with its number in the append-only registry, from 1."""
 
     number: int
     account: Account
@@ -157,34 +157,35 @@ def no_node_is_free() -> Unavailable:
 class TransferStore(Protocol):
     """All calls raise `Unavailable` when nothing was recorded and `OutcomeUnknown` when something may have been.
 
-    Reads by id and key see everything that was accepted or recorded before in this process, and after `durable()`
-    everywhere. Final records never change; events and keys are never changed or removed.
+    Reads by id and key see everything that this process accepted or recorded before; those of other processes see it
+    once it is `durable()`. Final records never change; events and keys are never changed or removed.
     """
 
     @reads
     async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
-        """What each (owner, idempotency key) stands for, in order.
+        """The transfer that each (owner, idempotency key) stands for, in order.
 
-        With `settled`, accepts that are about to commit are waited for and what is in doubt is settled, so a None means
-        that nothing is on record, save for what is still on its way to the store. Without it a None may miss those,
-        which is enough, and cheaper, where `accept` has the last word.
+        With `settled`, the store waits for accepts that are about to commit and settles those in doubt, so None means
+        that nothing is on record; only a request still on its way to the store can be missed. Without it None may miss
+        those accepts too, which is cheaper, and enough where `accept` follows and decides.
         """
         ...
 
     async def accept(self, proposals: Sequence[Proposal]) -> list[AcceptOutcome]:
-        """Records transfers; for each, in one transaction: claims the key, reserves the daily limit, inserts the
-        record and its first event. Proposals of one batch see those before them.
+        """Accepts transfers: in one transaction for each, claims the key, reserves the daily limit, and inserts the
+        record and its first event. A proposal sees those before it in the batch.
 
-        The key is looked at first, then the id, then the limit. A refused proposal leaves nothing behind.
+        The key is checked first, then the id, then the limit. A refused proposal leaves no trace.
         """
         ...
 
     async def record(self, changes: Sequence[Change]) -> list[Transfer | None]:
-        """Records the next state of transfers with its event; gives FAILED ones' share of the daily limit back.
+        """Records the next state of transfers, with an event where the status changes; where that is FAILED, gives
+        back the share of the daily limit.
 
-        Answers the transfer as recorded (with its new revision), or None where the recorded revision was another one:
-        then somebody else went on, and nothing was changed. Raises `IllegalTransition` for a change of status that
-        the table does not know; nothing of the batch is recorded then.
+        Returns each transfer as recorded, with its new revision, or None where the recorded revision is another one:
+        then another process has changed the transfer, and this change is not made. Raises `IllegalTransition` as
+        `check_change` does, and then records nothing of the batch.
         """
         ...
 
@@ -199,71 +200,71 @@ class TransferStore(Protocol):
         ...
 
     async def lease_due(self, *, now_ms: int, lease_ms: int, most: int) -> list[Transfer]:
-        """Takes open transfers whose `due_at` is not after `now_ms`, oldest due first, and leases them.
+        """Leases open transfers whose `due_at` is not after `now_ms`, the longest due first.
 
-        A lease moves `due_at` to `now_ms + lease_ms`, so no two callers get the same transfer; it is no revision.
+        A lease moves `due_at` to `now_ms + lease_ms`, so that no two callers get the same transfer; the revision stays.
         """
         ...
 
     async def make_due(self, *, now_ms: int) -> int:
-        """Makes all open transfers due, after a restart of the only process there is; answers how many."""
+        """Makes all open transfers due, after a restart of the only process; returns how many are open."""
         ...
 
     @reads
     async def history(self, query: HistoryQuery) -> HistoryPage:
-        """One page of an owner's transfers; the cursor does not assume that ids are in commit order."""
+        """One page of an owner's transfers; it can be short, or empty, without being the last."""
         ...
 
     @reads
     async def by_status(self, status: Status, *, after: TransferId | None, most: int) -> list[Transfer]:
-        """Transfers in a status, by rising id, from above `after`."""
+        """The transfers in a status with an id above `after`, by rising id."""
         ...
 
     @reads
     async def stuck(self, *, open_before_ms: int, most: int) -> list[Transfer]:
-        """Open transfers that were created before this time or need a person, oldest first."""
+        """Open transfers that were created before a time or need a person, oldest first."""
         ...
 
     @reads
     async def daily_used(self, owner: Owner, asset: str, day: int) -> int:
-        """How many units of an asset the owner's transfers of that UTC day use."""
+        """Returns how many units of an asset the owner's transfers of a UTC day use of its limit."""
         ...
 
     @reads
     async def open_summary(self) -> OpenSummary:
-        """What is open, for shedding and metrics."""
+        """Counts what is open, for shedding and metrics."""
         ...
 
     @reads
     async def feed(self, after: int, most: int) -> list[tuple[int, Event]]:
-        """Events by rising sequence number above `after`; a reader that goes on from the last never skips one."""
+        """The events after a sequence number, rising; a reader that continues from the last one never skips any."""
         ...
 
     @reads
     async def reader_position(self, reader: str) -> int:
-        """The sequence number up to which a reader of the feed has done its work; 0 for one never heard of."""
+        """The sequence number up to which a reader of the feed has finished its work; 0 for an unknown reader."""
         ...
 
     async def move_reader(self, reader: str, position: int) -> None:
-        """Notes how far a reader of the feed has come; a position that is not ahead of the noted one does nothing.
+        """Records up to which sequence number a reader of the feed has finished its work; it never moves back.
 
-        `reader` names a use of the feed, such as the publisher to a broker, not a process, so whoever takes the work
-        over goes on from there. An event may be read again after a crash, never missed.
+        `reader` names a use of the feed, such as publishing to a broker, and not a process, so that another process can
+        take over from there. After a crash an event may be read again, but is never missed.
         """
         ...
 
     async def register(self, accounts: Sequence[Account]) -> list[RegisteredAccount]:
-        """Numbers accounts, the first time they are seen, and answers the numbers in order."""
+        """Gives each account a number when it is first seen; returns the numbers in order."""
         ...
 
     @reads
     async def registered(self, owner: Owner) -> list[RegisteredAccount]:
-        """The accounts of an owner that were ever used."""
+        """All accounts of an owner that were ever registered."""
         ...
 
     @reads
     async def registered_by_number(self, numbers: Sequence[int]) -> list[Account | None]:
-        """The way back from the ledger's `user_data_128` of an account."""
+        """The accounts with these numbers, which the ledger has as `user_data_128`; None for an unknown number."""
         ...
 
     async def lease_node(self, holder: str, *, now_ms: int, lease_ms: int) -> int:
@@ -275,5 +276,5 @@ class TransferStore(Protocol):
 
     @reads
     async def ledger_seen(self) -> int:
-        """The largest `ledger_timestamp` on record: it must exist in the ledger, else that was restored to before."""
+        """The largest `ledger_timestamp` on record; a ledger without it was restored to an earlier time."""
         ...
