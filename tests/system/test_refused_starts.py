@@ -7,7 +7,8 @@ import sqlite3
 import pytest
 
 from internal_transfer.settings.demo_issuer import DemoIssuer
-from internal_transfer.simulation.scenarios.server_process import PROGRAM, ServerProcess, run_command, run_program
+from internal_transfer.simulation.scenarios.process import PROGRAM
+from internal_transfer.simulation.scenarios.server_process import ServerProcess, run_command, run_program
 
 
 async def refused(place, *words):

@@ -1,7 +1,6 @@
 """A server as an operator runs it: a process on a data directory, with a port of its own choice."""
 
 import asyncio
-import contextlib
 import json
 import signal
 from collections.abc import Mapping, Sequence
@@ -22,11 +21,11 @@ from internal_transfer.simulation.scenarios.expectation import (
     expect,
     expect_status,
 )
-from internal_transfer.simulation.scenarios.surroundings import PROGRAM, Surroundings
+from internal_transfer.simulation.scenarios.process import PROGRAM, Process
+from internal_transfer.simulation.scenarios.surroundings import Surroundings
 from internal_transfer.simulation.scenarios.user import User
 
 READY = "internal-transfer is ready on "
-_LOG_LINES_SHOWN = 15
 
 
 class Ran(NamedTuple):
@@ -72,7 +71,7 @@ async def run_command(*words: str, environment: Mapping[str, str] | None = None)
     return Ran(process.returncode, output.decode(), errors.decode())
 
 
-class ServerProcess:
+class ServerProcess(Process):
     """`internal-transfer serve --demo` on one data directory: started, stopped, killed, and started again.
 
     `http` is a client of its users' port, `operators` of its operators' socket. It logs to the file `server.log` beside
@@ -90,13 +89,12 @@ class ServerProcess:
         options: Sequence[str] = ("--demo",),
         surroundings: Surroundings | None = None,
     ) -> None:
+        super().__init__(data.with_name("server.log"))
         self.data = data
         self.config = config
         self.surroundings = surroundings
-        self.log = data.with_name("server.log")
         self.announced: list[str] = []
         self._options = tuple(options)
-        self._process: asyncio.subprocess.Process | None = None
         self._address: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -113,17 +111,6 @@ class ServerProcess:
     @property
     def _environment(self) -> Mapping[str, str] | None:
         return None if self.surroundings is None else self.surroundings.environment
-
-    @property
-    def is_running(self) -> bool:
-        """Tells whether its process runs."""
-        return self._process is not None and self._process.returncode is None
-
-    @property
-    def pid(self) -> int:
-        """The id of its process."""
-        assert self._process is not None, "it was never started"
-        return self._process.pid
 
     @property
     def admin_port(self) -> int:
@@ -152,20 +139,10 @@ class ServerProcess:
         words = ["serve", "--data", str(self.data), "--config", str(self.config), "--port", "0", "--admin-port", "0"]
         if failpoint is not None:
             words += ["--failpoint", failpoint]
-        with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *PROGRAM,
-                *words,
-                *self._options,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env=self._environment,
-            )
-        assert self._process.stdout is not None
+        output = await self.spawn(*PROGRAM, *words, *self._options, environment=self._environment)
         self.announced = []
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while line := (await self._process.stdout.readline()).decode().strip():
+            while line := (await output.readline()).decode().strip():
                 self.announced.append(line)
                 if line.startswith(READY):
                     await self._connect(line.removeprefix(READY))
@@ -186,44 +163,10 @@ class ServerProcess:
             await self.http.aclose()
             await self.operators.aclose()
 
-    async def stop(self) -> int:
-        """Asks it to stop, as a service manager does, and returns its exit code."""
-        self.signal(signal.SIGTERM)
-        return await self.end()
-
-    async def kill(self) -> None:
-        """Kills it, if it runs."""
-        if self.is_running:
-            self.signal(signal.SIGKILL)
-        if self._process is not None:
-            await self.end()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal, unless it has just ended."""
-        assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
-
-    async def end(self) -> int:
-        """Waits until it has ended, and returns its exit code: minus the signal's number if a signal killed it."""
-        assert self._process is not None
-        try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                code = await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
-            raise
-        return code
-
     async def died(self) -> None:
         """Waits until its failpoint has killed it."""
         code = await self.end()
         expect(code == -signal.SIGKILL, f"the failpoint did not kill it, it ended with {code}:\n{self.log_end()}")
-
-    def log_end(self) -> str:
-        """The last lines of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
 
     def user(self, name: str, *, tier: str = "standard", roles: tuple[str, ...] = ("user",)) -> User:
         """Returns a client with a token from the server's demo issuer."""

@@ -9,17 +9,13 @@ import asyncio
 import contextlib
 import os
 import secrets
-import signal
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
 from internal_transfer.simulation.scenarios.expectation import CLOCK, DEADLINE_SECONDS, ScenarioFailedError
-
-PROGRAM = (sys.executable, "-m", "internal_transfer.cli")
-_LOG_LINES_SHOWN = 15
+from internal_transfer.simulation.scenarios.process import PROGRAM, Process
 
 
 class StackKind(StrEnum):
@@ -30,7 +26,7 @@ class StackKind(StrEnum):
     CASSANDRA = "cassandra"
 
 
-class Companion:
+class Companion(Process):
     """A process beside the server; it is ready when it prints a line."""
 
     def __init__(
@@ -42,69 +38,21 @@ class Companion:
         *,
         program: Sequence[str] = PROGRAM,
     ) -> None:
+        super().__init__(log)
         self._name = name
-        self._command = program
-        self._words = words
-        self._log = log
+        self._words = (*program, *words)
         self._environment = environment
-        self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def pid(self) -> int:
-        """The id of its process."""
-        assert self._process is not None, "it was never started"
-        return self._process.pid
-
-    @property
-    def is_running(self) -> bool:
-        """Tells whether its process runs."""
-        return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
         """Starts it and waits for its line; raises `ScenarioFailedError` with its log if it ends first."""
-        process = await self._launch()
-        assert process.stdout is not None
+        output = await self._launch()
         async with asyncio.timeout(DEADLINE_SECONDS):
-            line = await process.stdout.readline()
+            line = await output.readline()
         if b"ready" not in line:
-            end = "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
-            raise ScenarioFailedError(f"{self._name} did not start:\n{end}")
+            raise ScenarioFailedError(f"{self._name} did not start:\n{self.log_end()}")
 
-    async def _launch(self) -> asyncio.subprocess.Process:
-        with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                *self._words,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env=dict(self._environment),
-            )
-        return self._process
-
-    async def kill(self) -> None:
-        """Kills it, if it runs."""
-        await self._end(signal.SIGKILL)
-
-    async def stop(self) -> int:
-        """Asks it to stop, and returns its exit code."""
-        await self._end(signal.SIGTERM)
-        assert self._process is not None, "it was never started"
-        assert self._process.returncode is not None, "it has ended"
-        return self._process.returncode
-
-    async def _end(self, number: signal.Signals) -> None:
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
-        try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+    async def _launch(self) -> asyncio.StreamReader:
+        return await self.spawn(*self._words, environment=self._environment)
 
 
 class TigerBeetle(Companion):
