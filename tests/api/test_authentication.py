@@ -163,13 +163,20 @@ def test_expiry_of_remembered_tokens(tmp_path, clock):
         assert refusal.message == "the token has expired; get a new one from its issuer"
 
 
-def test_memory_is_bounded(tmp_path, clock):
+def test_memory_is_bounded(tmp_path, clock, monkeypatch):
     """Only so many tokens are remembered; the ones used last stay."""
     authenticator = build(tmp_path, clock, cached_most=2)
     texts = [token(sub=f"u{number}") for number in range(3)]
-    for text in (texts[0], texts[1], texts[0], texts[2]):
-        assert isinstance(ask(authenticator, text), Caller)
-    assert [caller.owner for caller in authenticator._verified.values()] == ["u0", "u2"]
+    verify, verified = jwt.decode_complete, []
+
+    def decode_complete(text, **options):
+        verified.append(text.decode())
+        return verify(text, **options)
+
+    monkeypatch.setattr(jwt, "decode_complete", decode_complete)
+    for number in (0, 1, 0, 2, 0, 2, 1):
+        assert isinstance(ask(authenticator, texts[number]), Caller)
+    assert verified == [texts[0], texts[1], texts[2], texts[1]]
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,8 @@ class Desks:
             reconciliation=self.reconciliation,
             policies=self.policies,
             keys=self.service.api_keys,
-            operations=stack.ports.operations,
             audit=self.audit,
-            durability=stack.database,
-            clock=stack.clock,
+            ports=stack.ports,
             rules=stack.rules,
         )
         return AdminApi(services, **given).app()

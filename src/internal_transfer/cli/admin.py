@@ -116,36 +116,25 @@ def acknowledge(access: Access, *, request_id: _Id, reason: _Reason) -> None:
     _act(access, f"/transfers/{part(request_id)}/acknowledge", {"reason": reason})
 
 
-@admin.command()
-@takes_access
-def deposit(
-    access: Access,
-    *,
-    user: _User,
-    account: _Account,
-    asset: _Asset,
-    amount: _Amount,
-    reference: _Reference,
-    reason: _Reason,
-) -> None:
-    """Bring money in from outside."""
-    _act(access, "/deposits", _cash(user, account, asset, amount=amount, reference=reference, reason=reason))
+def _cash_command(name: str, path: str, what: str) -> None:
+    def move(
+        access: Access,
+        *,
+        user: _User,
+        account: _Account,
+        asset: _Asset,
+        amount: _Amount,
+        reference: _Reference,
+        reason: _Reason,
+    ) -> None:
+        body = {"user": user, "account": account, "asset": asset, "amount": amount, "reference": reference}
+        _act(access, path, body | {"reason": reason})
+
+    admin.command(name, help=what)(takes_access(move))
 
 
-@admin.command()
-@takes_access
-def withdraw(
-    access: Access,
-    *,
-    user: _User,
-    account: _Account,
-    asset: _Asset,
-    amount: _Amount,
-    reference: _Reference,
-    reason: _Reason,
-) -> None:
-    """Take money out."""
-    _act(access, "/withdrawals", _cash(user, account, asset, amount=amount, reference=reference, reason=reason))
+_cash_command("deposit", "/deposits", "Bring money in from outside.")
+_cash_command("withdraw", "/withdrawals", "Take money out.")
 
 
 @admin.command()
@@ -276,7 +265,3 @@ def _decision(reason: str, evidence: str | None) -> dict[str, Any]:
 
 def _change(reason: str | None) -> dict[str, Any]:
     return {} if reason is None else {"reason": reason}
-
-
-def _cash(user: str, account: str, asset: str, **rest: str) -> dict[str, Any]:
-    return {"user": user, "account": account, "asset": asset} | rest

@@ -85,10 +85,8 @@ def admin_app(
         reconciliation=service.reconciliation,
         policies=service.policy_editor,
         keys=service.api_keys,
-        operations=service.ports.operations,
         audit=service.audit,
-        durability=service.ports.durability,
-        clock=service.ports.clock,
+        ports=service.ports,
         rules=service.settings.rules,
     )
     return AdminApi(

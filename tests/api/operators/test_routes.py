@@ -7,26 +7,11 @@ from internal_transfer.api.operators.views import ServerState
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import System
 from internal_transfer.simulation.faults import FailBefore, NeverAnswer
-from services.desks import ACTOR, Desks
-from services.stack import Stack
+from services.desks import ACTOR
 
 ADMIN = "/api/v1/admin"
 REASON = {"reason": "r"}
 CASH = {"user": "alice", "account": "funding", "asset": "USDT", "amount": "5", "reference": "x", "reason": "wire"}
-
-
-@pytest.fixture
-async def stack(tmp_path):
-    stack = await Stack(tmp_path / "db").start()
-    yield stack
-    await stack.stop()
-
-
-@pytest.fixture
-async def desks(stack):
-    desks = Desks(stack)
-    await desks.fund("alice", "100")
-    return desks
 
 
 def client_of(app):

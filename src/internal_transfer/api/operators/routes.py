@@ -48,9 +48,7 @@ from internal_transfer.domain.policy_change import ACTIONS, ALL, PolicyChange, S
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
-from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
-from internal_transfer.ports.operations import Operations
+from internal_transfer.ports.ports import Ports
 from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE
 from internal_transfer.services.operators.audit import Act, AuditTrail, check_reason
 from internal_transfer.services.operators.cash import Cash, Teller
@@ -87,7 +85,7 @@ Endpoint = Callable[[Request, str], Awaitable[View | Act | Refusal]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorServices:
-    """The services behind the operators' interface, and what it needs to show their results."""
+    """The services behind the operators' interface, with the ports and rules that it reads itself."""
 
     desk: Desk
     cash: Teller
@@ -95,9 +93,7 @@ class OperatorServices:
     policies: PolicyEditor
     keys: ApiKeys
     audit: AuditTrail
-    operations: Operations
-    durability: Durability
-    clock: Clock
+    ports: Ports
     rules: Rules
 
 
@@ -117,7 +113,7 @@ class AdminApi:
         describe_server: DescribeServer | None = None,
     ) -> None:
         self._services = services
-        self._problems = Problems(services.clock)
+        self._problems = Problems(services.ports.clock)
         self._views = AdminViews(services.rules)
         self._actor_of = actor_of
         self._set_core_mode = set_core_mode
@@ -272,13 +268,13 @@ class AdminApi:
     async def _audit_entries(self, request: Request, _: str) -> View | Refusal:
         query = parameters(request, "after", "limit")
         limit = number(query, "limit", PAGE_DEFAULT, 1, PAGE_MAX)
-        links = await self._services.operations.audit(after=number(query, "after", 0, 0, 2**63 - 1), most=limit)
-        await self._services.durability.durable()
+        links = await self._services.ports.operations.audit(after=number(query, "after", 0, 0, 2**63 - 1), most=limit)
+        await self._services.ports.durability.durable()
         return {"entries": [audit_view(link) for link in links]}
 
     async def _verify_audit(self, request: Request, _: str) -> View | Refusal:
         parameters(request)
-        broken_at = await self._services.operations.verify_audit()
+        broken_at = await self._services.ports.operations.verify_audit()
         return {"whole": broken_at is None, "broken_at": broken_at}
 
     async def _create_key(self, request: Request, actor: str) -> View | Refusal:
@@ -307,7 +303,7 @@ class AdminApi:
         audit, reason = self._services.audit, body.reason
         entry = audit.entry(actor=actor, action=action, subject="core", reason=reason, outcome="completed")
         number = await audit.append(entry)
-        await self._services.durability.durable()
+        await self._services.ports.durability.durable()
         await self._set_core_mode(CORE_MODES[word])
         return Act(action=action, subject="core", outcome="completed", reason=body.reason, audit_id=number)
 
