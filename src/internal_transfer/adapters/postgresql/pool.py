@@ -58,28 +58,7 @@ class Pool:
         return self._refusal[0]
 
     async def start(self) -> None:
-        """Opens a first connection; raises `StartRefusedError`, which says what to do, or `Unavailable`."""
-        settings = self.settings
-        for_session = {
-            "application_name": "internal-transfer",
-            "default_transaction_isolation": "read committed",
-            "statement_timeout": str(int(settings.deadline_seconds * 500)),
-            "idle_in_transaction_session_timeout": str(int(settings.deadline_seconds * 1000)),
-            "jit": "off",
-            **PLANS,
-        }
-        self._connections = await asyncpg.create_pool(
-            settings.url,
-            password=settings.password,
-            timeout=settings.connect_seconds,
-            server_settings=None if settings.pooled else for_session,
-            target_session_attrs=SessionAttribute.read_write if "," in settings.place else None,
-            min_size=0,
-            max_size=settings.connections,
-            max_queries=sys.maxsize,
-            max_inactive_connection_lifetime=IDLE_SECONDS,
-            reset=_nothing_to_reset,
-        )
+        """Opens and checks a first connection; raises `StartRefusedError`, which says what to do, or `Unavailable`."""
         await self._call(
             System.STORE, lambda connection: connection.fetchval("SELECT 1"), writes=False, is_starting=True
         )
@@ -134,7 +113,8 @@ class Pool:
         raise AssertionError("the last attempt returns or raises")
 
     async def _acquire(self, system: System, *, is_starting: bool) -> Connection:
-        assert self._connections is not None, "the pool was not started"
+        if self._connections is None:
+            self._connections = await self._opened()
         try:
             return await self._connections.acquire()
         except (*_FAILURES, TimeoutError, ValueError) as error:
@@ -156,6 +136,30 @@ class Pool:
             raise
         finally:
             await self._connections.release(connection)
+
+    async def _opened(self) -> "asyncpg.Pool[asyncpg.Record]":
+        """Returns asyncpg's pool, which has no connection yet; making it does not wait for anything."""
+        settings = self.settings
+        for_session = {
+            "application_name": "internal-transfer",
+            "default_transaction_isolation": "read committed",
+            "statement_timeout": str(int(settings.deadline_seconds * 500)),
+            "idle_in_transaction_session_timeout": str(int(settings.deadline_seconds * 1000)),
+            "jit": "off",
+            **PLANS,
+        }
+        return await asyncpg.create_pool(
+            settings.url,
+            password=settings.password,
+            timeout=settings.connect_seconds,
+            server_settings=None if settings.pooled else for_session,
+            target_session_attrs=SessionAttribute.read_write if "," in settings.place else None,
+            min_size=0,
+            max_size=settings.connections,
+            max_queries=sys.maxsize,
+            max_inactive_connection_lifetime=IDLE_SECONDS,
+            reset=_nothing_to_reset,
+        )
 
     def _note_refusal(self, system: System, error: Exception) -> None:
         if failures.outlasts_the_call(error):
