@@ -16,8 +16,8 @@ from internal_transfer.ports.errors import OutcomeUnknown
 class EmbeddedStore(StoreHarness):
     """The embedded store on a file of its own.
 
-    `turns`: "shared" lets a whole test run in one turn until it asks for more, "each" commits after every call from
-    outside, "calls" lets the database itself commit every call, as it does beside foreign systems.
+    `turns`: "shared" keeps a test in one turn until it calls `durable`, "each" ends the turn after every call, "calls"
+    lets the database commit every call, as it does beside foreign systems.
     """
 
     has_one_feed = True
@@ -43,7 +43,7 @@ class EmbeddedStore(StoreHarness):
         self.database.close()
 
     async def lose(self, *calls):
-        """Makes some calls in a turn whose commit fails; each call is a method's name and its arguments."""
+        """Makes calls in a turn whose commit fails; each is the name of a method and its arguments."""
         self.database.connection.set_commit_hook(lambda: True)
         lost = False
         for name, arguments in calls:
@@ -59,12 +59,12 @@ class EmbeddedStore(StoreHarness):
         assert lost, "the commit was to fail"
 
     def break_turn(self):
-        """Lets another adapter's call fail in the open turn, which takes the turn back before its end."""
+        """Takes the open turn back, as a failed call of another adapter does."""
         with self.database.call() as connection:
             connection.execute("SELECT * FROM no_such_table")
 
     async def write(self, statement):
-        """Runs a statement past the store, as a hand in the database would; raises `refusal`."""
+        """Runs a statement past the store, as someone who edits the database by hand would; raises `refusal`."""
         connection = apsw.Connection(str(self._path))
         try:
             connection.execute(statement)
@@ -119,7 +119,7 @@ class PostgresqlStore(StoreHarness):
         await self.pool.close()
 
     async def write(self, statement):
-        """Runs a statement past the store, as a hand in the database would; raises `refusal`."""
+        """Runs a statement past the store, as someone who edits the database by hand would; raises `refusal`."""
         await self.schema.execute(statement)
 
 
@@ -144,7 +144,7 @@ class CassandraHarness(StoreHarness):
 EMBEDDED = {f"embedded-{turns}": turns for turns in ("shared", "each", "calls")}
 ADAPTERS = (*EMBEDDED, "postgresql", "cassandra")
 GUARDED = (*EMBEDDED, "postgresql")
-"""Those whose database itself can refuse a statement that rewrites history; CQL has no such constraints."""
+"""The stores whose database itself refuses a statement that rewrites history; CQL has no such constraints."""
 
 
 async def open_embedded(adapter, directory):

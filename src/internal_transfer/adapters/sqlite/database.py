@@ -1,11 +1,11 @@
 """One SQLite database, one writing connection, and the turn of the event loop that its commits follow.
 
 The embedded ledger, store, core and operations store share this connection. It runs inline on the event loop, without
-threads: a call executes at once inside the open transaction and its result goes on immediately, and at the end of the
-turn there is one commit and one sync. Nothing may leave the process before `durable()` has returned.
+threads: a call runs at once inside the open transaction and its result can be used immediately, and at the end of the
+turn there is one commit and one sync. No result may leave the process before `durable()` has returned.
 
-Where a foreign system takes part, every call commits before it returns (`each_call`): a foreign system must never see
-what may yet be lost.
+Where a foreign system takes part, every call commits before it returns (`each_call`), because a foreign system must
+never see a row that may yet be lost.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ BUSY_TIMEOUT_MS = 2_000
 READER_CACHE_KIB = 16_384
 WRITER_CACHE_KIB = 65_536
 LOG_KEPT_BYTES = 67_108_864
-"""To so much the log file shrinks when it begins anew; `log_bytes` would otherwise stay at its largest for ever. Not
-smaller, because a sync is quicker where the file does not grow."""
+"""The size to which the log file shrinks when it starts over; otherwise it would keep its largest size for ever. It is
+not smaller because a sync is faster while the file does not grow."""
 
 
 class _Turn:
-    """One transaction: what has happened to it, and who waits for it."""
+    """One transaction: its error, if it failed, and the tasks that wait for it."""
 
     __slots__ = ("error", "open", "waiters")
 
@@ -51,8 +51,8 @@ class _Turn:
 class Database:
     """The writing connection and its turns.
 
-    `on_failure` is called with each turn's error, for the log and the metrics. `vfs` names an apsw VFS (for tests of
-    power loss and full disks).
+    `on_failure` is called with the error of each turn that fails, for logs and metrics. `vfs` names an apsw VFS, for
+    tests of power loss and full disks.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Database:
         self._is_broken = False
         self._restart_is_due = False
         self._call = _Call(self)
-        # The turn that a task has read or written in, kept when it failed, until the task asks `durable()`.
+        # The turn in which a task last made a call; a failed one is kept until the task calls `durable()`.
         self._touched: ContextVar[_Turn | None] = ContextVar("turn", default=None)
         self._before_commit: list[Callable[[], None]] = []
         self._after_rollback: list[Callable[[], None]] = []
@@ -91,7 +91,7 @@ class Database:
         writer = apsw.Connection(str(self._path), vfs=self._vfs)
         try:
             writer.set_busy_timeout(BUSY_TIMEOUT_MS)
-            # Without fetchall() apsw would stop at the first statement that answers with a row.
+            # Without fetchall() apsw would stop at the first statement that returns a row.
             writer.execute(
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA fullfsync=1; PRAGMA checkpoint_fullfsync=1;"
                 f"PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit={LOG_KEPT_BYTES};"
@@ -103,7 +103,7 @@ class Database:
         return writer
 
     def _check_writer(self) -> None:
-        """Refuses what SQLite goes on with silently: a file that it opened for reading only, a system without WAL."""
+        """Refuses two faults that SQLite accepts silently: a file opened read-only, and a file system without WAL."""
         if self.connection.readonly("main"):
             raise StartRefusedError(_what_to_do(self._path, apsw.ReadOnlyError("the file may only be read")))
         mode = self.connection.execute("PRAGMA journal_mode").fetchone()
@@ -117,16 +117,16 @@ class Database:
         )
 
     def open_reader(self) -> apsw.Connection:
-        """A read-only connection, which sees committed rows only; one per thread."""
+        """Opens a read-only connection, which sees only committed rows; each thread needs its own."""
         reader = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY, vfs=self._vfs)
         reader.set_busy_timeout(BUSY_TIMEOUT_MS)
         reader.execute(f"PRAGMA cache_size=-{READER_CACHE_KIB}; PRAGMA query_only=1").fetchall()
         return reader
 
     def migrate(self, component: str, steps: Sequence[str]) -> None:
-        """Brings a component's tables forward; step n (from 1) leads to version n. Raises `StartRefusedError`.
+        """Brings a component's tables up to date; step n (from 1) leads to version n. Raises `StartRefusedError`.
 
-        All steps that are missing run in one transaction. A database that was written by a newer version is refused.
+        All missing steps run in one transaction. A database written by a newer release is refused.
         """
         assert self._turn is None, "a migration inside a turn would commit with it"
         try:
@@ -150,23 +150,23 @@ class Database:
             raise StartRefusedError(_what_to_do(self._path, error)) from error
 
     def before_commit(self, hook: Callable[[], None]) -> None:
-        """Adds a hook that writes what an adapter has put off to the end of the turn."""
+        """Adds a hook that runs before each commit, to write the rows that an adapter still has in memory."""
         self._before_commit.append(hook)
 
     def after_rollback(self, hook: Callable[[], None]) -> None:
-        """Adds a hook that drops what an adapter remembers, since rows were taken back."""
+        """Adds a hook that runs after each rollback, to drop what an adapter has in memory."""
         self._after_rollback.append(hook)
 
     def call(self) -> "_Call":
         """The context of one port call: `with database.call() as connection`.
 
-        Driver errors inside take the whole turn back and come out as `Unavailable`. Any other exception takes it back
-        too and goes on as it is, so adapters check their arguments before they write.
+        A driver's error inside takes the whole turn back and is raised as `Unavailable`. Any other exception takes it
+        back too and is raised as it is, so adapters check their arguments before they write.
         """
         return self._call
 
     async def durable(self) -> None:
-        """Waits until what this task has seen of the database is on disk; see `ports/durability.py`."""
+        """Waits until everything that this task has read or written is on disk; see `ports/durability.py`."""
         turn = self._touched.get()
         if turn is None:
             return
@@ -179,15 +179,15 @@ class Database:
             raise _again(turn.error)
 
     def checkpoint(self) -> None:
-        """Moves what is committed from the log into the database file; for a thread, with a connection of its own.
+        """Moves committed rows from the log into the database file; may run in a thread, on a connection of its own.
 
-        Raises `Unavailable` when the disk fails; what was committed is still whole in the log then.
+        Raises `Unavailable` when the disk fails; the log then still has all committed rows.
         """
         try:
             connection = apsw.Connection(str(self._path), vfs=self._vfs)
             try:
                 connection.execute("PRAGMA synchronous=FULL; PRAGMA checkpoint_fullfsync=1").fetchall()
-                # Twice: the second time moves what came during the first, so that little is left for `restart_log`.
+                # The second moves the rows that were committed during the first, to leave little for `restart_log`.
                 for _ in range(2):
                     connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             finally:
@@ -196,24 +196,23 @@ class Database:
             raise Unavailable(System.STORE, f"the checkpoint failed: {_describe(error)}") from error
 
     def restart_log(self) -> None:
-        """Lets the log begin anew, after a checkpoint in a thread has left little to move; at once, or when the open
-        turn has ended (under load there is always one).
+        """Makes the log start over, after a checkpoint in a thread has left little to move.
 
-        Does nothing while a reader still uses the log. Raises `Unavailable` when the disk fails; after a turn, tells
-        it as a failure.
+        It does so at once, or at the end of the open turn; under load there always is one. Does nothing while a reader
+        still uses the log. When the disk fails, raises `Unavailable`, or reports it to `on_failure` after a turn.
         """
         if self._turn is not None:
             self._restart_is_due = True
             return
         self._restart_is_due = False
-        # The loop must not stand still for a long report that reads the log; the next round tries again.
+        # The loop must not wait for a long report that reads the log; the next round tries again.
         self.connection.set_busy_timeout(0)
         try:
             self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         except apsw.BusyError:
             return
         except apsw.Error as error:
-            raise Unavailable(System.STORE, f"the log could not begin anew: {_describe(error)}") from error
+            raise Unavailable(System.STORE, f"the log could not start over: {_describe(error)}") from error
         finally:
             self.connection.set_busy_timeout(BUSY_TIMEOUT_MS)
 
@@ -246,7 +245,7 @@ class Database:
             if self._each_call:
                 self._turn = None
             raise Unavailable(turn.error.system, f"this turn was taken back: {turn.error.message}") from turn.error
-        if not self._each_call:  # There, the caller learns of everything before it goes on.
+        if not self._each_call:  # With `each_call`, the call itself raises every error.
             seen = self._touched.get()
             if seen is not turn and (seen is None or seen.error is None):
                 self._touched.set(turn)
@@ -300,7 +299,7 @@ class Database:
             self.connection.execute("COMMIT")
             self.commits += 1
         except apsw.Error as error:
-            # The log may hold a valid commit that a restart would find, so nobody may say that nothing happened.
+            # The log may hold a valid commit that a restart would find, so the outcome is unknown.
             self._fail(turn, OutcomeUnknown(System.STORE, f"the commit failed: {_describe(error)}"), error)
 
     def _roll_back(self) -> None:
@@ -308,7 +307,7 @@ class Database:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
         except apsw.Error:
-            # It could not even undo in memory: the next turn starts from the file again, when that can be opened.
+            # Not even the rollback worked: the next turn opens the file again.
             self._is_broken = True
         for hook in self._after_rollback:
             hook()
@@ -320,7 +319,7 @@ class Database:
 
 
 class _Call:
-    """Reused by every call, since calls never overlap: nothing inside one may wait."""
+    """The context of a call. One object serves all calls, which never overlap since nothing inside one may wait."""
 
     __slots__ = ("_database",)
 
@@ -328,7 +327,7 @@ class _Call:
         self._database = database
 
     def __enter__(self) -> apsw.Connection:
-        return self._database._begin()  # noqa: SLF001 - two halves of one thing.
+        return self._database._begin()  # noqa: SLF001 - a part of `Database`.
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -337,7 +336,7 @@ class _Call:
 
 
 def _again(error: OperatingFailureError) -> OperatingFailureError:
-    """The same failure for one more task: an exception that several tasks raise gathers all of their tracebacks."""
+    """Copies a failure for one more task: raised in several, one exception would collect all their tracebacks."""
     one_more = type(error)(error.system, error.message)
     one_more.__cause__ = error.__cause__
     return one_more

@@ -1,4 +1,4 @@
-"""Linked events: a batch is done in chains, and a chain is done as a whole or not at all."""
+"""Linked events: a chain in a batch is created as a whole or not at all."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
@@ -29,9 +29,9 @@ def create_in_chains(
     linked_failed: Callable[[int], _O],
     chain_open: Callable[[int], _O],
 ) -> list[_O]:
-    """Creates the events of a batch by their index, those that are linked all or none.
+    """Creates the events of a batch by index, each chain of linked events wholly or not at all; returns the outcomes.
 
-    `undo` takes back the last n that were created.
+    `undo` takes back the last n events that were created.
     """
     outcomes: list[_O] = []
     start: int | None = None

@@ -1,4 +1,4 @@
-"""What operators decide, in SQLite, with the audit chain."""
+"""The records of operation in SQLite: pins, policy, API keys, the audit chain and reports."""
 
 import asyncio
 from collections.abc import Sequence
@@ -58,11 +58,11 @@ _PUT_REPORT = "INSERT INTO operations_report(at, clean, items) VALUES (?, ?, ?)"
 _LAST_REPORT = "SELECT at, clean, items FROM operations_report ORDER BY number DESC LIMIT 1"
 
 _ALL = -1
-"""As SQLite's LIMIT: no limit."""
+"""No limit, as SQLite's LIMIT writes it."""
 
 
 class SqliteOperations:
-    """Implements `Operations` as a part of the database's turn."""
+    """Implements `Operations`; its rows are committed with the database's turn."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -102,12 +102,12 @@ class SqliteOperations:
             return number
 
     async def append_audit(self, entry: AuditEntry) -> int:
-        """Appends an entry to the chain and answers its number."""
+        """Appends an entry to the chain and returns its number."""
         with self._database.call() as connection:
             return _append(connection, entry)
 
     async def audit(self, *, after: int, most: int) -> list[ChainedEntry]:
-        """Entries by rising number above `after`."""
+        """The entries with a number above `after`, rising."""
         with self._database.call() as connection:
             return [chained(row) for row in connection.execute(_AUDIT, (after, most))]
 
@@ -118,12 +118,12 @@ class SqliteOperations:
         return [chained(row) for row in sorted(rows)]
 
     async def verify_audit(self) -> int | None:
-        """Walks the whole chain on a thread, as of the last commit; see the port."""
+        """Verifies the whole chain in a thread, as of the last commit; see the port."""
         await self._database.durable()
         return await asyncio.to_thread(_first_break, self._database)
 
     async def put_api_key(self, key: ApiKey, entry: AuditEntry) -> None:
-        """Stores an API key, or its new state (revoked), together with its audit entry."""
+        """Stores a new API key, or a key's new state (revoked), together with its audit entry."""
         with self._database.call() as connection:
             _append(connection, entry)
             connection.execute(
@@ -138,7 +138,7 @@ class SqliteOperations:
         return [None if row is None else _api_key(row) for row in rows]
 
     async def save_report(self, report: Report) -> int:
-        """Stores a reconciliation's report and answers its number."""
+        """Stores a reconciliation report and returns its number."""
         with self._database.call() as connection:
             connection.execute(_PUT_REPORT, (report.at, report.clean, report.items))
             return connection.last_insert_rowid()
@@ -175,7 +175,7 @@ def _first_break(database: Database) -> int | None:
     reader = database.open_reader()
     walk = ChainWalk()
     try:
-        with reader:  # One snapshot, so that an entry which is appended meanwhile cannot come between head and chain.
+        with reader:  # One snapshot, so that head and chain match even while an entry is being appended.
             head = reader.execute(_HEAD).fetchone()
             broken = walk.first_break(chained(row) for row in reader.execute(_AUDIT, (0, _ALL)))
     finally:

@@ -1,6 +1,6 @@
-"""The reference trading core: a small, complete one in SQLite, keeping every promise of `ports/trading_core.py`.
+"""The reference trading core: small but complete, in SQLite, keeping every promise of `ports/trading_core.py`.
 
-It serves every core by name; two names are two cores that share the tables and know nothing of each other.
+It serves every core by name: two names are two cores, which share tables but no balances or verdicts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ INSUFFICIENT_BALANCE = "insufficient_balance"
 REFUSED_BY_OPERATOR = "refused_by_operator"
 BALANCES_CACHED_MAX = 65_536
 
-# Units are decimal text: SQLite's integers end at 63 bits, balances may be negative, and all arithmetic is done here.
+# Units are decimal text, since SQLite's integers end at 63 bits and balances may be negative. SQL does no arithmetic.
 _SCHEMA = (
     """
     CREATE TABLE core_balance(
@@ -56,9 +56,9 @@ _Row = tuple[Any, ...]
 class CoreMode(StrEnum):
     """How the core behaves, for demonstrations and tests.
 
-    PAUSED: it cannot be reached. REFUSE: every new debit or credit is refused. REFUSE_CREDITS: only credits are, so
-    that of two cores the one that is debited has to take its debit back. WITHHOLD: orders to apply are forgotten
-    without an answer; a cancel or reversal is taken.
+    PAUSED: it cannot be reached. REFUSE: it refuses every new debit and credit. REFUSE_CREDITS: it refuses only
+    credits, so that a core that has already debited has to reverse. WITHHOLD: it drops commands to apply without an
+    answer, and carries out those to cancel or reverse.
     """
 
     NORMAL = "normal"
@@ -69,9 +69,9 @@ class CoreMode(StrEnum):
 
 
 class ReferenceCore:
-    """Implements `TradingCore`. Verdicts and balances are part of the database's turn.
+    """Implements `TradingCore`; verdicts and balances are committed with the database's turn.
 
-    `mode` may be set at any time and is not kept over a restart.
+    `mode` may be set at any time; a restart does not keep it.
     """
 
     def __init__(self, database: Database, *, mode: CoreMode = CoreMode.NORMAL) -> None:
@@ -80,13 +80,14 @@ class ReferenceCore:
         database.migrate("trading_core", _SCHEMA)
         database.before_commit(self._write_back)
         database.after_rollback(self._forget)
-        # No id above this one was ever seen, so a new transfer needs no look-up. Too large a value is only slower.
+        # No larger id has a verdict, so a larger one needs no look-up. A rollback leaves the value too large, which
+        # costs look-ups and nothing else.
         self._largest_id: int = database.connection.execute(_LARGEST_ID).get
         self._balances: dict[_BalanceKey, int] = {}
         self._changed: set[_BalanceKey] = set()
 
     async def tell(self, commands: Sequence[Command]) -> list[Verdict | None]:
-        """Carries orders out at once, each seeing those before it; None only in the mode WITHHOLD."""
+        """Carries commands out at once, each seeing those before it; returns None only in the mode WITHHOLD."""
         for command in commands:
             _check(command)
         self._check_reachable()
@@ -127,7 +128,7 @@ class ReferenceCore:
             return [_read(connection.execute(_VERDICTS, (transfer_id,))) for transfer_id in transfer_ids]
 
     async def balances(self, owner: Owner) -> list[CoreBalance]:
-        """The balances of all accounts that orders ever moved; the reference core holds nothing back."""
+        """The balances of all accounts that a command ever moved; the reference core never holds a part of one."""
         self._check_reachable()
         with self._database.call() as connection:
             self._write_back()
@@ -137,7 +138,7 @@ class ReferenceCore:
             ]
 
     async def entries_after(self, entry: int, most: int) -> list[tuple[int, Verdict]]:
-        """What moved balances, by rising number; numbers may have gaps."""
+        """The verdicts that moved balances, by rising number; numbers may have gaps."""
         self._check_reachable()
         with self._database.call() as connection:
             rows: list[_Row] = connection.execute(_ENTRIES_AFTER, (entry, most)).fetchall()
@@ -150,13 +151,13 @@ class ReferenceCore:
     def _decide(
         self, connection: apsw.Connection, command: Command, earlier: Sequence[Verdict]
     ) -> tuple[Outcome, str, bool]:
-        """The first verdict for an order, its reason, and whether it moves balances; the table of the port."""
+        """Returns the first verdict on a command, its reason and whether it moves balances, by the port's table."""
         leg = [verdict for verdict in earlier if verdict.side is command.side] if earlier else earlier
         applied = next((verdict for verdict in leg if verdict.action is Action.APPLY), None)
         match command.action:
             case Action.APPLY:
                 if leg:
-                    return Outcome.CANCELLED, "", False  # What is there without an apply is a tombstone.
+                    return Outcome.CANCELLED, "", False  # A leg without an apply is a tombstone.
                 if self.mode is CoreMode.REFUSE or (
                     self.mode is CoreMode.REFUSE_CREDITS and command.credit is not None
                 ):
@@ -188,7 +189,7 @@ class ReferenceCore:
         return posted
 
     def _write_back(self) -> None:
-        """Writes what the turn changed, each balance once, however many orders moved it."""
+        """Writes each balance that this turn changed, once, however many commands moved it."""
         if self._changed:
             balances = self._balances
             self._database.connection.executemany(_PUT_BALANCE, [(str(balances[key]), *key) for key in self._changed])
@@ -210,7 +211,7 @@ def _check(command: Command) -> None:
 
 
 def _repeated(command: Command, earlier: Iterable[Verdict]) -> Verdict | None:
-    """The stored verdict of an order that was told before, or a mismatch with what was told under its id."""
+    """Returns the stored verdict on a repeated command, or a mismatch with an earlier command under its id."""
     stored = None
     for verdict in earlier:
         same_leg = verdict.side is command.side
@@ -218,7 +219,7 @@ def _repeated(command: Command, earlier: Iterable[Verdict]) -> Verdict | None:
             verdict.asset != command.asset
             or verdict.amount != command.amount
             or (same_leg and (verdict.debit != command.debit or verdict.credit != command.credit))
-            # A leg on both sides would repeat what a leg on one of them did.
+            # A leg on both sides would repeat the effect of a leg on one side.
             or (not same_leg and Side.BOTH in (verdict.side, command.side))
         ):
             return _verdict(command, Outcome.MISMATCH, f"the id was told with other contents to {verdict.action}")

@@ -2,7 +2,7 @@
 -- 63 bits and overflow into floats. Times are wall-clock milliseconds.
 
 -- `accept_number` is the feed number of the transfer's first event, so it rises in the order of commits.
--- `asked_core` and `asked_since` say which trading core owes an answer, and since when.
+-- `asked_core` is the trading core that owes an answer, `asked_since` the time since when it does.
 CREATE TABLE transfer (
     id INTEGER PRIMARY KEY,
     accept_number INTEGER NOT NULL,
@@ -34,7 +34,7 @@ CREATE TABLE transfer (
     asked_since INTEGER
 ) STRICT;
 
--- Only the first of these is written for a transfer that ends well within one commit: the others leave it out.
+-- A transfer that succeeds within one commit is written only to the first of these; the others leave it out.
 CREATE UNIQUE INDEX transfer_history ON transfer (owner, accept_number);
 CREATE INDEX transfer_due ON transfer (due_at, id) WHERE status IN ('REQUESTING', 'PENDING');
 CREATE INDEX transfer_status ON transfer (status, id, created_at, needs_person) WHERE status <> 'SUCCESS';
@@ -80,14 +80,14 @@ CREATE TABLE worker_lease (
     until_ms INTEGER NOT NULL
 ) STRICT;
 
--- One row: the largest ledger timestamp on record. An index for its sake would be written with every transfer.
+-- One row: the largest ledger timestamp on record. An index to find it would be written with every transfer.
 CREATE TABLE ledger_seen (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     timestamp INTEGER NOT NULL
 ) STRICT;
 INSERT INTO ledger_seen VALUES (1, 0);
 
--- Defence in depth against hands and future code. None of these runs when a transfer is inserted.
+-- Guards against changes by hand and by future code. None of these runs when a transfer is inserted.
 CREATE TRIGGER transfer_final BEFORE UPDATE ON transfer WHEN OLD.status IN ('SUCCESS', 'FAILED')
 BEGIN
     SELECT RAISE(ABORT, 'a final transfer never changes');

@@ -1,4 +1,4 @@
-"""Keeps the log of an embedded database short."""
+"""Keeps the write-ahead log of an embedded database short."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def keep_log_short(database: Database, clock: Clock) -> None:
-    """Moves what is in the log to the database until cancelled, without stopping the loop for the bulk of the work."""
+    """Moves the log into the database again and again until cancelled; most of the work is done off the event loop."""
     while True:
         await clock.sleep(CHECKPOINT_SECONDS)
         try:
