@@ -15,8 +15,7 @@ BURST = 3
 PER_MINUTE = 6
 SECONDS_PER_TOKEN = 10.0
 
-# For a script that knows nothing but the server's time and its buckets, it is the same whether the time moves on or
-# all buckets move back.
+# The script sees only the server's time and its buckets, so moving all buckets back is the same as letting time pass.
 _MOVE_ALL = """
 local now = redis.call('TIME')
 now = now[1] * 1000000 + now[2]
@@ -43,7 +42,7 @@ class MemoryLimits:
         await self.clock.advance(seconds)
 
     def about(self, seconds):
-        """What equals a wait of so long."""
+        """Returns a value that equals a wait of this many seconds."""
         return pytest.approx(seconds)
 
     async def close(self):
@@ -51,7 +50,7 @@ class MemoryLimits:
 
 
 class ValkeyLimits:
-    """A limiter on a real server, with keys of its own."""
+    """A limiter on a real server, with its own keys."""
 
     def __init__(self, address, *, per_minute=PER_MINUTE, burst=BURST, **settings):
         self.settings = ValkeySettings(
@@ -73,12 +72,12 @@ class ValkeyLimits:
         return [key async for key in self.server.scan_iter(match=f"{self.settings.prefix}*", count=10_000)]
 
     async def advance(self, seconds):
-        """Lets time pass: the buckets are moved, since the server's clock cannot be; negative is a clock set back."""
+        """Lets time pass by moving the buckets, since the server's clock cannot be moved; negative sets it back."""
         keys = await self.keys()
         await self.server.eval(_MOVE_ALL, len(keys), *keys, seconds * 1e6)
 
     def about(self, seconds):
-        """What equals a wait of so long, less at most the real time that has passed meanwhile."""
+        """Returns a value that equals a wait of this many seconds, less at most the real time that has passed."""
         slack = time.monotonic() - self._since + 0.001
         return pytest.approx(seconds - slack / 2, abs=slack / 2 + 1e-6)
 

@@ -59,7 +59,7 @@ def other_server(tmp_path):
 
 
 def test_only_the_owner_can_look_inside(tmp_path):
-    """Directory, lock and database are made for their owner alone, whatever the umask, also with parents missing."""
+    """Directory, lock and database belong to their owner alone, whatever the umask and even with parents missing."""
     before = os.umask(0)
     try:
         directory = DataDirectory(tmp_path / "new" / "data")
@@ -74,7 +74,7 @@ def test_only_the_owner_can_look_inside(tmp_path):
 
 
 def test_the_names_of_new_directories_are_on_the_disk(tmp_path, monkeypatch):
-    """G9: each directory that was made is synced into the one above it; existing ones are not synced again."""
+    """G9: the name of each new directory is synced; existing directories are not synced again."""
     synced = []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), real(handle)))
@@ -118,7 +118,7 @@ def test_a_lock_is_let_go(tmp_path):
 
 
 def test_a_file_in_its_place_is_refused(tmp_path):
-    """Something that is no directory is refused with what to do."""
+    """A path that is not a directory is refused with what to do."""
     (tmp_path / "data").touch()
     directory = DataDirectory(tmp_path / "data")
     with pytest.raises(StartRefusedError, match=r"cannot write to the data directory .*give --data a directory"):
@@ -128,7 +128,7 @@ def test_a_file_in_its_place_is_refused(tmp_path):
 
 
 def test_a_directory_in_the_databases_place_is_refused(tmp_path):
-    """What cannot be opened inside is refused, and the lock is let go again."""
+    """A file in it that cannot be opened refuses the start, and the lock is released."""
     directory = DataDirectory(tmp_path)
     directory.database.mkdir()
     with pytest.raises(StartRefusedError, match=r"cannot write in the data directory .*check the owner and mode"):
@@ -140,7 +140,7 @@ def test_a_directory_in_the_databases_place_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("mode", "refused"), [(0o500, 1), (0o000, 2)])
 def test_a_directory_that_may_not_be_written_is_refused(mode, refused):
-    """A user without the right to write, or even to look inside, is told so; looking into an empty one is no harm."""
+    """A user who may not write, or not even look inside, is told so; looking into an empty directory does no harm."""
     nobody = 65534 if os.geteuid() == 0 else os.geteuid()
     with tempfile.TemporaryDirectory() as place:
         os.chown(place, nobody, -1)

@@ -106,7 +106,7 @@ def test_the_documented_example_is_accepted(settings_of, tmp_path):
 
 
 def test_tables_merge_key_by_key(settings_of):
-    """A file names only what differs: one key of one asset changes, everything else stays as shipped."""
+    """A file needs only the keys that differ: one key of one asset changes, everything else stays as shipped."""
     settings = settings_of('[assets.USDT]\nclosed = true\n[tiers.vip.limits.BTC]\nmin = "0.5"')
     shipped = load(None, {})
     assert settings.rules.assets["USDT"].closed
@@ -118,7 +118,7 @@ def test_tables_merge_key_by_key(settings_of):
 
 
 def test_own_numbers_without_the_shipped_assets(settings_of):
-    """With `shipped_assets = false` only the file's assets exist, so its numbers collide with nothing."""
+    """With `shipped_assets = false` only the file's assets exist, so its numbers cannot collide."""
     settings = settings_of("""
         shipped_assets = false
         [assets.GOLD]
@@ -234,7 +234,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("text", "message"), WRONG, ids=[message for _, message in WRONG])
 def test_a_wrong_setting_stops_the_start_and_names_its_key(settings_of, text, message):
-    """Each wrong value is refused with the path of its key and what it has to be."""
+    """Each wrong value is refused with the path of its key and what it must be."""
     with pytest.raises(StartRefusedError) as refused:
         settings_of(text)
     assert message in str(refused.value)
@@ -250,7 +250,7 @@ def test_a_missing_or_unreadable_file_is_refused(tmp_path):
 
 
 def test_secrets_come_from_the_environment_and_are_never_shown(settings_of):
-    """Every listed variable arrives in the settings; none of the values shows in their representation."""
+    """Every listed variable is read; none of the values shows in the representation of the settings."""
     environment = {name: f"hidden-{number}" for number, name in enumerate(SECRETS)} | {"PATH": "ignored"}
     secrets = settings_of("", environment).secrets
     assert [secrets.postgres_url, secrets.redis_url, secrets.kafka_password, secrets.cql_password] == [
@@ -271,7 +271,7 @@ def test_secrets_come_from_the_environment_and_are_never_shown(settings_of):
     ],
 )
 def test_a_slip_in_the_environment_stops_the_start(name, value, rule):
-    """An unknown variable of our prefix, or an empty secret, is a slip and not silently ignored."""
+    """An unknown variable with our prefix, or an empty secret, is refused and not ignored."""
     with pytest.raises(StartRefusedError, match=f"^{name}: {rule}"):
         load(None, {name: value})
 
@@ -302,7 +302,7 @@ def test_only_ledger_held_accounts_have_a_limit():
 
 
 def test_a_value_pinned_otherwise_stops_the_start():
-    """The refusal names every key with the value of the settings and the one of its first use."""
+    """The refusal names every key with its value in the settings and its first value."""
     wanted = pins(load(None, {}))
     check_pins(wanted, {})
     check_pins(wanted, wanted | {"directory.kind": "real"})
@@ -315,7 +315,7 @@ def test_a_value_pinned_otherwise_stops_the_start():
 
 
 def test_another_holder_is_named_alone(settings_of):
-    """What follows from the holder of an account type, its core and flags, is not named beside it."""
+    """Core and flags of an account type follow from its holder, so they are not named as well."""
     wanted = pins(settings_of('[account_types.spot]\nholder = "ledger"\n'))
     with pytest.raises(StartRefusedError) as refused:
         check_pins(wanted, pins(load(None, {})))
@@ -325,7 +325,7 @@ def test_another_holder_is_named_alone(settings_of):
 
 
 def test_what_was_pinned_and_is_missing_stops_the_start(settings_of):
-    """An asset or account type that was used and is missing by now is named, with the way to retire it."""
+    """An asset or account type that was used and is missing now is named, with the way to retire it."""
     wanted = pins(load(None, {}))
     with pytest.raises(StartRefusedError) as refused:
         check_pins(wanted, wanted | pins(settings_of('[assets."X.Y"]\nnumber = 99\nscale = 2\nprecision = 2\n')))
@@ -339,12 +339,12 @@ def test_what_was_pinned_and_is_missing_stops_the_start(settings_of):
 
 
 def test_what_is_retired_is_not_missing(settings_of):
-    """`closed = true` is no other value of anything that is pinned."""
+    """`closed = true` changes nothing that is pinned."""
     check_pins(pins(settings_of("[assets.ADA]\nclosed = true\n")), pins(load(None, {})))
 
 
 def test_the_fingerprint_tells_settings_apart(settings_of, tmp_path, monkeypatch):
-    """The same settings have one fingerprint, wherever they were read from and whatever the secrets; others another."""
+    """Equal settings have one fingerprint, wherever they were read and whatever the secrets; others have another."""
     (tmp_path / "keys.json").touch()
     text = '[[issuers]]\nissuer = "x"\nkeys_file = "keys.json"\n'
     first = fingerprint(settings_of(text, {"INTERNAL_TRANSFER_REDIS_URL": "secret"}))

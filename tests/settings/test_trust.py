@@ -31,7 +31,7 @@ def _jwk(algorithm, key, **more):
     ],
 )
 def test_keys_that_a_worker_is_told(tmp_path, jwk, key, algorithm, headers):
-    """A worker verifies the tokens that the service verifies, and for one algorithm only, with keys told as JSON."""
+    """An HTTP worker verifies the same tokens as the service, for one algorithm only, with keys sent as JSON."""
     issuer = read_issuer(issuer=ISSUER, audience=AUDIENCE, keys_file=write_keys(tmp_path, jwk))
     settings = load(None, {})
     told = msgspec.json.encode(Inheritance(settings, to_keys([issuer])))
@@ -44,7 +44,7 @@ def test_keys_that_a_worker_is_told(tmp_path, jwk, key, algorithm, headers):
 
 
 def test_the_demo_issuer_is_told(tmp_path):
-    """The demo issuer crosses as well, with its word on how to get a new token."""
+    """The demo issuer is sent as well, with its advice on how to get a new token."""
     [issuer] = trusted_issuers(load(None, {}), tmp_path, demo=True)
     [told] = from_keys(to_keys([issuer]))
     assert (told.issuer, told.audience, told.renewal, told.keys.keys()) == (
@@ -56,7 +56,7 @@ def test_the_demo_issuer_is_told(tmp_path):
 
 
 def test_settings_that_a_worker_is_told():
-    """A worker gets all settings as they were read, but no secret."""
+    """An HTTP worker gets all settings as they were read, but no secret."""
     settings = replace(
         load(None, {"INTERNAL_TRANSFER_POSTGRES_URL": "postgres://u:hush@h/d"}),
         issuers=(Issuer(ISSUER, "keys.json"),),

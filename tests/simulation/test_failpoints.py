@@ -57,7 +57,7 @@ FENCE = LedgerTransfer(id=HOLD.id, pending_id=FENCE_HOLD_ID, flags=TransferFlag.
 
 
 class Life:
-    """A transfer's life, step by step through the ports, as the services would go."""
+    """Takes a transfer step by step through the ports, as the services would."""
 
     def __init__(self, store: TransferStore, ledger: Ledger, core: TradingCore) -> None:
         self.store, self.ledger, self.core = store, ledger, core
@@ -165,7 +165,7 @@ NOT_ASKED, ASKED = LegState.NOT_ASKED, LegState.ASKED
     ],
 )
 async def test_dies_at_its_step_with_all_before_it_on_disk(tmp_path, life, failpoint, left, each_call):
-    """A failpoint is reached at its step: everything before it is on disk then, and nothing after it ever was done."""
+    """A failpoint is reached at its step: everything before it is on disk, and nothing after it was ever done."""
     database = Database(tmp_path / "data.db", each_call=each_call)
     points = Failpoints(failpoint, database, die=crash)
     store = points.wrap_store(SqliteTransferStore(database))
@@ -179,7 +179,7 @@ async def test_dies_at_its_step_with_all_before_it_on_disk(tmp_path, life, failp
 
 @pytest.mark.parametrize("life", [Life.succeed, Life.fail, Life.expire])
 async def test_other_steps_pass(tmp_path, life):
-    """A life that does not come to the failpoint's step goes to its end, and the ports' other methods are there."""
+    """A transfer that does not reach the failpoint's step goes to its end, and the ports' other methods work."""
     database = Database(tmp_path / "data.db")
     points = Failpoints(Failpoint.AFTER_FENCE if life is not Life.expire else Failpoint.AFTER_VOID, database, die=crash)
     store = points.wrap_store(SqliteTransferStore(database))
@@ -194,7 +194,7 @@ async def test_other_steps_pass(tmp_path, life):
 
 
 async def test_a_start_is_no_step(tmp_path):
-    """The hold that every start burns for its fences is no transfer's: a server that shall die before one starts."""
+    """The hold that a start burns for fences triggers no failpoint, so a server that dies before a hold can start."""
     database = Database(tmp_path / "data.db")
     ledger = Failpoints(Failpoint.BEFORE_HOLD, database, die=crash).wrap_ledger(
         SqliteLedger(database, SimulatedClock())

@@ -56,7 +56,7 @@ def front(core: ReferenceCore, clock: SimulatedClock, *faults: Fault | None) -> 
 
 
 async def test_a_calm_call_is_the_ports_own(core, clock):
-    """Without a fault a call does and answers what the port does and answers, and so do plain attributes."""
+    """Without a fault, calls and plain attributes behave as the port's own."""
     _, port = front(core, clock, None)
     (verdict,) = await port.tell([CREDIT])
     assert verdict is not None
@@ -128,7 +128,7 @@ async def test_a_late_arrival_loses_to_a_cancel(core, clock):
 
 
 async def test_a_late_arrival_takes_effect(core, clock):
-    """A call that nobody overtook takes effect when it arrives."""
+    """A late call takes effect when it arrives, if nothing else happened before."""
     faults, port = front(core, clock, ArriveLate())
     with pytest.raises(OutcomeUnknown):
         await port.tell([CREDIT])
@@ -138,7 +138,7 @@ async def test_a_late_arrival_takes_effect(core, clock):
 
 
 async def test_a_late_failure_reaches_nobody(core, clock):
-    """What a late call runs into is nobody's answer any more, and does not hold up those behind it."""
+    """The failure of a late call reaches nobody, and does not stop those behind it."""
     faults, port = front(core, clock, ArriveLate(), ArriveLate())
     for _ in range(2):
         with pytest.raises(OutcomeUnknown):
@@ -150,7 +150,7 @@ async def test_a_late_failure_reaches_nobody(core, clock):
 
 
 async def test_duplicate(core, clock):
-    """The call is made twice, which the port's promises make one effect."""
+    """The call is made twice, and has one effect, as the port promises."""
     faults, port = front(core, clock, Duplicate())
     (verdict,) = await port.tell([CREDIT])
     assert verdict is not None
@@ -160,7 +160,7 @@ async def test_duplicate(core, clock):
 
 
 async def test_scripts_are_by_method_and_can_grow(core, clock):
-    """A script concerns its method alone, in its order, and may be added to while it runs."""
+    """A list of faults applies to its method alone, in order, and can be extended while it is used."""
     plan = ScriptedFaults(tell=[None, FailBefore()])
     port = Faults(plan, clock, System.CORE).wrap(core)
     assert await port.balances(ALICE) == []
@@ -180,7 +180,7 @@ def drawn(seed: int, **changes: object) -> list[Fault | None]:
 
 
 def test_random_faults_repeat_with_their_seed():
-    """The same seed draws the same faults, another seed others, about as often as asked and by their weights."""
+    """The same seed gives the same faults, another seed others, with about the given probability and weights."""
     faults = drawn(1)
     assert faults == drawn(1)
     assert faults != drawn(2)
@@ -199,7 +199,7 @@ def test_random_faults_can_be_spared_and_stopped():
 
 
 async def test_faults_can_be_stacked(core, clock):
-    """A port with faults is a port, so other faults can stand before it."""
+    """A port with faults is a port, so other faults can stand in front of it."""
     _, inner = front(core, clock, LoseAnswer())
     outer = Faults(ScriptedFaults(tell=[Duplicate()]), clock, System.CORE).wrap(inner)
     with pytest.raises(OutcomeUnknown):

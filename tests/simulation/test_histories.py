@@ -1,7 +1,7 @@
 """Whole histories from a seed: users, faults, crashes and operators in random order, then calm, then every guarantee.
 
 `HISTORIES=n` runs n seeds instead of 80, or of 1000 in a full run; `HISTORIES_FROM=m` begins at seed m. A history that
-fails names its seed, which then belongs into `REGRESSIONS`.
+fails names its seed, which then belongs in `REGRESSIONS`.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ REGRESSIONS: dict[int, str] = {
 
 
 def play(seed: int) -> History:
-    """Plays one history on a database file of its own, and checks all that has to hold afterwards."""
+    """Plays one history on its own database file, and checks everything that must hold afterwards."""
     with tempfile.TemporaryDirectory() as directory:
         history = History(seed, Path(directory) / "transfers.db")
         try:
@@ -45,7 +45,7 @@ def test_what_failed_once_holds(seed: int):
 
 @pytest.mark.timeout(3600)  # A full run plays a thousand.
 def test_all_guarantees_hold_after_random_histories(is_full):
-    """Whatever goes wrong in whatever order, every guarantee holds; and enough of everything goes wrong."""
+    """Whatever goes wrong, in any order, every guarantee holds; and every kind of fault does happen."""
     seen: dict[str, int] = {}
     histories = HISTORIES or (1000 if is_full else 80)
     for seed in range(HISTORIES_FROM, HISTORIES_FROM + histories):

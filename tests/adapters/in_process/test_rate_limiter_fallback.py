@@ -13,7 +13,7 @@ from real_servers import own
 
 
 class Fallback:
-    """A limiter on a server of its own that can be killed, and what was told about it."""
+    """A limiter on a server that can be killed, and the fallbacks that were reported."""
 
     def __init__(self, server):
         self.server = server
@@ -37,7 +37,7 @@ async def fallback():
 
 
 async def test_the_shared_limiter_decides_while_it_can(fallback):
-    """With the server there, its buckets count and nothing is told."""
+    """While the server answers, its buckets decide and no fallback is reported."""
     await fallback.limits.limiter.take(["alice"] * 2)
     assert await fallback.limiter.take(["alice"] * 2) == [0.0, fallback.limits.about(SECONDS_PER_TOKEN)]
     assert fallback.told == []
@@ -45,7 +45,7 @@ async def test_the_shared_limiter_decides_while_it_can(fallback):
 
 
 async def test_limits_hold_in_this_process_while_the_server_is_away(fallback):
-    """With the server gone the bucket in memory decides, no caller sees a failure, and every batch is counted."""
+    """Without the server the buckets in memory decide, no caller sees a failure, and every batch is reported."""
     fallback.server.kill()
     assert await fallback.limiter.take(["alice"] * 4) == [0.0, 0.0, 0.0, SECONDS_PER_TOKEN]
     assert await fallback.limiter.take(["bob"]) == [0.0]
@@ -55,7 +55,7 @@ async def test_limits_hold_in_this_process_while_the_server_is_away(fallback):
 
 
 async def test_the_server_is_tried_again_after_a_while_and_not_before(fallback):
-    """A server that is back is left alone until the time has passed, and decides again from then on."""
+    """A server that is back is not asked until the time has passed, and decides again from then on."""
     fallback.server.kill()
     await fallback.limiter.take(["alice"])
     fallback.server.start()

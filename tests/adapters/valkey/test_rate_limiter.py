@@ -1,4 +1,4 @@
-"""The rate limiter on Valkey: shared by processes, and where the server fails, restarts, refuses or is a cluster."""
+"""The rate limiter on Valkey: shared by processes; on a server that fails, restarts or refuses; on a cluster."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ async def limits():
 
 @pytest.fixture
 async def owned():
-    """A server of the test's own, and a limiter on it."""
+    """A server for one test, and a limiter on it."""
     with own("valkey") as server:
         limits = ValkeyLimits(server.address())
         yield server, limits
@@ -57,7 +57,7 @@ def another(limits, **changes):
 
 
 async def test_two_limiters_share_a_bucket(limits):
-    """What one gateway takes, another cannot take again, also when both ask at the same time."""
+    """A token that one gateway takes is gone for the others, even when both ask at the same time."""
     second = another(limits)
     answers = await asyncio.gather(*(limiter.take(["alice"] * 2) for limiter in (limits.limiter, second)))
     assert sorted(answers[0] + answers[1]) == [0.0, 0.0, 0.0, limits.about(SECONDS_PER_TOKEN)]
@@ -83,7 +83,7 @@ async def test_more_at_a_time_than_connections(limits):
 
 
 async def test_buckets_expire_when_they_are_full(limits):
-    """A bucket is forgotten when it is full again, so that the server holds those in use only."""
+    """A bucket expires when it is full again, so that the server holds only those in use."""
     await limits.limiter.take(["alice", "bob", "bob"])
     lives = {
         key.decode().removeprefix(limits.settings.prefix): await limits.server.pttl(key) for key in await limits.keys()
@@ -101,7 +101,7 @@ async def test_a_refusal_leaves_no_trace(limits):
 
 
 async def test_the_servers_clock_set_back(limits):
-    """Where the server's clock steps back by a day, an empty bucket is empty, and no more than that."""
+    """When the server's clock steps back by a day, an empty bucket is empty, and no worse."""
     await limits.limiter.take(["alice"] * BURST)
     await limits.advance(-86_400.0)
     assert await limits.limiter.take(["alice"]) == [limits.about(SECONDS_PER_TOKEN)]
@@ -150,7 +150,7 @@ async def test_killed_and_restarted(owned):
 
 
 async def test_a_server_that_does_not_answer(owned):
-    """A call that was sent and not answered in time is unknown, and its late answer is taken for no other call's."""
+    """A call without an answer in time is unknown, and its late answer is not taken for another call's."""
     server, limits = owned
     hasty = another(limits, deadline_seconds=0.1, connections_max=1)
     patient = another(limits, connections_max=1)
@@ -167,7 +167,7 @@ async def test_a_server_that_does_not_answer(owned):
 
 
 async def another_answer(limiter):
-    """The answer to a whole burst of a fresh name; asked again, under another name, while the server is still slow."""
+    """Takes the burst of a new name; tries again with another name while the server is still slow."""
     for number in range(100):
         try:
             return await limiter.take([f"fresh-{number}"] * BURST)
@@ -177,7 +177,7 @@ async def another_answer(limiter):
 
 
 async def test_wrong_password(owned):
-    """A refused password stops the start with what to do, and later counts as a server that cannot be reached."""
+    """A refused password stops the start with what to do; at run time it makes the limiter unavailable."""
     _, limits = owned
     await limits.server.config_set("requirepass", "right")
     for password in ("wrong", None):
@@ -300,7 +300,7 @@ async def test_a_tls_file_that_is_not_there(tmp_path):
     ],
 )
 def test_an_unreadable_url_is_refused_without_being_shown(url):
-    """What is not of the form stops the start, with the form and without the password."""
+    """A malformed URL stops the start with a message that shows the form, but not the password."""
     with pytest.raises(StartRefusedError, match=r"its form is|not of the form") as refused:
         ValkeySettings.of_url(url)
     assert "secret" not in str(refused.value)
@@ -330,7 +330,7 @@ async def cluster():
 
 
 async def test_a_batch_over_many_slots(cluster):
-    """In a cluster the names of a batch are of many hash slots; each gets what it would get alone."""
+    """In a cluster the names of a batch have many hash slots; each gets what it would get alone."""
     names = [f"name-{number}" for number in range(200)]
     await cluster.limiter.start()
     assert await cluster.limiter.take(names * BURST) == [0.0] * 200 * BURST
@@ -373,7 +373,7 @@ async def test_scripts_flushed_in_a_cluster(cluster):
 
 
 async def test_a_cluster_is_not_a_server(cluster, limits):
-    """Settings for one server are refused by a node of a cluster, and the other way round."""
+    """Settings for one server are refused on a cluster, and settings for a cluster on one server."""
     single = another(cluster, cluster=False)
     with pytest.raises(StartRefusedError, match="set `cluster`"):
         await single.start()
@@ -385,7 +385,7 @@ async def test_a_cluster_is_not_a_server(cluster, limits):
 
 
 async def test_a_cluster_that_is_away():
-    """A cluster of which no node can be reached did nothing, and says so."""
+    """A cluster without a server that can be reached is unavailable."""
     with own("valkey") as server:
         address = server.address()
     limits = ValkeyLimits(address, cluster=True)
