@@ -215,6 +215,7 @@ def near_bodies(draw):
     return encode_pairs(pairs).encode("utf-8", "surrogatepass")
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()) | near_bodies())
 def test_anything(body):

@@ -67,6 +67,7 @@ def run_pytest(directory, adapter, tests, *options):
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapter", "tests", "contract"),
     [(LEDGER, LEDGER_TESTS, LedgerContract), (STORE, STORE_TESTS, StoreContract)],
@@ -81,6 +82,7 @@ def test_an_adapter_that_keeps_the_contract_passes_the_guides_file(tmp_path, ada
     assert re.search(r"=+ \d+ passed in", run.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapter", "tests", "rule"),
     [

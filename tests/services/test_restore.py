@@ -161,6 +161,7 @@ async def test_what_a_core_took_back_is_nobodys(apart):
     assert await refusal_of(apart) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("older", [{"ledger": "1"}, {"store": "1"}, {"core": "1"}, {"store": "1", "core": "1"}])
 async def test_a_repair_that_dies_anywhere_is_run_again(apart, older):
     """After a death at any write no role starts, and the next repair ends as an unbroken one does."""

@@ -43,6 +43,7 @@ def test_what_failed_once_holds(seed: int):
     play(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)  # A full run plays a thousand.
 def test_all_guarantees_hold_after_random_histories(is_full):
     """Whatever goes wrong, in any order, every guarantee holds; and every kind of fault does happen."""
