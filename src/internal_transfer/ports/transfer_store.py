@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
@@ -136,10 +136,21 @@ class OpenSummary(Struct, frozen=True):
     `needs_person` counts by reason; no core owes those transfers an answer until people have decided.
     """
 
-    by_status: dict[Status, int]
-    oldest_asked_ms: dict[str, int]
-    oldest_open_ms: dict[Status, int]
-    needs_person: dict[str, int]
+    by_status: dict[Status, int] = field(default_factory=lambda: dict.fromkeys((Status.REQUESTING, Status.PENDING), 0))
+    oldest_asked_ms: dict[str, int] = field(default_factory=dict)
+    oldest_open_ms: dict[Status, int] = field(default_factory=dict)
+    needs_person: dict[str, int] = field(default_factory=dict)
+
+    def count(self, status: Status, need: str | None, count: int, oldest_ms: int) -> None:
+        """Counts open transfers of one status and need, of which the oldest was created at `oldest_ms`."""
+        self.by_status[status] += count
+        self.oldest_open_ms[status] = min(oldest_ms, self.oldest_open_ms.get(status, oldest_ms))
+        if need is not None:
+            self.needs_person[need] = self.needs_person.get(need, 0) + count
+
+    def count_asked(self, core: str, since_ms: int) -> None:
+        """Counts a core that has owed an answer since this time."""
+        self.oldest_asked_ms[core] = min(since_ms, self.oldest_asked_ms.get(core, since_ms))
 
 
 class RegisteredAccount(Struct, frozen=True):

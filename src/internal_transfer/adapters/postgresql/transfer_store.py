@@ -245,19 +245,12 @@ class PostgresqlTransferStore:
 
     async def open_summary(self) -> OpenSummary:
         """A summary of the open transfers; reads all of them, so call it seldom."""
-        by_status = dict.fromkeys((Status.REQUESTING, Status.PENDING), 0)
-        oldest_open: dict[Status, int] = {}
-        oldest_asked: dict[str, int] = {}
-        needs_person: dict[str, int] = {}
-        for stored, need, core, count, oldest, asked in await self._rows(self._statements.open_summary):
-            status = STATUS[stored]
-            by_status[status] += count
-            oldest_open[status] = min(oldest, oldest_open.get(status, oldest))
-            if need is not None:
-                needs_person[need] = needs_person.get(need, 0) + count
+        summary = OpenSummary()
+        for status, need, core, count, oldest, asked in await self._rows(self._statements.open_summary):
+            summary.count(STATUS[status], need, count, oldest)
             if core is not None:
-                oldest_asked[core] = min(asked, oldest_asked.get(core, asked))
-        return OpenSummary(by_status, oldest_asked, oldest_open, needs_person)
+                summary.count_asked(core, asked)
+        return summary
 
     async def feed(self, after: int, most: int) -> list[tuple[int, Event]]:
         """Events by rising sequence number; first numbers those of commits that have become visible."""

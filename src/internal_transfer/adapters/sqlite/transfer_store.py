@@ -233,19 +233,14 @@ class SqliteTransferStore:
 
     async def open_summary(self) -> OpenSummary:
         """Counts what is open; reads through the indexes of all open transfers, so call it seldom."""
-        by_status = dict.fromkeys((Status.REQUESTING, Status.PENDING), 0)
-        oldest_open: dict[Status, int] = {}
-        needs_person: dict[str, int] = {}
+        summary = OpenSummary()
         with self._database.call() as connection:
             self._written(connection)
-            for stored, need, count, oldest in _select(connection, sql.SUMMARISE_OPEN):
-                status = STATUS[stored]
-                by_status[status] += count
-                oldest_open[status] = min(oldest, oldest_open.get(status, oldest))
-                if need is not None:
-                    needs_person[need] = needs_person.get(need, 0) + count
-            oldest_asked = {row[0]: row[1] for row in _select(connection, sql.SUMMARISE_ASKED)}
-        return OpenSummary(by_status, oldest_asked, oldest_open, needs_person)
+            for status, need, count, oldest in _select(connection, sql.SUMMARISE_OPEN):
+                summary.count(STATUS[status], need, count, oldest)
+            for core, since in _select(connection, sql.SUMMARISE_ASKED):
+                summary.count_asked(core, since)
+        return summary
 
     async def feed(self, after: int, most: int) -> list[tuple[int, Event]]:
         """Events by rising sequence number, which is the order of their commits."""

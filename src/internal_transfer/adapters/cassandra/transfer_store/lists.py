@@ -93,18 +93,11 @@ class Lists:
 
     async def summary(self) -> OpenSummary:
         """A summary of the open transfers."""
-        by_status = {Status.REQUESTING: 0, Status.PENDING: 0}
-        oldest_open: dict[Status, int] = {}
-        oldest_asked: dict[str, int] = {}
-        needs_person: dict[str, int] = {}
+        summary = OpenSummary()
         for record in await self.open():
             transfer = record.transfer
-            status, created = transfer.status, transfer.created_at
-            by_status[status] += 1
-            oldest_open[status] = min(created, oldest_open.get(status, created))
-            if transfer.needs_person is not None:
-                needs_person[transfer.needs_person.value] = needs_person.get(transfer.needs_person.value, 0) + 1
+            need = None if transfer.needs_person is None else transfer.needs_person.value
+            summary.count(transfer.status, need, 1, transfer.created_at)
             if record.asked_core is not None and record.asked_since is not None:
-                since = oldest_asked.get(record.asked_core, record.asked_since)
-                oldest_asked[record.asked_core] = min(since, record.asked_since)
-        return OpenSummary(by_status, oldest_asked, oldest_open, needs_person)
+                summary.count_asked(record.asked_core, record.asked_since)
+        return summary
