@@ -1,4 +1,4 @@
-"""What is TigerBeetle's own: a server that is away, stands still, dies in a call, or ends the session."""
+"""What concerns TigerBeetle alone: a server that is away, hangs, dies during a call, or ends the session."""
 
 import asyncio
 import struct
@@ -25,12 +25,12 @@ SHORT_SECONDS = 0.3
 SESSIONS_MAX = 64
 """As many sessions as a server remembers."""
 CLIENTS = 16
-"""Half of what it lets in at a time."""
+"""Half of the sessions that it accepts at a time."""
 
 
 @pytest.fixture(scope="module")
 def server():
-    """A server that only this module knows, to be paused and killed."""
+    """A server for this module alone, which may pause and kill it."""
     need("tigerbeetle")
     with own("tigerbeetle") as server:
         yield server
@@ -38,7 +38,7 @@ def server():
 
 @asynccontextmanager
 async def connected(server, **settings):
-    """A world on the server, with a session of its own and two accounts."""
+    """A world on the server, with its own session and two accounts."""
     place = server.address()
     world = World(TigerBeetleHarness(place.address, place.cluster, **settings))
     await world.harness.open()
@@ -51,7 +51,7 @@ async def connected(server, **settings):
 
 @asynccontextmanager
 async def paused(server):
-    """The server stands still meanwhile."""
+    """Pauses the server meanwhile."""
     server.pause()
     try:
         yield
@@ -60,7 +60,7 @@ async def paused(server):
 
 
 async def insist(world: World, *transfers: LedgerTransfer) -> list[TransferResult]:
-    """Sends a batch again and again until there is an answer, as a service would."""
+    """Sends a batch until there is an answer, as a service would."""
     while True:
         try:
             return await world.create(*transfers)
@@ -75,7 +75,7 @@ async def until_sent(world: World, calls: int) -> None:
 
 
 async def test_after_a_deadline_the_same_id_tells_that_it_was_done(server):
-    """A call that a standing server does not answer is unknown; once it goes on, the same id exists, done once."""
+    """A call that a paused server does not answer is unknown; when it resumes, the same id exists, done once."""
     async with connected(server, call_seconds=SHORT_SECONDS) as world:
         transfer = world.plain(1, BANK, ALICE, 7)
         async with paused(server):
@@ -88,7 +88,7 @@ async def test_after_a_deadline_the_same_id_tells_that_it_was_done(server):
 
 
 async def test_past_the_bound_of_abandoned_calls_nothing_is_sent(server):
-    """Calls are refused before they are sent while too many were given up; what was sent is done."""
+    """While too many calls were given up, new ones are refused before they are sent; those sent are done."""
     async with connected(server, call_seconds=SHORT_SECONDS, abandoned_max=2) as world:
         sent, refused = [world.plain(number, BANK, ALICE, 1) for number in (1, 2)], world.plain(3, BANK, ALICE, 1)
         async with paused(server):
@@ -119,7 +119,7 @@ async def test_the_queue_of_calls_has_a_bound(server):
 
 
 async def test_a_cancelled_call_is_done_all_the_same(server):
-    """Whoever stops waiting takes nothing back, and leaves nothing behind that would hinder the end of the session."""
+    """A caller that gives up takes nothing back, and leaves nothing that would block the end of the session."""
     async with connected(server) as world:
         transfer = world.plain(1, BANK, ALICE, 1)
         async with paused(server), asyncio.TaskGroup() as tasks:
@@ -193,7 +193,7 @@ async def swallow(world: World, transfer: LedgerTransfer) -> OperatingFailureErr
 
 
 async def test_a_session_that_is_evicted_is_replaced(server):
-    """A session that TigerBeetle has forgotten ends the call that meets it as unknown; the next one gets a new one."""
+    """A call on a session that TigerBeetle has evicted is unknown; the next call opens a new session."""
     async with connected(server) as world:
         for _ in range(SESSIONS_MAX // CLIENTS):
             others = [TigerBeetleLedger(world.harness.settings) for _ in range(CLIENTS)]
@@ -207,7 +207,7 @@ async def test_a_session_that_is_evicted_is_replaced(server):
 
 
 async def test_two_sessions_race_for_a_hold_and_its_fence(server):
-    """Of a hold and its fence from different sessions exactly one wins, and both are told which."""
+    """Of a hold and its fence from different sessions exactly one wins, and both learn which."""
     async with connected(server) as world, connected(server) as other:
         other.harness.id_base = world.harness.id_base
         await world.create(world.hold(FENCE, UNKNOWN, ALICE, 1))
@@ -228,7 +228,7 @@ async def test_two_sessions_race_for_a_hold_and_its_fence(server):
 
 
 async def test_a_full_page_of_history_is_read_in_one_call(server):
-    """As many transfers as a call takes come back in one reply, rising and falling."""
+    """The most transfers of a call come back in one reply, in both orders."""
     async with connected(server) as world:
         start = (await world.ledger.newest_transfers(1) or [LedgerTransfer(id=1)])[0].timestamp
         await world.succeed(*(world.plain(number, BANK, ALICE, 1) for number in range(1, BATCH_MAX + 1)))
@@ -238,7 +238,7 @@ async def test_a_full_page_of_history_is_read_in_one_call(server):
 
 
 async def test_many_calls_at_once_keep_their_answers_apart(server):
-    """A thousand calls that TigerBeetle's client merges as it likes each get their own results."""
+    """A thousand calls get their own results, however TigerBeetle's client merges them."""
     async with connected(server) as world:
 
         async def hold_and_post(number: int) -> list[TransferResult]:
@@ -254,7 +254,7 @@ async def test_many_calls_at_once_keep_their_answers_apart(server):
 
 
 async def test_doctor_is_told_what_is_there(server):
-    """All checks are well on a server that answers, and name the release."""
+    """All findings are good on a server that answers, and they name the release."""
     async with connected(server) as world:
         checks = {name: (ok, message) for name, ok, message in await world.ledger.check()}
     assert all(ok for ok, _ in checks.values())
@@ -274,26 +274,26 @@ async def refused(**settings) -> str:
 
 
 async def test_a_start_without_a_server_names_what_may_be_wrong(unused_tcp_port):
-    """TigerBeetle's client waits for ever for a server that is away; the start does not, and says what to look at."""
+    """TigerBeetle's client waits for ever for a server that is away; the start does not, and says what to check."""
     message = await refused(cluster_id=0, addresses=(f"127.0.0.1:{unused_tcp_port}",))
     assert f"127.0.0.1:{unused_tcp_port} did not answer within 1 s" in message
     assert "another cluster id" in message
 
 
 async def test_that_a_server_is_away_is_logged_once(unused_tcp_port, caplog):
-    """The client tries to connect again and again; of the lines that it writes about it one is enough."""
+    """The client tries to connect again and again; only one of the lines that it logs is passed on."""
     await refused(cluster_id=0, addresses=(f"127.0.0.1:{unused_tcp_port}",))
     assert len([record for record in caplog.records if record.name == "tigerbeetle"]) == 1
 
 
 async def test_a_start_with_another_cluster_id_is_refused(server):
-    """A server of another cluster never answers; the start says that this may be so."""
+    """A server of another cluster never answers; the start names that cause."""
     message = await refused(cluster_id=new_id_base(), addresses=(server.address().address,))
     assert "another cluster id" in message
 
 
 async def test_a_start_with_all_places_taken_is_refused(server):
-    """A server lets 32 clients in, and says nothing to one more: its start gives up and names that cause too."""
+    """A server accepts 32 clients and never answers another one, whose start gives up and names that cause too."""
     place = server.address()
     settings = TigerBeetleSettings(cluster_id=place.cluster, addresses=(place.address,))
     others = [TigerBeetleLedger(settings) for _ in range(2 * CLIENTS)]
@@ -323,7 +323,7 @@ def test_a_client_with_another_layout_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(("number", "name"), [(35, "pending_transfer_expired"), (4_000, "4000")])
 def test_a_result_without_a_meaning_here_is_unknown(number, name):
-    """A status that the port does not know, or even the client does not, is an unknown outcome that names it."""
+    """A status unknown to the port, or even to the client, is an unknown outcome that names it."""
     created = struct.pack("<QI4x", 1, 0xFFFFFFFF)
     reply = created + struct.pack("<QI4x", 2, number)
     with pytest.raises(OutcomeUnknown, match=f"{name} for 8$"):
@@ -331,6 +331,6 @@ def test_a_result_without_a_meaning_here_is_unknown(number, name):
 
 
 def test_a_reply_of_another_length_is_unknown():
-    """Fewer results than events say nothing that could be relied on."""
+    """Fewer results than events are an unknown outcome."""
     with pytest.raises(OutcomeUnknown, match="0 results for 1 events"):
         decode_account_outcomes(b"", [LedgerAccount(id=7, ledger=1, code=1)])
