@@ -62,10 +62,6 @@ class ServiceEnd:
         """Asks the worker to finish and end."""
         self._lines.send(messages.Stop())
 
-    def abort(self) -> None:
-        """Closes the pair at once."""
-        self._lines.abort()
-
     def _take(self, message: messages.FromWorker) -> None:
         match message:
             case messages.Submission():
