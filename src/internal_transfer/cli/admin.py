@@ -1,7 +1,6 @@
 """`admin`: the operators' commands. Each one calls the operators' interface once and prints the answer."""
 
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -75,18 +74,15 @@ def stuck(access: Access, *, limit: _Limit = 100) -> None:
     _print(access, answer, lambda answer: print_transfers(answer["transfers"], "stuck"))
 
 
-@admin.command()
-@takes_access
-def retry(access: Access, *, request_id: _Id, reason: _Reason, evidence: _Evidence = None) -> None:
-    """Continue an open transfer now."""
-    _act(access, f"/transfers/{part(request_id)}/retry", _decision(reason, evidence))
+def _desk_command(name: str, what: str) -> None:
+    def decide(access: Access, *, request_id: _Id, reason: _Reason, evidence: _Evidence = None) -> None:
+        _act(access, f"/transfers/{part(request_id)}/{name}", _decision(reason, evidence))
+
+    admin.command(name, help=what)(takes_access(decide))
 
 
-@admin.command()
-@takes_access
-def void(access: Access, *, request_id: _Id, reason: _Reason, evidence: _Evidence = None) -> None:
-    """Give the money back, after fencing the trading cores."""
-    _act(access, f"/transfers/{part(request_id)}/void", _decision(reason, evidence))
+_desk_command("retry", "Continue an open transfer now.")
+_desk_command("void", "Give the money back, after fencing the trading cores.")
 
 
 @admin.command()
@@ -195,27 +191,19 @@ def policy(access: Access) -> None:
     _print(access, call(access, "GET", "/policy"), print_policy)
 
 
-class _Mode(StrEnum):
-    PAUSE = "pause"
-    RESUME = "resume"
-    REFUSE = "refuse"
-    REFUSE_CREDITS = "refuse-credits"
-    WITHHOLD = "withhold"
-
-
-def _core_command(mode: _Mode, what: str) -> None:
+def _core_command(mode: str, what: str) -> None:
     def command(access: Access, *, reason: _OptionalReason = None) -> None:
         require_running(access)
         _act(access, f"/core/{mode}", _change(reason))
 
-    core.command(mode.value, help=what)(takes_access(command))
+    core.command(mode, help=what)(takes_access(command))
 
 
-_core_command(_Mode.PAUSE, "Make the core unreachable.")
-_core_command(_Mode.RESUME, "Let the core work again.")
-_core_command(_Mode.REFUSE, "Make the core refuse every new command.")
-_core_command(_Mode.REFUSE_CREDITS, "Make the core refuse every new credit, but still debit.")
-_core_command(_Mode.WITHHOLD, "Make the core answer nothing, but accept a cancel.")
+_core_command("pause", "Make the core unreachable.")
+_core_command("resume", "Let the core work again.")
+_core_command("refuse", "Make the core refuse every new command.")
+_core_command("refuse-credits", "Make the core refuse every new credit, but still debit.")
+_core_command("withhold", "Make the core answer nothing, but accept a cancel.")
 
 
 @audit.command("list")

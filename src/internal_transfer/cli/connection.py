@@ -90,10 +90,13 @@ def call(
     answer_seconds: float = _ANSWER_SECONDS,
 ) -> dict[str, Any]:
     """Returns the service's answer; prints why and ends the command if it refuses, fails or cannot be reached."""
+
+    async def ask() -> httpx.Response:
+        async with _client(access, answer_seconds) as client:
+            return await client.request(method, ADMIN + path, json=body, params=query)
+
     try:
-        response = asyncio.run(
-            _call(access, method, ADMIN + path, body=body, query=query, answer_seconds=answer_seconds)
-        )
+        response = asyncio.run(ask())
         answer = response.json()
     except (httpx.TransportError, httpx.InvalidURL, StartRefusedError, OperatingFailureError, OSError) as error:
         _give_up(access, str(error) or type(error).__name__)
@@ -108,16 +111,16 @@ def call(
 
 
 def require_running(access: Access) -> None:
-    """Refuses to steer a core that does not run; the files are not opened, since they may be a core's own."""
+    """Refuses to steer a core that is not running; does not open the files, which may be a core's own."""
     directory = DataDirectory(access.data)
     try:
         if access.url is not None or not directory.path.is_dir() or directory.is_held:
             return
     except StartRefusedError as error:
         _give_up(access, str(error))
-    from internal_transfer.api.problems import problem_of  # noqa: PLC0415 - takes long to import.
+    from internal_transfer.api.problems import problem_of  # noqa: PLC0415 - slow to import.
 
-    message = f"nothing runs on {access.data}: a core can be steered while it, or its service, runs with --demo"
+    message = f"nothing runs on {access.data}: a core can be steered only while it, or its service, runs with --demo"
     problem = problem_of(Refusal(Code.PERMISSION_DENIED, message))
     print_problem(to_builtins(problem), as_json=access.as_json)
     raise typer.Exit(FAILED)
@@ -146,19 +149,6 @@ def ask_holder(directory: DataDirectory, path: str) -> dict[str, Any]:
 def part(text: str) -> str:
     """Quotes a text as one part of a path, also `.` and `..`, which would count as directories."""
     return quote(text, safe=":") if text.strip(".") else "%2E" * len(text)
-
-
-async def _call(
-    access: Access,
-    method: str,
-    path: str,
-    *,
-    body: Mapping[str, Any] | None,
-    query: Mapping[str, str] | None,
-    answer_seconds: float,
-) -> httpx.Response:
-    async with _client(access, answer_seconds) as client:
-        return await client.request(method, path, json=body, params=query)
 
 
 @asynccontextmanager

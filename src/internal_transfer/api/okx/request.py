@@ -201,9 +201,7 @@ def _key(text: str | None) -> str | Refusal:
     if text in {None, "", "None"}:
         return refuse_field("clientId", CLIENT_ID_REQUIRED, Code.IDEMPOTENCY_KEY_REQUIRED)
     assert text is not None, "checked above"
-    if not text.isascii():
-        return refuse_field("clientId", "may only contain printable ASCII characters")
-    key = check_key(text.encode("ascii"))
+    key = check_key(text.encode())
     return key if isinstance(key, str) else refuse_field("clientId", key.details[0].rule)
 
 

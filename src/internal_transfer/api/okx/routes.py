@@ -7,6 +7,7 @@ explained, never ignored. See `docs/guides/ccxt.md`.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -35,34 +36,21 @@ _BILLS_PARAMETERS = frozenset({"type", "ccy", "begin", "end", "limit", "after"})
 _BALANCES_PARAMETERS = frozenset({"ccy", "account"})
 
 
-class _Call:
+class _Call(NamedTuple):
     """One signed request on its way to its endpoint."""
 
-    __slots__ = ("body", "query_string", "signer")
-
-    def __init__(self, signer: Signer, query_string: bytes, body: bytes) -> None:
-        self.signer = signer
-        self.query_string = query_string
-        self.body = body
+    signer: Signer
+    query_string: bytes
+    body: bytes
 
 
-class _Path:
+class _Path(NamedTuple):
     """A path: its name in the metrics, its one method, and its endpoint, which is either signed or public."""
 
-    __slots__ = ("method", "name", "public", "signed")
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        method: str = "GET",
-        signed: Callable[[_Call], Awaitable[Reply]] | None = None,
-        public: Callable[[], Reply] | None = None,
-    ) -> None:
-        self.name = name
-        self.method = method
-        self.signed = signed
-        self.public = public
+    name: str
+    method: str = "GET"
+    signed: Callable[[_Call], Awaitable[Reply]] | None = None
+    public: Callable[[], Reply] | None = None
 
 
 class OkxApi:

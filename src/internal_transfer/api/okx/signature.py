@@ -57,15 +57,12 @@ class Denied(Struct, frozen=True):
     message: str
 
 
-class _Known:
+class _Known(Struct):
     """A key that was read a moment ago, with its passphrase once that has been verified."""
 
-    __slots__ = ("api_key", "passphrase", "read_at")
-
-    def __init__(self, api_key: ApiKey, read_at: float) -> None:
-        self.api_key = api_key
-        self.read_at = read_at
-        self.passphrase: bytes | None = None
+    api_key: ApiKey
+    read_at: float
+    passphrase: bytes | None = None
 
 
 class Signatures:

@@ -129,8 +129,8 @@ class AdminApi:
                 Path(f"{ADMIN}/transfers/stuck", answer(self._stuck), methods=get),
                 Path(f"{ADMIN}/transfers/{{id}}", answer(self._show), methods=get),
                 Path(f"{ADMIN}/transfers/{{id}}/{{action}}", answer(self._decide), methods=post),
-                Path(f"{ADMIN}/deposits", answer(self._deposit), methods=post),
-                Path(f"{ADMIN}/withdrawals", answer(self._withdraw), methods=post),
+                Path(f"{ADMIN}/deposits", answer(self._move_cash(self._services.cash.deposit)), methods=post),
+                Path(f"{ADMIN}/withdrawals", answer(self._move_cash(self._services.cash.withdraw)), methods=post),
                 Path(f"{ADMIN}/reconciliation", answer(self._reconcile), methods=post),
                 Path(f"{ADMIN}/reconciliation", answer(self._last_report), methods=get),
                 Path(f"{ADMIN}/policy", answer(self._policy), methods=get),
@@ -218,28 +218,17 @@ class AdminApi:
         decide = desk.retry if action == DeskAction.RETRY else desk.void
         return await decide(transfer_id, reason=body.reason, actor=actor, shown=body.evidence)
 
-    async def _deposit(self, request: Request, actor: str) -> View | Refusal:
-        return await self._move_cash(self._services.cash.deposit, request, actor)
+    def _move_cash(self, move: Callable[..., Awaitable[Act | Refusal]]) -> Endpoint:
+        async def move_cash(request: Request, actor: str) -> View | Refusal:
+            body = await decode_body(request, CashMove)
+            account = Account(Owner(body.user), body.account, body.asset)
+            cash = Cash(account=account, amount=body.amount, reference=body.reference, reason=body.reason)
+            act = await move(cash, actor=actor)
+            return (
+                act if isinstance(act, Refusal) else act_view(act) | msgspec.to_builtins(body) | {"reason": act.reason}
+            )
 
-    async def _withdraw(self, request: Request, actor: str) -> View | Refusal:
-        return await self._move_cash(self._services.cash.withdraw, request, actor)
-
-    async def _move_cash(
-        self, move: Callable[..., Awaitable[Act | Refusal]], request: Request, actor: str
-    ) -> View | Refusal:
-        body = await decode_body(request, CashMove)
-        account = Account(Owner(body.user), body.account, body.asset)
-        cash = Cash(account=account, amount=body.amount, reference=body.reference, reason=body.reason)
-        act = await move(cash, actor=actor)
-        if isinstance(act, Refusal):
-            return act
-        return act_view(act) | {
-            "user": body.user,
-            "account": body.account,
-            "asset": body.asset,
-            "amount": body.amount,
-            "reference": body.reference,
-        }
+        return move_cash
 
     async def _reconcile(self, request: Request, _: str) -> View | Refusal:
         await decode_body(request, Nothing)
