@@ -352,7 +352,7 @@ async def test_the_worker_dies():
 
 @on_uvloop
 async def test_the_service_dies():
-    """When the service's end is gone, everybody who waits is told that the outcome is unknown, and so is who comes."""
+    """When the service's end is gone, everybody who waits is told that the outcome is unknown, now and later."""
     gate = asyncio.Event()
 
     async def never(*_):
@@ -361,7 +361,7 @@ async def test_the_service_dies():
     async with Pair(never) as pair:
         submission, whole = pair.submit(), pair.forward(b"{}", method="POST")
         await pair.crossed()
-        pair.service.abort()
+        pair.sockets[0].shutdown(socket.SHUT_RDWR)
         assert isinstance(await submission, OutcomeUnknown)
         problem, _ = await whole.problem(503)
         assert (problem["code"], problem["recorded"], problem["retry"]) == ("TIMEOUT", None, "same_key")
