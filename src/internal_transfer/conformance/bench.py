@@ -1,6 +1,7 @@
 """The bench on which a trading core is checked: tells it commands, waits for the answers, reads its balances."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
@@ -46,14 +47,8 @@ class BrokenPromiseError(Exception):
     """The core broke a promise; the message says what it was told, what was due, and what came."""
 
 
-class _Heard:
-    """The answers under one (transfer id, side, action), and the event of one more."""
-
-    __slots__ = ("changed", "verdicts")
-
-    def __init__(self) -> None:
-        self.verdicts: list[Verdict] = []
-        self.changed = asyncio.Event()
+class LeftOutError(Exception):
+    """This promise is not checked; the message says why."""
 
 
 class Bench:
@@ -67,7 +62,8 @@ class Bench:
         self.plan = plan
         self._bus = bus
         self._clock = clock
-        self._heard: dict[tuple[TransferId, Side, Action], _Heard] = {}
+        self._heard: defaultdict[tuple[TransferId, Side, Action], list[Verdict]] = defaultdict(list)
+        self._changed = asyncio.Event()
         self.first: dict[Command, Verdict] = {}
         """The first answer to each command, in the order in which the commands were told."""
 
@@ -112,9 +108,9 @@ class Bench:
                 await self._clock.sleep(self.plan.answer_seconds / TELLINGS)
 
     def _hear(self, verdict: Verdict) -> None:
-        heard = self._heard.setdefault((verdict.transfer_id, verdict.side, verdict.action), _Heard())
-        heard.verdicts.append(verdict)
-        heard.changed.set()
+        self._heard[verdict.transfer_id, verdict.side, verdict.action].append(verdict)
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def tell(self, *commands: Command) -> list[Verdict]:
         """Tells commands as one batch and returns their answers, in the order of the commands.
@@ -123,9 +119,7 @@ class Bench:
         Raises `BrokenPromiseError` where an answer does not echo the command or differs from the first one, and
         `OutcomeUnknown` where none came.
         """
-        for command in commands:
-            self._heard.setdefault((command.transfer_id, command.side, command.action), _Heard())
-        known = [len(self._heard_about(command).verdicts) for command in commands]
+        known = [len(self._heard_about(command)) for command in commands]
         failure: Unavailable | OutcomeUnknown | None = None
         for _ in range(TELLINGS):
             # An unanswered command is told again with all that came after it, so that their order stays.
@@ -157,21 +151,20 @@ class Bench:
             + ("" if failure is None else f" ({failure.message})"),
         )
 
-    def _heard_about(self, command: Command) -> _Heard:
+    def _heard_about(self, command: Command) -> list[Verdict]:
         return self._heard[command.transfer_id, command.side, command.action]
 
     async def _answer(self, command: Command, since: int) -> Verdict:
-        heard = self._heard_about(command)
         while True:
-            for verdict in heard.verdicts[since:]:
+            changed = self._changed
+            for verdict in self._heard_about(command)[since:]:
                 if _echoes(verdict, command):
                     return verdict
-            heard.changed.clear()
-            await heard.changed.wait()
+            await changed.wait()
 
     def _look_for_wrong_echoes(self, commands: Sequence[Command], known: Sequence[int]) -> None:
         for command, since in zip(commands, known, strict=True):
-            for verdict in self._heard_about(command).verdicts[since:]:
+            for verdict in self._heard_about(command)[since:]:
                 if not _echoes(verdict, command):
                     raise BrokenPromiseError(f"the answer does not echo the command: {_said(command, verdict)}")
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from internal_transfer.conformance.bench import Bench, BrokenPromiseError, Plan
+from internal_transfer.conformance.bench import Bench, BrokenPromiseError, LeftOutError, Plan
 from internal_transfer.conformance.promises import PROMISES, repeated_after_restart
 from internal_transfer.conformance.report import Finding, Report, Result
 from internal_transfer.domain.leg import Action, Outcome
@@ -42,10 +42,6 @@ async def check_core(
         results.append(await _find(name, says, check))
         told(results[-1])
 
-    def leave_out(name: str, says: str, why: str) -> None:
-        results.append(Result(name, says, Finding.LEFT_OUT, why))
-        told(results[-1])
-
     async with _listening(bench, bus):
         before: list[int] = []
         start = 0
@@ -59,11 +55,8 @@ async def check_core(
         if results[-1].finding is not Finding.KEPT:
             return Report(plan.core, tuple(results))
         for promise in PROMISES:
-            if promise.name == "both_sides" and not plan.both:
-                leave_out(promise.name, promise.says, "the plan says that this core moves one side at a time")
-                continue
             await find(promise.name, promise.says, partial(promise.check, bench))
-        await _restart(bench, start, restarted, find, leave_out)
+        await find(*_RESTART, lambda: _restart(bench, start, restarted))
         await find(*_CLEAN, lambda: _take_back(bench, before))
     return Report(plan.core, tuple(results))
 
@@ -71,6 +64,8 @@ async def check_core(
 async def _find(name: str, says: str, check: Callable[[], Awaitable[None]]) -> Result:
     try:
         await check()
+    except LeftOutError as error:
+        return Result(name, says, Finding.LEFT_OUT, str(error))
     except BrokenPromiseError as error:
         return Result(name, says, Finding.BROKEN, str(error))
     except OperatingFailureError as error:
@@ -78,33 +73,13 @@ async def _find(name: str, says: str, check: Callable[[], Awaitable[None]]) -> R
     return Result(name, says, Finding.KEPT)
 
 
-async def _restart(
-    bench: Bench,
-    start: int,
-    restarted: Callable[[], Awaitable[bool]] | None,
-    find: Callable[[str, str, Callable[[], Awaitable[None]]], Awaitable[None]],
-    leave_out: Callable[[str, str, str], None],
-) -> None:
-    name, says = _RESTART
+async def _restart(bench: Bench, start: int, restarted: Callable[[], Awaitable[bool]] | None) -> None:
     if restarted is None:
-        leave_out(name, says, "nobody was there to restart the core")
-        return
-    entries = []
-
-    async def check() -> None:
-        entries.extend(await bench.entries_since(start))
-        if not await restarted():
-            raise _NotRestartedError
-        await repeated_after_restart(bench, entries, start)
-
-    try:
-        await find(name, says, check)
-    except _NotRestartedError:
-        leave_out(name, says, "the core was not restarted")
-
-
-class _NotRestartedError(Exception):
-    """Nobody confirmed that the core was restarted."""
+        raise LeftOutError("nobody was there to restart the core")
+    entries = await bench.entries_since(start)
+    if not await restarted():
+        raise LeftOutError("the core was not restarted")
+    await repeated_after_restart(bench, entries, start)
 
 
 async def _take_back(bench: Bench, before: list[int]) -> None:

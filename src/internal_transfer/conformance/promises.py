@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from internal_transfer.conformance.bench import Bench, BrokenPromiseError
+from internal_transfer.conformance.bench import Bench, BrokenPromiseError, LeftOutError
 from internal_transfer.domain.account import Account
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
@@ -35,15 +35,32 @@ ACCEPTED_LEG: tuple[tuple[tuple[Action, ...], Action, Outcome, int], ...] = (
 )
 """Actions told before, the action told, the outcome that is due, and how many times the amount has moved then."""
 
+_Check = Callable[[Bench], Awaitable[None]]
+
 
 class Promise(Struct, frozen=True):
     """A promise: its name, what it says, and the check."""
 
     name: str
     says: str
-    check: Callable[[Bench], Awaitable[None]]
+    check: _Check
 
 
+PROMISES: list[Promise] = []
+"""Every promise, in the order in which they are checked: the order of this module."""
+
+
+def _promise(name: str, says: str) -> Callable[[_Check], _Check]:
+    """Adds a check to `PROMISES`."""
+
+    def add(check: _Check) -> _Check:
+        PROMISES.append(Promise(name, says, check))
+        return check
+
+    return add
+
+
+@_promise("answers", "a command is answered, and the answer echoes its fields")
 async def _answers(bench: Bench) -> None:
     for side in (Side.TARGET, Side.SOURCE):
         verdict = await bench.expect(bench.command(bench.new_id(), side=side), Outcome.APPLIED)
@@ -51,6 +68,63 @@ async def _answers(bench: Bench) -> None:
             raise BrokenPromiseError(f"an applied leg has no reason: {verdict}")
 
 
+@_promise("always_answers", "telling again is asking: every command is answered, however often it is told")
+async def _always_answers(bench: Bench) -> None:
+    command = bench.command(bench.new_id())
+    for _ in range(3):
+        await bench.expect(command, Outcome.APPLIED)
+
+
+@_promise("one_effect", "however often a command is told, it has its effect once")
+async def _one_effect(bench: Bench) -> None:
+    apply = bench.command(bench.new_id())
+    reverse = replace(apply, action=REVERSE)
+
+    async def often(command: Command) -> None:
+        await bench.tell(command, command, command)
+        await bench.tell(command)
+
+    await bench.expect_change(bench.plan.amount, lambda: often(apply), of=bench.plan.account)
+    await bench.expect_change(-bench.plan.amount, lambda: often(reverse), of=bench.plan.account)
+    await bench.expect_change(0, lambda: often(apply), of=bench.plan.account)
+    raced = bench.command(bench.new_id())
+    # Several processes of the service may tell one command at the same moment.
+    await bench.expect_change(
+        bench.plan.amount,
+        lambda: asyncio.gather(*(bench.tell(raced) for _ in range(RACERS))),
+        of=bench.plan.account,
+    )
+
+
+@_promise("first_verdict", "the first verdict for (transfer id, leg, action) is repeated for ever")
+async def _first_verdict(bench: Bench) -> None:
+    too_much = max(await bench.posted(), 0) + bench.plan.amount
+    refused = bench.command(bench.new_id(), side=Side.SOURCE, amount=too_much)
+    await bench.expect(refused, Outcome.REFUSED)
+    money = bench.command(bench.new_id(), amount=bench.plan.amount)
+    await bench.expect(money, Outcome.APPLIED)
+    await bench.expect_change(0, lambda: bench.expect(refused, Outcome.REFUSED), of=bench.plan.account)
+    cancelled = bench.command(bench.new_id(), CANCEL)
+    await bench.expect(cancelled, Outcome.CANCELLED)
+    await bench.tell(replace(cancelled, action=APPLY), replace(cancelled, action=REVERSE))
+    await bench.expect(cancelled, Outcome.CANCELLED)
+    await bench.tell(replace(money, action=REVERSE))
+    await bench.expect(money, Outcome.APPLIED)
+
+
+@_promise("tombstones", "an id that was cancelled or reversed before it was seen is never applied")
+async def _tombstones(bench: Bench) -> None:
+    for action in (CANCEL, REVERSE):
+        for side in (Side.TARGET, Side.SOURCE):
+            tombstone = bench.command(bench.new_id(), action, side)
+            await bench.tell(tombstone)
+            before = await bench.posted()
+            await bench.expect(replace(tombstone, action=APPLY), Outcome.CANCELLED)
+            if await bench.posted() != before:
+                raise BrokenPromiseError(f"a command to apply after its {action} on {side} moved the balance")
+
+
+@_promise("cancel_and_reverse", "every line of the table of apply, cancel and reverse")
 async def _cancel_and_reverse(bench: Bench) -> None:
     for seen, told, outcome, times in ACCEPTED_LEG:
         for side in (Side.TARGET, Side.SOURCE):
@@ -74,6 +148,17 @@ async def _line(bench: Bench, actions: tuple[Action, ...], outcome: Outcome, *, 
         )
 
 
+@_promise("order_of_a_leg", "commands about one transfer are carried out in the order told")
+async def _order_of_a_leg(bench: Bench) -> None:
+    transfer_id = bench.new_id()
+    batch = [bench.command(transfer_id, action) for action in (APPLY, CANCEL, REVERSE)]
+    verdicts = await bench.tell(*batch)
+    outcomes = [verdict.outcome for verdict in verdicts]
+    if outcomes != [Outcome.APPLIED, Outcome.APPLIED, Outcome.REVERSED]:
+        raise BrokenPromiseError(f"apply, cancel and reverse, told in this order at once, were answered by {outcomes}")
+
+
+@_promise("refusal", "a refusal has a reason and no effect; its cancel is refused, its reversal moves nothing")
 async def _refusal(bench: Bench) -> None:
     too_much = max(await bench.posted(), 0) + bench.plan.amount
     transfer_id = bench.new_id()
@@ -89,56 +174,7 @@ async def _refusal(bench: Bench) -> None:
     await bench.expect_change(0, all_of_it, of=bench.plan.account)
 
 
-async def _first_verdict(bench: Bench) -> None:
-    too_much = max(await bench.posted(), 0) + bench.plan.amount
-    refused = bench.command(bench.new_id(), side=Side.SOURCE, amount=too_much)
-    await bench.expect(refused, Outcome.REFUSED)
-    money = bench.command(bench.new_id(), amount=bench.plan.amount)
-    await bench.expect(money, Outcome.APPLIED)
-    await bench.expect_change(0, lambda: bench.expect(refused, Outcome.REFUSED), of=bench.plan.account)
-    cancelled = bench.command(bench.new_id(), CANCEL)
-    await bench.expect(cancelled, Outcome.CANCELLED)
-    await bench.tell(replace(cancelled, action=APPLY), replace(cancelled, action=REVERSE))
-    await bench.expect(cancelled, Outcome.CANCELLED)
-    await bench.tell(replace(money, action=REVERSE))
-    await bench.expect(money, Outcome.APPLIED)
-
-
-async def _one_effect(bench: Bench) -> None:
-    apply = bench.command(bench.new_id())
-    reverse = replace(apply, action=REVERSE)
-
-    async def often(command: Command) -> None:
-        await bench.tell(command, command, command)
-        await bench.tell(command)
-
-    await bench.expect_change(bench.plan.amount, lambda: often(apply), of=bench.plan.account)
-    await bench.expect_change(-bench.plan.amount, lambda: often(reverse), of=bench.plan.account)
-    await bench.expect_change(0, lambda: often(apply), of=bench.plan.account)
-    raced = bench.command(bench.new_id())
-    # Several processes of the service may tell one command at the same moment.
-    await bench.expect_change(
-        bench.plan.amount,
-        lambda: asyncio.gather(*(bench.tell(raced) for _ in range(RACERS))),
-        of=bench.plan.account,
-    )
-
-
-async def _always_answers(bench: Bench) -> None:
-    command = bench.command(bench.new_id())
-    for _ in range(3):
-        await bench.expect(command, Outcome.APPLIED)
-
-
-async def _order_of_a_leg(bench: Bench) -> None:
-    transfer_id = bench.new_id()
-    batch = [bench.command(transfer_id, action) for action in (APPLY, CANCEL, REVERSE)]
-    verdicts = await bench.tell(*batch)
-    outcomes = [verdict.outcome for verdict in verdicts]
-    if outcomes != [Outcome.APPLIED, Outcome.APPLIED, Outcome.REVERSED]:
-        raise BrokenPromiseError(f"apply, cancel and reverse, told in this order at once, were answered by {outcomes}")
-
-
+@_promise("mismatch", "the same id with other contents is a mismatch without effect, and is not remembered")
 async def _mismatch(bench: Bench) -> None:
     first = bench.command(bench.new_id())
     tombstone = bench.command(bench.new_id(), CANCEL)
@@ -177,6 +213,7 @@ def _with_other_contents(bench: Bench, first: Command) -> list[Command]:
     return others
 
 
+@_promise("sides", "the debit and the credit of one transfer are two legs of their own")
 async def _sides(bench: Bench) -> None:
     transfer_id = bench.new_id()
     credit, debit = bench.command(transfer_id), bench.command(transfer_id, side=Side.SOURCE)
@@ -190,6 +227,7 @@ async def _sides(bench: Bench) -> None:
     await bench.expect(replace(credit, action=CANCEL), Outcome.APPLIED)
 
 
+@_promise("reversal", "a reversal is unconditional, also of a credit that was spent")
 async def _reversal(bench: Bench) -> None:
     credit = bench.command(bench.new_id())
     await bench.expect(credit, Outcome.APPLIED)
@@ -199,8 +237,11 @@ async def _reversal(bench: Bench) -> None:
     await bench.expect_change(-bench.plan.amount, lambda: bench.expect(undo, Outcome.REVERSED), of=bench.plan.account)
 
 
+@_promise("both_sides", "a leg on both sides moves both accounts or none")
 async def _both_sides(bench: Bench) -> None:
     plan = bench.plan
+    if not plan.both:
+        raise LeftOutError("the plan says that this core moves one side at a time")
     short = plan.amount - await bench.posted()
     if short > 0:
         await bench.expect(bench.command(bench.new_id(), amount=short), Outcome.APPLIED)
@@ -215,6 +256,7 @@ async def _both_sides(bench: Bench) -> None:
     await bench.expect_change(0, lambda: bench.expect(too_much, Outcome.REFUSED), of=plan.other)
 
 
+@_promise("largest", "the largest amount is exact")
 async def _largest(bench: Bench) -> None:
     largest = bench.command(bench.new_id(), amount=bench.plan.amount_largest)
     await bench.expect_change(
@@ -223,6 +265,7 @@ async def _largest(bench: Bench) -> None:
     await bench.expect(replace(largest, action=REVERSE), Outcome.REVERSED)
 
 
+@_promise("lookup", "all verdicts of a transfer can be looked up in the order given; looking changes nothing")
 async def _lookup(bench: Bench) -> None:
     transfer_id, unseen = bench.new_id(), bench.new_id()
     given: list[Verdict] = []
@@ -237,6 +280,7 @@ async def _lookup(bench: Bench) -> None:
     await bench.expect(bench.command(unseen), Outcome.APPLIED)
 
 
+@_promise("balances", "balances are the owner's own and change with each verdict")
 async def _balances(bench: Bench) -> None:
     plan = bench.plan
     before = await bench.posted(plan.other)
@@ -247,6 +291,7 @@ async def _balances(bench: Bench) -> None:
         raise BrokenPromiseError("a credit of one account changed the balance of another one")
 
 
+@_promise("entries", "entries are what moved balances, once each, rising, page by page")
 async def _entries(bench: Bench) -> None:
     start = await bench.last_entry()
     one, two, refused = bench.command(bench.new_id()), bench.command(bench.new_id()), bench.new_id()
@@ -280,17 +325,6 @@ async def _entries(bench: Bench) -> None:
         raise BrokenPromiseError("entries that were seen come again")
 
 
-async def _tombstones(bench: Bench) -> None:
-    for action in (CANCEL, REVERSE):
-        for side in (Side.TARGET, Side.SOURCE):
-            tombstone = bench.command(bench.new_id(), action, side)
-            await bench.tell(tombstone)
-            before = await bench.posted()
-            await bench.expect(replace(tombstone, action=APPLY), Outcome.CANCELLED)
-            if await bench.posted() != before:
-                raise BrokenPromiseError(f"a command to apply after its {action} on {side} moved the balance")
-
-
 async def repeated_after_restart(bench: Bench, entries: list[tuple[int, Verdict]], start: int) -> None:
     """Checks that a restarted core says what it said before: answers, stored verdicts, balances, entries."""
     stored: dict[TransferId, set[tuple[Side, Action, Outcome]]] = {}
@@ -312,33 +346,3 @@ async def repeated_after_restart(bench: Bench, entries: list[tuple[int, Verdict]
         raise BrokenPromiseError(f"telling old commands again moved the balances from {balances} to {after}")
     if await bench.entries_since(start) != entries:
         raise BrokenPromiseError("the entries before and after the restart differ")
-
-
-PROMISES = (
-    Promise("answers", "a command is answered, and the answer echoes its fields", _answers),
-    Promise(
-        "always_answers",
-        "telling again is asking: every command is answered, however often it is told",
-        _always_answers,
-    ),
-    Promise("one_effect", "however often a command is told, it has its effect once", _one_effect),
-    Promise("first_verdict", "the first verdict for (transfer id, leg, action) is repeated for ever", _first_verdict),
-    Promise("tombstones", "an id that was cancelled or reversed before it was seen is never applied", _tombstones),
-    Promise("cancel_and_reverse", "every line of the table of apply, cancel and reverse", _cancel_and_reverse),
-    Promise("order_of_a_leg", "commands about one transfer are carried out in the order told", _order_of_a_leg),
-    Promise(
-        "refusal", "a refusal has a reason and no effect; its cancel is refused, its reversal moves nothing", _refusal
-    ),
-    Promise(
-        "mismatch", "the same id with other contents is a mismatch without effect, and is not remembered", _mismatch
-    ),
-    Promise("sides", "the debit and the credit of one transfer are two legs of their own", _sides),
-    Promise("reversal", "a reversal is unconditional, also of a credit that was spent", _reversal),
-    Promise("both_sides", "a leg on both sides moves both accounts or none", _both_sides),
-    Promise("largest", "the largest amount is exact", _largest),
-    Promise(
-        "lookup", "all verdicts of a transfer can be looked up in the order given; looking changes nothing", _lookup
-    ),
-    Promise("balances", "balances are the owner's own and change with each verdict", _balances),
-    Promise("entries", "entries are what moved balances, once each, rising, page by page", _entries),
-)

@@ -206,7 +206,7 @@ def encode_command(command: Command) -> bytes:
 
 def decode_command(data: bytes) -> Command:
     """The command that the bytes are; raises `UndecodableError`."""
-    message = _decode(_decoder, data)
+    message = decode_strictly(_decoder, data)
     if not isinstance(message, CommandMessage):
         raise UndecodableError("not a command, but a verdict - at `$.type`")
     side, asset = message.side, message.asset
@@ -230,7 +230,7 @@ def encode_verdict(verdict: Verdict) -> bytes:
 
 def decode_verdict(data: bytes) -> Verdict:
     """The verdict that the bytes are; raises `UndecodableError`."""
-    message = _decode(_decoder, data)
+    message = decode_strictly(_decoder, data)
     if not isinstance(message, VerdictMessage):
         raise UndecodableError("not a verdict, but a command - at `$.type`")
     return read_verdict(message)
@@ -243,7 +243,7 @@ def encode_query(query: Query) -> bytes:
 
 def decode_query(data: bytes) -> Query:
     """The query that the bytes are; raises `UndecodableError`."""
-    query = _decode(_query_decoder, data)
+    query = decode_strictly(_query_decoder, data)
     if isinstance(query, VerdictsQuery):
         for text in query.transfer_ids:
             _transfer_id(text)
@@ -257,7 +257,7 @@ def encode_reply(reply: Reply) -> bytes:
 
 def decode_reply(data: bytes) -> Reply:
     """The reply that the bytes are; raises `UndecodableError`."""
-    return _decode(_reply_decoder, data)
+    return decode_strictly(_reply_decoder, data)
 
 
 def verdict_fields(verdict: Verdict) -> VerdictFields:
@@ -318,7 +318,8 @@ def _fill(kind: type[_V], verdict: Verdict) -> _V:
     )
 
 
-def _decode(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+def decode_strictly(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+    """What the bytes are; raises `UndecodableError`."""
     try:
         return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""The trace of a transfer: one name for all that happens to it, in every process, without handing anything on.
+"""The trace of a transfer: one W3C trace context for everything that happens to it, in every process.
 
-The W3C trace context is derived from the transfer's id, so that whoever knows the id knows the trace, and messages that
-are sent again after a crash belong to the same one.
+It is derived from the transfer's id, so nothing has to be handed on, and messages that are sent again after a crash
+belong to the same trace.
 """
 
 from hashlib import blake2b
@@ -13,16 +13,7 @@ TRACEPARENT = "traceparent"
 REQUEST_ID = "request-id"
 
 
-def trace_id(transfer_id: TransferId) -> str:
-    """The trace's id: 32 hexadecimal digits."""
-    return _digest(transfer_id)[:32]
-
-
 def traceparent(transfer_id: TransferId) -> str:
     """The value of the `traceparent` header (W3C Trace Context, version 00), under the transfer's root span."""
-    digest = _digest(transfer_id)
+    digest = blake2b(transfer_id.to_bytes(8, "big"), digest_size=24, person=b"trace").hexdigest()
     return f"00-{digest[:32]}-{digest[32:]}-01"
-
-
-def _digest(transfer_id: TransferId) -> str:
-    return blake2b(transfer_id.to_bytes(8, "big"), digest_size=24, person=b"trace").hexdigest()

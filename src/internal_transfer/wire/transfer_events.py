@@ -1,4 +1,4 @@
-"""The messages with which other programs learn what becomes of transfers; see `core_messages` for the rules."""
+"""The messages that tell other programs about the events of transfers; see `core_messages` for the rules."""
 
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from internal_transfer.wire.core_messages import (
     TransferIdText,
     UndecodableError,
     WireAccount,
+    decode_strictly,
 )
 
 
@@ -69,10 +70,7 @@ def encode_transfer_event(published: TransferEvent) -> bytes:
 
 def decode_transfer_event(data: bytes) -> TransferEventMessage:
     """The event that the bytes are; raises `UndecodableError`."""
-    try:
-        message = _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UndecodableError(str(error)) from error
+    message = decode_strictly(_decoder, data)
     if not isinstance(message, TransferEventMessage):
         raise UndecodableError("not an event of a transfer - at `$.type`")
     return message

@@ -35,7 +35,7 @@ class AeronClient:
         self._waiting = 0
         self._failure: str | None = "not started"
         self._refused: str | None = None
-        self._sessions = 0
+        self._was_connected = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._first: asyncio.Future[None] | None = None
@@ -44,11 +44,6 @@ class AeronClient:
     def failure(self) -> str | None:
         """Why there is no connection to the media driver; None where there is one."""
         return self._failure
-
-    @property
-    def sessions(self) -> int:
-        """How many times the media driver was connected to."""
-        return self._sessions
 
     def outlet(self, channel: str, stream: int, system: System, *, exclusive: bool = False) -> Outlet:
         """Declares a publication, and the system to blame when it takes nothing.
@@ -165,7 +160,7 @@ class AeronClient:
             for inlet in self._inlets:
                 inlet.open(aeron)
             self._failure = None
-            self._sessions += 1
+            self._was_connected = True
             _log.info("aeron_connected", directory=directory)
             self._call(loop, self._tried)
             self._pump(aeron, loop, library.IdleStrategy.backoff())
@@ -174,7 +169,7 @@ class AeronClient:
         except library.DriverTimeout as error:
             self._fail(loop, _said(error))
         except library.AeronError as error:
-            if self._sessions == 0 and aeron is not None and not aeron.is_closed:
+            if not self._was_connected and aeron is not None and not aeron.is_closed:
                 self._refused = _said(error)
             self._fail(loop, errors[-1] if errors else _said(error))
         finally:

@@ -7,8 +7,6 @@ removed.
 
 import signal
 import sys
-import threading
-from types import FrameType
 
 from internal_transfer.adapters.aeron.connection import load_library
 from internal_transfer.ports.errors import StartRefusedError
@@ -26,13 +24,9 @@ def main(arguments: list[str]) -> int:
     except StartRefusedError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a program of its own speaks to its terminal.
         return 1
-    stop = threading.Event()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    # Blocked here, so that no thread of the driver takes them, and waited for below.
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     directory = arguments[0] if arguments else library.default_path()
     silent_seconds = float(arguments[1]) if len(arguments) > 1 else SILENT_SECONDS
     if library.is_driver_active(directory, round(silent_seconds * 1000)):
@@ -47,7 +41,7 @@ def main(arguments: list[str]) -> int:
         ipc_term_buffer_length=TERM_BYTES,
     )
     print(driver.dir, flush=True)  # noqa: T201
-    stop.wait()
+    signal.sigwait(ends)
     driver.close()
     return 0
 

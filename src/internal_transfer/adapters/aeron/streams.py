@@ -6,6 +6,7 @@ They are declared and used in the event loop; the client's thread opens, offers 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
@@ -14,19 +15,15 @@ Done = tuple[asyncio.Future[None], OperatingFailureError | None]
 """An offer that has ended: who waits for it, and why it failed."""
 
 
+@dataclass(slots=True, eq=False)
 class Offer:
     """Messages for one publication, how many of them the driver has taken, and who waits."""
 
-    __slots__ = ("deadline", "future", "messages", "outlet", "sent")
-
-    def __init__(
-        self, outlet: "Outlet", messages: Sequence[bytes], deadline: float, future: asyncio.Future[None]
-    ) -> None:
-        self.outlet = outlet
-        self.messages = messages
-        self.deadline = deadline
-        self.future = future
-        self.sent = 0
+    outlet: "Outlet"
+    messages: Sequence[bytes]
+    deadline: float
+    future: asyncio.Future[None]
+    sent: int = 0
 
     def failed(self, why: str) -> Done:
         """The offer's end: `Unavailable` where nothing of it was sent, else `OutcomeUnknown`."""

@@ -1,5 +1,7 @@
 """How to reach a Kafka cluster: addresses, TLS, log-in, and the settings that all clients share."""
 
+import asyncio
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -114,6 +116,17 @@ class ClientLog:
         text = message % args if args else message
         write = _log.warning if level >= _WARNING and not text.startswith("FAIL") else _log.debug
         write("kafka_client", message=text)
+
+
+def call_in_loop(
+    loop: asyncio.AbstractEventLoop | None, listener: Callable[[Any], None], what: object, *, topic: str
+) -> None:
+    """Calls a listener in the event loop, from a reader's thread; only logs it where the loop has ended."""
+    assert loop is not None, "the thread starts with a loop"
+    try:
+        loop.call_soon_threadsafe(listener, what)
+    except RuntimeError:
+        _log.warning("kafka_message_after_the_loop_ended", topic=topic)
 
 
 class _Broker(Struct, frozen=True):

@@ -15,7 +15,13 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Struct
 
-from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection, reaches_a_broker
+from internal_transfer.adapters.kafka.connection import (
+    REFUSED,
+    ClientLog,
+    KafkaConnection,
+    call_in_loop,
+    reaches_a_broker,
+)
 from internal_transfer.adapters.kafka.dead_letters import DeadLetters
 from internal_transfer.adapters.kafka.prefix_ownership import OWNED_ON, PrefixOwnership
 from internal_transfer.adapters.kafka.producer import KafkaProducer
@@ -341,11 +347,7 @@ class GroupConsumer(Generic[T]):
             _log.info("kafka_reached" if up else "kafka_away", topic=self._topic)
 
     def _tell(self, listener: Callable[[Any], None], what: object) -> None:
-        assert self._loop is not None, "the thread starts with a loop"
-        try:
-            self._loop.call_soon_threadsafe(listener, what)
-        except RuntimeError:
-            _log.warning("kafka_message_after_the_loop_ended", topic=self._topic)
+        call_in_loop(self._loop, listener, what, topic=self._topic)
 
     def _replace(self, consumer: Consumer) -> Consumer:
         """Puts a new client in the place of one that a fatal error has ended; it receives what was not committed."""

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection
+from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection, call_in_loop
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
 
@@ -152,14 +152,7 @@ class TailReader:
                 message = consumer.poll(0) if len(mine) < BATCH_MOST else None
         finally:
             if mine:
-                self._tell(mine)
-
-    def _tell(self, mine: list[bytes]) -> None:
-        assert self._loop is not None, "the thread starts with a loop"
-        try:
-            self._loop.call_soon_threadsafe(self._deliver, mine)
-        except RuntimeError:
-            _log.warning("kafka_message_after_the_loop_ended", topic=self._topic)
+                call_in_loop(self._loop, self._deliver, mine, topic=self._topic)
 
     def _heard(self, error: KafkaError) -> None:
         if error.fatal():

@@ -50,12 +50,11 @@ class Phase(StrEnum):
 
 
 class HostState(Struct, frozen=True):
-    """For readiness. `reason` says what is missing; None where commands are carried out. Counts begin at the start."""
+    """For readiness: `reason` says what is missing, None where commands are carried out; `commands` counts those."""
 
     phase: Phase
     reason: str | None
     commands: int
-    queries: int
 
     @property
     def ready(self) -> bool:
@@ -70,7 +69,6 @@ class CoreHost:
         self._database = database
         self._clock = clock
         self._commands = 0
-        self._queries = 0
         self._failure: OperatingFailureError | None = None
         self.core = ReferenceCore(database)
         database.migrate("core_host", _SCHEMA)
@@ -110,7 +108,7 @@ class CoreHost:
             reason = "the core is paused by the operator"
         elif self._failure is not None:
             reason = str(self._failure)
-        return HostState(self.phase, reason, self._commands, self._queries)
+        return HostState(self.phase, reason, self._commands)
 
     async def carry_out(self, commands: Sequence[Command]) -> list[Verdict]:
         """Carries commands out and returns their verdicts, which are on stable storage by then.
@@ -142,7 +140,6 @@ class CoreHost:
         except OperatingFailureError as error:
             await leave_failed_turn(self._database)
             return UnavailableReply(correlation_id=query.correlation_id, reason=error.message[:REASON_MAX])
-        self._queries += 1
         return reply
 
     async def _answer(self, query: Query) -> Reply:

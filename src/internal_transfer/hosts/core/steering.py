@@ -6,11 +6,10 @@
 import os
 from pathlib import Path
 
-import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
@@ -26,6 +25,8 @@ from internal_transfer.services.operators.audit import check_reason
 
 _log = structlog.get_logger(__name__)
 
+_NO_STORE = {"cache-control": "no-store"}
+
 
 async def serve_steering(core: ReferenceCore, path: Path, clock: Clock) -> None:
     """Serves on a socket at this path, until cancelled; raises `StartRefusedError` naming the path."""
@@ -38,7 +39,7 @@ def steering_app(core: ReferenceCore, clock: Clock) -> Starlette:
     problems = Problems(clock)
 
     async def show(_: Request) -> Response:
-        return _json({"mode": core.mode})
+        return JSONResponse({"mode": core.mode}, headers=_NO_STORE)
 
     async def steer(request: Request) -> Response:
         word = last_part(request, "mode", tuple(CORE_MODES))
@@ -50,7 +51,7 @@ def steering_app(core: ReferenceCore, clock: Clock) -> Starlette:
         _log.warning("core_mode_set", mode=core.mode, reason=reason, user=os.getuid())
         # The core keeps no audit chain, so there is no entry to name.
         named = {"action": f"core_{word}", "request_id": None, "audit_id": None, "subject": "core"}
-        return _json(named | {"outcome": "completed", "reason": reason})
+        return JSONResponse(named | {"outcome": "completed", "reason": reason}, headers=_NO_STORE)
 
     def refuse(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestRefusedError), "registered for it"
@@ -60,7 +61,3 @@ def steering_app(core: ReferenceCore, clock: Clock) -> Starlette:
     app = create_pages([get, post], problems)
     app.add_exception_handler(RequestRefusedError, refuse)
     return app
-
-
-def _json(view: object) -> Response:
-    return Response(msgspec.json.encode(view), media_type="application/json", headers={"cache-control": "no-store"})

@@ -100,7 +100,6 @@ async def test_the_driver_is_lost_and_comes_back(own_driver, clock, tmp_path):
         assert [await tell_until_answered(service, command_of(1))] == first
         assert (await tell_until_answered(service, command_of(2))).outcome is Outcome.APPLIED
         assert [balance.posted for balance in await service.core.balances(ALICE)] == [200]
-        assert (service.client.sessions, core.client.sessions) == (2, 2)
 
 
 async def test_what_waits_when_the_driver_dies_is_answered_for(own_driver, clock):
