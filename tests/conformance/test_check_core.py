@@ -1,4 +1,4 @@
-"""The conformance kit: a core that keeps every promise passes, and one that breaks a promise is caught at it."""
+"""The conformance kit: a core that keeps every promise passes, and a broken promise is reported."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -28,7 +28,7 @@ EVERYTHING = [promise.name for promise in PROMISES]
 
 
 class _Over:
-    """A core behind another one, so that a wrong core says how it is wrong and nothing else."""
+    """A core in front of the reference core, so that a subclass states only what is wrong with it."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -55,7 +55,7 @@ class _Over:
         return [verdict for verdict in given if verdict.side is command.side]
 
     async def move(self, command: Command, amount: int | None = None) -> None:
-        """Moves a balance behind the promises' back, under an id that the check does not know."""
+        """Moves a balance under an id that the check does not know."""
         self.hidden += 1
         hidden = TransferId(self.hidden)
         told = replace(
@@ -102,7 +102,7 @@ class MovesAgainWhenToldAgain(_Over):
 
 
 class LooksBeforeItLeaps(_Over):
-    """Looks whether a command is new, does something else, and then carries it out: a race against itself."""
+    """Checks whether a command is new, does something else, and then carries it out: a race."""
 
     async def one(self, command: Command) -> Verdict | None:
         is_new = not await self.known(command)
@@ -164,7 +164,7 @@ class RefusesButMoves(_Over):
 
 
 class TakesOtherContentsForTheSame(_Over):
-    """Looks at the id and the leg only, and repeats the verdict as if it were about these contents."""
+    """Compares only the id and the leg, and repeats the verdict as if it were about these contents."""
 
     async def one(self, command: Command) -> Verdict | None:
         verdict = await super().one(command)
@@ -303,7 +303,7 @@ def findings(report: Report) -> dict[str, Finding]:
 
 
 async def test_the_reference_core_keeps_every_promise(database, clock):
-    """The core that we ship passes every check, and nothing but the restart is left out."""
+    """The core that we ship passes every check; only the restart is left out."""
     report = await check_core(ReferenceCore(database), plan=PLAN, clock=clock)
     assert [(result.promise, result.message) for result in report.results if result.finding is not Finding.KEPT] == [
         ("restart", "nobody was there to restart the core")
@@ -313,7 +313,9 @@ async def test_the_reference_core_keeps_every_promise(database, clock):
 
 
 async def test_a_core_in_use_gets_its_balances_back(database, clock):
-    """Accounts that hold money, and entries of others, do not disturb the check, and hold the same afterwards."""
+    """Accounts that hold money, and entries of others, do not disturb the check; their balances are the same
+    afterwards.
+    """
     core = ReferenceCore(database)
     funds = [Command(TransferId(n), "main", Side.TARGET, Action.APPLY, "USDT", 7, None, SPOT) for n in range(1, 40)]
     await core.tell(funds)
@@ -351,7 +353,7 @@ async def test_a_core_in_use_gets_its_balances_back(database, clock):
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 async def test_a_wrong_core_is_caught(database, clock, wrong, promise):
-    """A core that breaks this promise, and behaves otherwise, is reported at this promise, in words."""
+    """A core that breaks only this promise is reported for it, with a message."""
     report = await check_core(wrong(database), plan=PLAN, clock=clock)
     assert not report.passed
     assert findings(report).get(promise, findings(report)["reachable"]) is Finding.BROKEN or (
@@ -373,7 +375,7 @@ async def test_a_wrong_core_is_caught(database, clock, wrong, promise):
     ids=["nothing", "tombstones", "verdicts", "balances", "outcomes", "entries"],
 )
 async def test_a_core_is_restarted(tmp_path, clock, forgets, finding):
-    """After a restart all is asked again, and what the core has forgotten meanwhile is found."""
+    """After a restart everything is asked again, and what the core has forgotten is found."""
     databases = [Database(tmp_path / "core.db")]
     behind = _Replaceable(ReferenceCore(databases[0]))
 
@@ -393,7 +395,7 @@ async def test_a_core_is_restarted(tmp_path, clock, forgets, finding):
 
 
 class _Replaceable:
-    """Whatever core runs now."""
+    """The core that runs now."""
 
     def __init__(self, core: ReferenceCore) -> None:
         self.core = core
@@ -430,7 +432,9 @@ class _OverTheBus(_Over):
 
 
 async def test_answers_over_the_bus(database, clock):
-    """A core that answers over a bus, at least once and losing some, passes: what is lost is asked again."""
+    """A core that answers over a bus, sometimes twice and sometimes not at all, passes: lost answers are asked for
+    again.
+    """
     bus = MemoryEventBus()
     report = await check_core(_OverTheBus(database, bus), plan=PLAN, clock=clock, bus=bus)
     assert report.passed, report
@@ -446,7 +450,7 @@ async def test_a_core_that_is_away(database, clock):
 
 
 async def test_a_silent_core_is_unanswered(database, clock):
-    """A core that says nothing to commands breaks no promise that could be seen, and does not pass."""
+    """A core that never answers commands does not pass, although no broken promise is seen."""
     core = ReferenceCore(database, mode=CoreMode.WITHHOLD)
     report = await asyncio.wait_for(check_core(core, plan=PLAN, clock=clock), 60)
     assert findings(report)["answers"] is Finding.UNANSWERED

@@ -1,4 +1,4 @@
-"""The integrator's guide says what the code does."""
+"""The integrator's guide agrees with the code."""
 
 import re
 import tomllib
@@ -21,7 +21,7 @@ MESSAGES = [line for block in re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message[:60])
 def test_the_messages_in_the_guide_are_messages(message):
-    """Every example of a message is decoded by exactly one of the strict decoders."""
+    """Exactly one of the strict decoders accepts each example of a message."""
     read = []
     for decode in (decode_command, decode_verdict, decode_query, decode_reply):
         try:

@@ -19,7 +19,7 @@ from real_servers import need
 
 @dataclass
 class Bench:
-    """A bus, and what a restart of its consumers is: everything that is not acknowledged is handed out again."""
+    """A bus, and how its consumers are restarted: everything that is not acknowledged is handed out again."""
 
     bus: EventBus
     again: Callable[[], Awaitable[EventBus]]

@@ -41,7 +41,7 @@ async def settle() -> None:
 
 
 async def drain(bus: EventBus, count: int) -> list[Verdict]:
-    """Takes so many confirmations, acknowledging each delivery."""
+    """Takes this many confirmations, acknowledging each delivery."""
     seen: list[Verdict] = []
     while len(seen) < count:
         delivery = await bus.take(10)
@@ -51,7 +51,7 @@ async def drain(bus: EventBus, count: int) -> list[Verdict]:
 
 
 async def test_confirmations_come_once_and_in_command(bus):
-    """What is published is handed out in its order, at most as much at a time as was asked for."""
+    """Confirmations are handed out in the order of publishing, at most as many at a time as were asked for."""
     published = [verdict(1), verdict(2), verdict(1, "second"), verdict(3)]
     await bus.publish(published)
     seen = []
@@ -100,7 +100,7 @@ async def test_what_a_dead_consumer_had_in_hand_comes_again(bus):
 
 
 async def test_a_cancelled_consumer_loses_nothing(bus):
-    """A consumer that is cancelled takes nothing with it, and another one that waits gets what it would have got."""
+    """A cancelled consumer takes nothing with it: another one that waits gets what it would have got."""
     async with asyncio.TaskGroup() as group:
         impatient, patient = group.create_task(bus.take(10)), group.create_task(bus.take(10))
         await settle()
@@ -121,7 +121,7 @@ async def test_one_transfer_is_in_one_consumers_hands(bus):
 
 
 async def test_order_per_transfer_survives_a_redelivery(bench):
-    """What waited behind a delivery still comes after it when it is handed out again."""
+    """Confirmations that waited for a delivery still come after it when it is handed out again."""
     await bench.bus.publish([verdict(1, "a"), verdict(1, "b"), verdict(2)])
     await bench.bus.take(1)
     await bench.bus.take(10)
@@ -133,7 +133,7 @@ async def test_order_per_transfer_survives_a_redelivery(bench):
 
 
 async def test_a_stale_acknowledgement_settles_nothing(bench):
-    """A consumer that acknowledges what was meanwhile handed out again does not take it from the new consumer."""
+    """Acknowledging a delivery that was handed out again meanwhile does not take it from the new consumer."""
     await bench.bus.publish([verdict(1)])
     stale = await bench.bus.take(1)
     await bench.restart()
@@ -146,7 +146,7 @@ async def test_a_stale_acknowledgement_settles_nothing(bench):
 
 
 async def test_a_full_bus_takes_all_or_nothing():
-    """What does not fit raises `Unavailable` and leaves nothing; room comes with acknowledging, not with taking."""
+    """A batch that does not fit is `Unavailable` as a whole; acknowledging makes room, taking does not."""
     bus = MemoryEventBus(verdicts_max=8)
     await bus.publish([verdict(number) for number in range(7)])
     with pytest.raises(Unavailable) as failure:

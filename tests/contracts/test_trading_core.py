@@ -111,7 +111,7 @@ async def test_the_table_of_the_port(core, seen, told, outcome, balance):
     ],
 )
 async def test_the_table_for_a_refused_leg(core, seen, told, outcome):
-    """A refusal for want of money has a reason and no effect, and a cancel or reversal of it has none either."""
+    """A refusal for lack of money has a reason and no effect; its cancel and its reversal have no effect either."""
     for action in seen:
         await core.tell([command_of(1, action, SOURCE)])
     (verdict,) = await core.tell([command_of(1, told, SOURCE)])
@@ -207,7 +207,7 @@ async def test_verdicts_echo_the_command(core):
 
 
 async def test_verdicts_come_in_the_order_given(core):
-    """All of a transfer's verdicts are kept and come in the order in which they were given, over both sides."""
+    """A transfer's verdicts on both sides are all kept, and come in the order in which they were given."""
     commands = [
         command_of(1, REVERSE),
         command_of(1, CANCEL, SOURCE),
@@ -326,7 +326,7 @@ async def test_a_restart_keeps_verdicts_and_balances(database):
 
 
 async def test_a_turn_taken_back_leaves_nothing(tmp_path):
-    """Commands of a turn that is taken back by a failure are as if never told: no verdict, no balance in memory."""
+    """Commands of a turn that a failure rolls back are as if never told: no verdict, no balance in memory."""
     database = Database(tmp_path / "core.db")
     core = ReferenceCore(database)
     await core.tell([command_of(1, APPLY)])
@@ -412,7 +412,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule(batch=st.lists(ORDERS, min_size=1, max_size=5))
     def tell_in_a_turn_that_fails(self, batch: list[tuple[int, Side, Action]]) -> None:
-        """Tells a batch in vain; the model does not change."""
+        """Tells a batch in a turn that fails; the model does not change."""
 
         async def fail() -> None:
             await outcomes(self.core, *(self.command(*line, 10**30 * line[0]) for line in batch))
@@ -424,7 +424,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """Starts anew from the file."""
+        """Starts again from the file."""
         self.database.close()
         self.open()
 

@@ -21,7 +21,7 @@ from internal_transfer.ports.trading_core import CoreBalance, TradingCore
 
 
 class AnsweringCore:
-    """A core whose verdicts come over a bus, as one that answers: it waits for them, as the settler does."""
+    """Makes a core whose verdicts come over a bus answer at once: waits for them, as the settler does."""
 
     def __init__(self, core: TradingCore, bus: EventBus) -> None:
         self._core = core

@@ -1,4 +1,4 @@
-"""The messages of trading cores, byte by byte, and what is no message."""
+"""The messages of trading cores, byte by byte, and bytes that are refused."""
 
 import msgspec
 import pytest
@@ -44,13 +44,13 @@ VERDICT_BYTES = (
 
 
 def test_an_order_byte_by_byte():
-    """A command's bytes are what other programs were promised, both ways."""
+    """A command encodes to the promised bytes and decodes from them."""
     assert encode_command(COMMAND) == COMMAND_BYTES
     assert decode_command(COMMAND_BYTES) == COMMAND
 
 
 def test_a_verdict_byte_by_byte():
-    """A verdict's bytes are what other programs were promised, both ways."""
+    """A verdict encodes to the promised bytes and decodes from them."""
     assert encode_verdict(VERDICT) == VERDICT_BYTES
     assert decode_verdict(VERDICT_BYTES) == VERDICT
 
@@ -85,7 +85,9 @@ def test_a_verdict_byte_by_byte():
     ],
 )
 def test_what_is_no_order(old, new, where):
-    """Whatever is missing, too much, out of range, of another type or version is refused, and the reason says where."""
+    """A field that is missing, extra, out of range or of another type, or another version, is refused; the reason says
+    where.
+    """
     assert old in COMMAND_BYTES
     with pytest.raises(UndecodableError, match=where):
         decode_command(COMMAND_BYTES.replace(old, new))
@@ -118,7 +120,7 @@ ACCOUNTS = st.builds(
     credit=ACCOUNTS,
 )
 def test_everything_comes_back(*, transfer, side, action, outcome, reason, amount, debit, credit):
-    """Every command and verdict that there can be is the same after a journey over a wire."""
+    """Every possible command and verdict is the same after encoding and decoding."""
     accounts = (None if side is Side.TARGET else debit, None if side is Side.SOURCE else credit)
     command = Command(TransferId(transfer), "main", side, action, "BTC", amount, *accounts)
     verdict = Verdict(TransferId(transfer), side, action, outcome, reason, "BTC", amount, *accounts)
@@ -128,14 +130,14 @@ def test_everything_comes_back(*, transfer, side, action, outcome, reason, amoun
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_undecodable(data):
-    """No bytes whatever raise anything but `UndecodableError`."""
+    """No bytes raise any other error than `UndecodableError`."""
     for decode in (decode_command, decode_verdict, decode_query, decode_reply):
         with pytest.raises(UndecodableError):
             decode(data)
 
 
 def test_queries_and_replies():
-    """A query and a reply come back as they were; a balance may be negative and beyond 63 bits."""
+    """A query and a reply are the same after encoding and decoding; a balance may be negative and exceed 63 bits."""
     query = VerdictsQuery(correlation_id="a.1", expires_at=5, transfer_ids=("1", "2"))
     assert encode_query(query) == (
         b'{"type":"verdicts/1","correlation_id":"a.1","expires_at":5,"transfer_ids":["1","2"]}'
@@ -160,7 +162,7 @@ def test_bounds_of_queries():
 
 
 def test_a_trace_is_known_by_its_transfer():
-    """The trace context of a transfer is always the same, well-formed, and another one for another transfer."""
+    """A transfer's trace context is well-formed, always the same, and differs from another transfer's."""
     first, second = traceparent(TransferId(1)), traceparent(TransferId(2))
     assert first == traceparent(TransferId(1)) != second
     version, trace, span, flags = first.split("-")

@@ -1,4 +1,4 @@
-"""What is believed of a core's answers, whatever transport brings them."""
+"""How a core's replies are checked against the queries, over any transport."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -29,7 +29,7 @@ BOUNDS = AskBounds(answer_seconds=5.0, again_seconds=0.01, transfers_most=2, ent
 
 
 class Asking(AskedCore):
-    """Questions over no transport at all: every one gets the replies that `answer` gives."""
+    """A core without a transport: every query gets the replies that `answer` returns."""
 
     def __init__(self, answer: Callable[[str], Iterable[bytes]], bounds: AskBounds = BOUNDS) -> None:
         super().__init__(SystemClock(), bounds)
@@ -43,7 +43,7 @@ class Asking(AskedCore):
 
 
 def answering(*replies: Reply) -> Asking:
-    """A core that answers each question with the next of these, under the question's name."""
+    """A core that answers each query with the next of these replies, under the query's name."""
     left = iter(replies)
     return Asking(lambda name: [encode_reply(msgspec.structs.replace(next(left), correlation_id=name))])
 
@@ -87,13 +87,13 @@ def of_another_side() -> VerdictsReply:
     ],
 )
 async def test_a_wrong_answer_is_no_answer(ask: Callable[[Asking], Awaitable[object]], reply, what):
-    """An answer that does not fit its question is `Unavailable`, with what is wrong about it."""
+    """A query with a reply that does not fit is `Unavailable`, and the message says what is wrong."""
     with pytest.raises(Unavailable, match=f"the core answered wrongly: .*{what}"):
         await ask(answering(reply))
 
 
 async def test_right_answers_are_put_together():
-    """Questions of more than one message hold are asked in parts, and their answers come as one, in order."""
+    """Questions too large for one message are asked in parts, and the answers are put together in order."""
     assert await answering(verdicts(1, 2), verdicts(3)).verdicts([TransferId(each) for each in (1, 2, 3)]) == [
         [verdict(1)],
         [verdict(2)],
@@ -105,7 +105,7 @@ async def test_right_answers_are_put_together():
 
 
 async def test_a_question_is_asked_again_until_it_is_answered():
-    """What gets no answer, one for somebody else or one that cannot be read is asked again under the same name."""
+    """A query that gets no reply, another's reply or an undecodable one is sent again under the same name."""
     right = balances("alice")
     parts: list[list[bytes]] = [[], [encode_reply(right)], [b"{", b"\xff"]]
 
@@ -119,7 +119,7 @@ async def test_a_question_is_asked_again_until_it_is_answered():
 
 
 async def test_silence():
-    """A question that gets no answer within the deadline is `Unavailable`."""
+    """A query without a reply within the deadline is `Unavailable`."""
     silent = Asking(lambda _: [], msgspec.structs.replace(BOUNDS, answer_seconds=0.05, again_seconds=None))
     with pytest.raises(Unavailable, match="no answer from the core"):
         await silent.balances(Owner("alice"))
@@ -127,7 +127,7 @@ async def test_silence():
 
 
 async def test_a_question_that_may_have_been_sent():
-    """Where it is not known whether a question was sent it is `Unavailable`: nothing was done either way."""
+    """A query of which it is unknown whether it was sent is `Unavailable`: it has no effect either way."""
 
     def lose(_: str) -> list[bytes]:
         raise OutcomeUnknown(System.CORE, "Kafka has not confirmed in time")
@@ -137,6 +137,6 @@ async def test_a_question_that_may_have_been_sent():
 
 
 async def test_a_refusal():
-    """What the core refuses is `Unavailable` with the core's reason."""
+    """A query that the core refuses is `Unavailable`, with the core's reason."""
     with pytest.raises(Unavailable, match="core: no such thing"):
         await answering(RefusedReply(correlation_id="-", reason="no such thing")).balances(Owner("alice"))

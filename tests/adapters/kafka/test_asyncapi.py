@@ -1,4 +1,4 @@
-"""The AsyncAPI document: it is the one that is written down, it is whole, and real messages fit it."""
+"""The AsyncAPI document: the file is up to date and complete, and real messages are valid by it."""
 
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ FILE = Path(__file__).parents[3] / "docs" / "asyncapi.yaml"
 
 
 def test_the_file_is_the_document():
-    """The file is what the code says; `python -m internal_transfer.adapters.kafka.asyncapi` writes it anew."""
+    """The file is what the code makes; `python -m internal_transfer.adapters.kafka.asyncapi` writes it again."""
     assert FILE.read_text() == as_yaml()
     assert yaml.safe_load(FILE.read_text()) == document()
 
 
 def test_every_topic_is_described():
-    """No topic is left out, and every reference leads somewhere."""
+    """The document has every topic, and every reference in it resolves."""
     described = document()
     assert {channel["address"] for channel in described["channels"].values()} == set(Topics().all)
 
@@ -61,7 +61,7 @@ def test_every_topic_is_described():
     ],
 )
 def test_messages_fit_their_schemas(schema, message):
-    """A message as the service sends it is valid by the document, and is not when a field is missing or too much."""
+    """A message as the service sends it is valid by the document; with a missing or an extra field it is not."""
     described = document()
     whole = {"$ref": f"#/components/schemas/{schema}", "components": described["components"]}
     content = msgspec.json.decode(message)

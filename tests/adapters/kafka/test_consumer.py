@@ -1,4 +1,4 @@
-"""What a member of a group hands on when its client fails, or a partition is taken away."""
+"""What a group's member hands over when its client fails or a partition is taken away."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,7 +18,7 @@ Send = Callable[..., Awaitable[None]]
 
 
 class FailsAfterAMessage(confluent_kafka.Consumer):
-    """The client, which once fails in the call after the one that brought a message."""
+    """A client that fails once, in the call after its first message."""
 
     brought = False
     failed = False
@@ -33,7 +33,7 @@ class FailsAfterAMessage(confluent_kafka.Consumer):
 
 
 class LeavesAfterAMessage(confluent_kafka.Consumer):
-    """The client, whose partitions are taken away in the call after the one that brought a message."""
+    """A client whose partitions are taken away in the call after its first message."""
 
     brought = False
     left = False
@@ -53,7 +53,7 @@ class LeavesAfterAMessage(confluent_kafka.Consumer):
 
 @asynccontextmanager
 async def running(events: asyncio.Queue[bytes]) -> AsyncIterator[tuple[GroupConsumer[bytes], Send]]:
-    """A member that puts what it hands on into `events` and is done with it; and a way to send it messages."""
+    """A member that puts what it hands over into `events` and finishes it, and a function that sends it messages."""
     connection, topics = kafka_connection(), own_topics()
     await Cluster(connection, topics).create_topics(partitions=1)
     producer = KafkaProducer(connection, system=System.BUS)
@@ -97,8 +97,8 @@ async def test_what_came_before_a_failure_is_handed_on(monkeypatch):
 
 
 async def test_what_came_before_a_partition_went_is_told_before(monkeypatch):
-    """A message that came before its partition was taken away is handed on before that is told, so that whoever
-    forgets what is not ours any more forgets it too.
+    """A message that came before its partition was taken away is handed over before the revocation, so that it is
+    forgotten with the partition.
     """
     monkeypatch.setattr(module, "Consumer", LeavesAfterAMessage)
     events: asyncio.Queue[bytes] = asyncio.Queue()

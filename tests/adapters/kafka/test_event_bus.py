@@ -1,4 +1,4 @@
-"""What is Kafka's own about the event bus: offsets, partitions, poison, and brokers that go and come back."""
+"""The event bus over Kafka: offsets, partitions, poison, and brokers that go away and come back."""
 
 import asyncio
 from collections import defaultdict
@@ -83,7 +83,7 @@ async def drain(bus: EventBus, count: int) -> list[Verdict]:
 
 
 async def test_a_crash_before_the_acknowledgement_brings_it_back(world):
-    """What a process had in hand when it died comes again, with all that was behind it, to its successor."""
+    """The messages that a process had in hand when it died, and all after them, come again to its successor."""
     first = await world.bus()
     await first.publish([verdict(1), verdict(2), verdict(3)])
     await first.take(2)
@@ -93,7 +93,7 @@ async def test_a_crash_before_the_acknowledgement_brings_it_back(world):
 
 
 async def test_an_offset_is_committed_only_behind_all_that_is_done(world):
-    """With several deliveries out, the one that is not acknowledged comes again although a later one is done."""
+    """Of several deliveries, one that is not acknowledged comes again although a later one is."""
     bus = await world.bus()
     await bus.publish([verdict(1), verdict(2), verdict(3)])
     done = await bus.take(1)
@@ -108,7 +108,7 @@ async def test_an_offset_is_committed_only_behind_all_that_is_done(world):
 
 
 async def test_what_is_acknowledged_does_not_come_again(world):
-    """After a clean stop the successor begins behind all that was acknowledged."""
+    """After a clean stop the successor begins after everything that was acknowledged."""
     bus = await world.bus()
     await bus.publish([verdict(1), verdict(2)])
     await drain(bus, 2)
@@ -120,8 +120,8 @@ async def test_what_is_acknowledged_does_not_come_again(world):
 
 @pytest.mark.parametrize("world", [4], indirect=True)
 async def test_a_rebalance_forgets_what_others_have_now(world):
-    """A second process takes over partitions with what was in hand there; the first one's late acknowledgement of
-    that settles nothing, and nothing is lost.
+    """A second process takes over partitions and the messages in hand there; the first one's late acknowledgement has
+    no effect, and nothing is lost.
     """
     first = await world.bus()
     transfers = range(1, 41)
@@ -171,7 +171,9 @@ async def test_order_per_transfer_over_partitions_and_processes(world):
 
 
 async def test_poison_goes_to_the_dead_letters(world):
-    """What cannot be decoded, or is of another version, is put aside with the reason and counted; the rest goes on."""
+    """A message that cannot be decoded, or has another version, is put aside with the reason and counted; the others go
+    on.
+    """
     reasons: list[str] = []
     bus = await world.bus(on_poison=reasons.append)
     await bus.publish([verdict(1)])
@@ -196,7 +198,7 @@ async def test_poison_goes_to_the_dead_letters(world):
 
 
 async def test_a_dead_letter_that_cannot_be_written_is_not_skipped(world):
-    """While the dead letters take nothing, the poison stays owed; it is written once they do."""
+    """While the topic of dead letters refuses the message, it stays owed; it is written once the topic accepts it."""
     bus = await world.bus()
     await set_topic(world, world.topics.dead_letters, "max.message.bytes", "10")
     await world.send(world.topics.verdicts, b"1", b"not JSON")
@@ -226,7 +228,7 @@ async def set_topic(world: World, topic: str, name: str, value: str) -> None:
 
 
 async def test_a_client_that_breaks_is_replaced(world, monkeypatch):
-    """After a fatal error of either client a new one takes its place; what was in hand comes again, nothing is lost."""
+    """A new client replaces one with a fatal error; the messages in hand come again, and nothing is lost."""
     listeners: list[Callable[[KafkaError], None]] = []
 
     def listening(kind: Callable[..., object]) -> Callable[..., object]:
@@ -280,22 +282,22 @@ async def test_a_cluster_that_is_not_there():
 
 
 async def test_a_compacted_topic_refuses_the_start(world):
-    """A topic that forgets messages is not used."""
+    """A bus with a compacted topic, which loses messages, does not start."""
     await set_topic(world, world.topics.verdicts, "cleanup.policy", "compact")
     with pytest.raises(StartRefusedError, match="compacted"):
         await world.bus()
 
 
 async def test_check_tells_what_is_well(world):
-    """On a cluster that is as it should be, every line of the check is well."""
+    """On a healthy cluster every finding of the check is good."""
     lines = await Cluster(world.connection, world.topics).check()
     assert all(ok for _, ok, _ in lines)
     assert {f"topic {name}" for name in world.topics.all} <= {name for name, _, _ in lines}
 
 
 async def test_a_broker_that_is_killed_and_comes_back():
-    """While the broker is gone, sending fails and says so; afterwards everything goes on by itself and nothing that
-    was confirmed is lost.
+    """While the broker is gone, sending fails and says why; afterwards the bus goes on by itself, and nothing that was
+    confirmed is lost.
     """
     with own("kafka") as server:
         connection = KafkaConnection(bootstrap=server.address().bootstrap, session_seconds=6.0, delivery_seconds=2.0)
@@ -350,7 +352,7 @@ def secured() -> KafkaConnection:
 
 
 async def test_log_in_and_encryption():
-    """With a user, a password and certificates, and with no more than a user and a password, everything works."""
+    """The bus works with a user, a password and certificates, and with a user and a password alone."""
     encrypted, address = secured(), need("kafka", secured=True)
     for connection in (encrypted, KafkaConnection(bootstrap=address.bootstrap, login=encrypted.login)):
         topics = own_topics()
@@ -370,7 +372,7 @@ async def test_log_in_and_encryption():
     ids=["wrong password", "unknown authority"],
 )
 async def test_a_refused_client_does_not_start(change):
-    """Whom the cluster refuses, and who does not trust the cluster, does not start, and shows no password."""
+    """A bus that the cluster refuses, or that does not trust the cluster, does not start, and shows no password."""
     connection = replace(secured(), **change)
     with pytest.raises(StartRefusedError, match="refuses us") as refused:
         await KafkaEventBus(connection, own_topics(), clock=SystemClock()).start()
@@ -379,7 +381,7 @@ async def test_a_refused_client_does_not_start(change):
 
 
 async def test_a_user_without_permission_does_not_start():
-    """A user who may do nothing is told at the start that topics or rights are missing."""
+    """For a user without permissions the start fails and says that topics or permissions are missing."""
     right = secured()
     topics = own_topics()
     await Cluster(right, topics).create_topics(partitions=1)
@@ -389,7 +391,7 @@ async def test_a_user_without_permission_does_not_start():
 
 
 async def test_a_tls_file_that_is_not_there(tmp_path):
-    """A certificate that cannot be read refuses the start and is named."""
+    """The start fails on a certificate that cannot be read, and names it."""
     connection = replace(kafka_connection(), tls=TlsFiles(ca_file=str(tmp_path / "no-such.pem")))
     with pytest.raises(StartRefusedError, match=r"no-such\.pem"):
         await KafkaEventBus(connection, own_topics(), clock=SystemClock()).start()

@@ -22,7 +22,7 @@ def event(number: int, version: int, status: Status, code: Code | None = None) -
 
 
 async def test_events_as_their_readers_find_them():
-    """Events come keyed by transfer and in order for each, with what never changes about it and its trace."""
+    """Events are keyed by transfer and come in order for each, with the transfer's constant fields and its trace."""
     connection, topics = kafka_connection(), own_topics()
     await Cluster(connection, topics).create_topics(partitions=3)
     publisher = KafkaEventPublisher(connection, topics)
@@ -54,7 +54,7 @@ async def test_a_missing_topic():
 
 
 def test_an_event_byte_by_byte():
-    """An event's bytes are what other programs were promised, both ways; anything else is no event."""
+    """An event encodes to the promised bytes and decodes from them; other bytes are refused."""
     data = encode_transfer_event(event(0, 2, Status.FAILED, Code.EXPIRED))
     about = transfer(0)
     assert (

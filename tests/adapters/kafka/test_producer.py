@@ -1,4 +1,4 @@
-"""What is said about messages that are not sent."""
+"""What the producer raises about messages that are not sent."""
 
 import pytest
 
@@ -19,7 +19,7 @@ async def producer():
 
 
 async def test_a_batch_that_does_not_fit(producer):
-    """More than the queue holds is refused as a whole, before anything of it is sent."""
+    """A batch larger than the queue is refused as a whole, before any of it is sent."""
     message = Outgoing(own_topics().commands, b"1", b"value", [])
     with pytest.raises(Unavailable, match="on their way") as failure:
         await producer.send([message] * 11)
@@ -37,13 +37,13 @@ async def test_a_message_that_is_too_large(producer):
 
 
 async def test_a_topic_that_is_not_there(producer):
-    """What goes to a topic that does not exist was not sent."""
+    """Sending to a topic that does not exist is `Unavailable`."""
     with pytest.raises(Unavailable, match=r"[Uu]nknown (topic|partition)"):
         await producer.send([Outgoing(own_topics().commands, b"1", b"value", [])])
 
 
 async def test_a_closed_producer(producer):
-    """After closing nothing is taken."""
+    """A closed producer sends nothing."""
     await producer.close()
     with pytest.raises(Unavailable, match="closed"):
         await producer.send([Outgoing("any", b"1", b"value", [])])

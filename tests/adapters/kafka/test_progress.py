@@ -11,7 +11,7 @@ from internal_transfer.adapters.kafka.progress import Progress
     data=st.data(),
 )
 def test_nothing_undone_is_ever_behind_the_position(gaps, data):
-    """In whatever order the work is done, the position is behind exactly the unbroken run of done work at the front."""
+    """In any order of work, the position follows exactly the unbroken run of finished messages at the front."""
     offsets = [sum(gaps[: place + 1]) for place in range(len(gaps))]
     progress = Progress(1)
     for offset in offsets:

@@ -1,4 +1,4 @@
-"""The reader of answers, while its topic grows."""
+"""The reader of replies while its topic gets more partitions."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from internal_transfer.adapters.system.clock import SystemClock
 
 
 class MovedClock(SystemClock):
-    """The system's clock, which a test sets forward."""
+    """The system's clock, which a test may set forward."""
 
     ahead = 0.0
 
@@ -32,7 +32,9 @@ def write_to(connection: KafkaConnection, topic: str, partition: int, key: bytes
 
 
 async def test_partitions_that_are_added_are_read():
-    """Answers in a partition that was added while the reader runs arrive, also those written before it looked."""
+    """Replies in a partition that is added while the reader runs arrive, also those written before the reader
+    looked.
+    """
     connection, topics, clock = kafka_connection(), own_topics(), MovedClock()
     await Cluster(connection, topics).create_topics(partitions=1)
     come: asyncio.Queue[bytes] = asyncio.Queue()

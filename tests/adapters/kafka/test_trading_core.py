@@ -1,4 +1,6 @@
-"""What is Kafka's own about the trading core: silence, modes, poison, a core that dies, a cluster that is away."""
+"""The trading core behind Kafka: one that is silent or paused, poison, a core that dies, a service of an older
+release.
+"""
 
 import asyncio
 import os
@@ -46,7 +48,7 @@ async def drain(bus: KafkaEventBus, count: int) -> list[Verdict]:
 
 
 class World:
-    """Topics of a test's own, the service's side of them, and the core's side when it is served."""
+    """A test's own topics, the service's side of them, and the core's side while it is served."""
 
     def __init__(self, connection: KafkaConnection, topics: Topics, folder: Path) -> None:
         self.connection = connection
@@ -57,7 +59,7 @@ class World:
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[ReferenceCore]:
-        """Serves the topics from this process; `host` is the core's side then."""
+        """Serves the topics from this process; `host` is the core's side meanwhile."""
         database = Database(self.folder / "core.db")
         inner = CoreHost(database, clock=CLOCK)
         self.host = host = KafkaCoreHost(inner, self.connection, self.topics, clock=CLOCK)
@@ -85,8 +87,8 @@ async def world(tmp_path):
 
 
 async def test_a_silent_core(world):
-    """While no core is there commands are kept for it, and questions are `Unavailable` after their deadline; when it
-    comes, the commands are carried out.
+    """Without a core, commands are kept and queries are `Unavailable` after their deadline; when a core comes, it
+    carries the commands out.
     """
     bounds = replace(BOUNDS, answer_seconds=0.3)
     asking = KafkaTradingCore(world.connection, world.topics, clock=CLOCK, bounds=bounds)
@@ -101,7 +103,7 @@ async def test_a_silent_core(world):
 
 
 async def test_a_paused_core_and_one_that_withholds(world):
-    """A paused core answers nothing and keeps commands, one that withholds its answers forgets them."""
+    """A paused core answers nothing and keeps commands; one that withholds its answers forgets them."""
     async with world.served() as core:
         core.mode = CoreMode.PAUSED
         await world.core.tell([command_of(1)])
@@ -134,7 +136,7 @@ async def test_poison_among_commands(world):
 
 
 async def test_answers_go_to_who_asked(world):
-    """Two processes that ask at the same time, many questions each, get the answers to their own."""
+    """Of two processes that ask many questions at once, each gets the answers to its own."""
     other = KafkaTradingCore(world.connection, world.topics, clock=CLOCK)
     await other.start()
     async with world.served():
@@ -152,7 +154,7 @@ async def test_answers_go_to_who_asked(world):
 
 
 async def test_more_than_one_query_holds(world):
-    """Questions about more transfers, and for more entries, than one message may carry are asked in parts."""
+    """Questions about more transfers or entries than one message may carry are asked in parts."""
     async with world.served():
         numbers = [TransferId(number) for number in range(1, 1_301)]
         await world.core.tell([command_of(number) for number in numbers])
@@ -214,8 +216,8 @@ async def core_process(world: World) -> AsyncIterator[asyncio.subprocess.Process
 
 
 async def test_a_core_that_is_killed_loses_and_doubles_nothing(world):
-    """Killed in the midst of its work, twice, the core goes on where its disk says, and every command has its one
-    effect; a core that is told to stop ends cleanly.
+    """A core that is killed twice at work goes on from what is on its disk, and every command has one effect; told to
+    stop, it ends cleanly.
     """
     told = 2_000
     verdicts: list[Verdict] = []
@@ -243,8 +245,8 @@ async def test_a_core_that_is_killed_loses_and_doubles_nothing(world):
 
 
 async def test_a_mode_from_an_older_service(world):
-    """A service of the release before asks a core to change its mode by a message, which is no query any more: it
-    goes to the dead letters, and the core goes on as it is.
+    """A message with which a service of the previous release sets a core's mode goes to the dead letters, and the core
+    goes on unchanged.
     """
     old = b'{"type":"set_mode/1","correlation_id":"x","expires_at":%d,"mode":"paused"}' % (CLOCK.now_ms() + 60_000)
     producer = KafkaProducer(world.connection, system=System.CORE)

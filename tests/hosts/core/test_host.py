@@ -45,7 +45,7 @@ def host(database):
 
 
 async def test_verdicts_are_on_disk_before_they_are_told(host, database):
-    """When `carry_out` answers, another connection reads the verdicts from the file."""
+    """When `carry_out` returns, another connection reads the verdicts from the file."""
     await host.carry_out([command_of(1), command_of(2)])
     reader = database.open_reader()
     assert reader.execute("SELECT count(*) FROM core_verdict").get == 2
@@ -53,7 +53,9 @@ async def test_verdicts_are_on_disk_before_they_are_told(host, database):
 
 
 async def test_a_memory_keeps_its_name(host, database, tmp_path):
-    """A core's name is its database's: the same after a restart, on disk when it is told, and another elsewhere."""
+    """A core's name belongs to its database: it is on disk when returned, stays over a restart, and differs
+    elsewhere.
+    """
     name = await host.name()
     assert await host.name() == name
     assert await CoreHost(database, clock=CLOCK).name() == name
@@ -66,7 +68,7 @@ async def test_a_memory_keeps_its_name(host, database, tmp_path):
 
 
 async def test_a_redelivered_order_gets_the_first_verdict(host):
-    """A command that comes again is answered again, and has one effect."""
+    """A command that comes again gets the first verdict, and has one effect."""
     first = await host.carry_out([command_of(1)])
     assert await host.carry_out([command_of(1), command_of(1)]) == first * 2
     reply = await host.answer(BalancesQuery(correlation_id="q", expires_at=LATER, owner="alice"))
@@ -75,7 +77,7 @@ async def test_a_redelivered_order_gets_the_first_verdict(host):
 
 
 async def test_answers(host):
-    """Questions are answered under their names, with what the core has stored."""
+    """Queries are answered under their names, with what the core has stored."""
     await host.carry_out([command_of(1), command_of(1, Action.REVERSE)])
     verdicts = await host.answer(VerdictsQuery(correlation_id="v", expires_at=LATER, transfer_ids=("1", "2")))
     assert isinstance(verdicts, VerdictsReply)
@@ -90,14 +92,14 @@ async def test_answers(host):
 
 
 async def test_withheld_orders_have_no_verdict(host):
-    """A withholding core leaves the commands that it forgets out of its answer."""
+    """A withholding core returns no verdicts for the commands that it forgets."""
     host.core.mode = CoreMode.WITHHOLD
     verdicts = await host.carry_out([command_of(1), command_of(2, Action.CANCEL)])
     assert [(verdict.transfer_id, verdict.outcome) for verdict in verdicts] == [(2, Outcome.CANCELLED)]
 
 
 async def test_a_paused_core_is_not_ready(host):
-    """A paused core carries nothing out, answers that it cannot, says so in its state, and can be set going again."""
+    """A paused core carries nothing out, replies that it cannot, says so in its state, and can be resumed."""
     host.core.mode = CoreMode.PAUSED
     with pytest.raises(Unavailable):
         await host.carry_out([command_of(1)])
@@ -111,7 +113,7 @@ async def test_a_paused_core_is_not_ready(host):
 
 
 async def test_nobody_waits_any_more(host):
-    """A question that expired longer ago than clocks may differ is dropped; one that has just expired is answered."""
+    """A query that expired longer ago than clocks may differ is dropped; one that has just expired is answered."""
     old = BalancesQuery(correlation_id="q", expires_at=CLOCK.now_ms() - EXPIRY_MARGIN_MS - 1, owner="alice")
     assert await host.answer(old) is None
     late = BalancesQuery(correlation_id="q", expires_at=CLOCK.now_ms() - 1, owner="alice")
@@ -119,7 +121,7 @@ async def test_nobody_waits_any_more(host):
 
 
 async def test_a_database_that_fails(host, database):
-    """While the database fails commands are not carried out, the state says why, and afterwards all is well again."""
+    """While the database fails, no command is carried out and the state says why; afterwards the host works again."""
     database.connection.execute("ALTER TABLE core_verdict RENAME TO elsewhere")
     with pytest.raises(Unavailable) as failure:
         await host.carry_out([command_of(1)])

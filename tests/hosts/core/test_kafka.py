@@ -1,4 +1,4 @@
-"""One core, one directory: what becomes of a second core on the prefix of the first."""
+"""One core, one directory: a second core on the same prefix is refused."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -32,13 +32,13 @@ def command_of(transfer: int) -> Command:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Lets everything run until this is true."""
+    """Lets other tasks run until this is true."""
     while not condition():  # noqa: ASYNC110 - what is waited for happens in another thread.
         await asyncio.sleep(0.01)
 
 
 class Prefix:
-    """Topics of a test's own, and the cores that are started on them."""
+    """A test's own topics, and the cores that are started on them."""
 
     def __init__(self, folder: Path) -> None:
         self.connection, self.topics = kafka_connection(), own_topics()
@@ -60,7 +60,7 @@ class Prefix:
             database.close()
 
     async def settle(self, commands: range) -> list[Outcome]:
-        """Tells commands and takes their verdicts, of which some may come twice."""
+        """Tells commands and takes their verdicts; some may come twice."""
         await self.core.tell([command_of(number) for number in commands])
         outcomes: dict[int, Outcome] = {}
         while not outcomes.keys() >= set(commands):
@@ -70,7 +70,7 @@ class Prefix:
         return [outcomes[number] for number in commands]
 
     async def committed(self) -> list[TopicPartition]:
-        """What the core's group has committed on each partition of the commands."""
+        """The offsets that the core's group has committed on each partition of the commands."""
         admin, group = AdminClient(self.connection.client_settings()), f"{self.topics.prefix}.core"
         asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group]
         return (await asyncio.to_thread(asked.result)).topic_partitions
@@ -85,7 +85,7 @@ class Serving:
         self.task = asyncio.ensure_future(host.run(self.stop))
 
     async def decided(self) -> bool:
-        """Waits until it serves, or has ended; True where it serves."""
+        """Waits until it serves or has ended; returns True where it serves."""
         await until(lambda: self.task.done() or self.host.state().ready)
         return not self.task.done()
 
@@ -102,8 +102,8 @@ async def prefix(tmp_path):
 
 
 async def test_another_directory_is_refused(prefix):
-    """A core with another database is refused while the first one works, which goes on, and also when it has ended;
-    the first one's database may start again and remembers.
+    """A core with another database is refused, while the first core works and after it has ended; a core on the first
+    database starts again and remembers.
     """
     async with prefix.served("first") as first:
         assert await first.decided()
@@ -123,7 +123,7 @@ async def test_another_directory_is_refused(prefix):
 
 
 async def test_its_process_is_refused(prefix, tmp_path):
-    """The process of a core with another directory ends with the refusal, and leaves its directory free."""
+    """The process of a core with another directory ends with the refusal and releases its directory."""
     options = CoreOptions(
         tmp_path / "second", lambda host, clock: KafkaCoreHost(host, prefix.connection, prefix.topics, clock=clock)
     )
@@ -135,7 +135,7 @@ async def test_its_process_is_refused(prefix, tmp_path):
 
 
 async def test_two_that_start_at_once(prefix):
-    """Of two cores that are started at the same moment on new topics one is refused, and the other carries out all."""
+    """Of two cores that start at the same moment on new topics, one is refused and the other carries everything out."""
     async with prefix.served("first") as first, prefix.served("second") as second:
         both = [first, second]
         await until(lambda: any(each.task.done() for each in both) or all(each.host.state().ready for each in both))
@@ -150,7 +150,7 @@ async def test_two_that_start_at_once(prefix):
 
 
 async def test_questions_wait_for_the_claim(prefix):
-    """A core that may not work answers no questions: it would say that it has seen nothing."""
+    """A core that does not own the prefix answers no queries: it would say that it has seen nothing."""
     async with prefix.served("first") as first:
         assert await first.decided()
         assert await prefix.settle(range(1, 2)) == [Outcome.APPLIED]
@@ -161,8 +161,8 @@ async def test_questions_wait_for_the_claim(prefix):
 
 
 async def test_the_topics_are_handed_over(prefix):
-    """An operator who sets the claimed offset to where it is hands the topics to a core with another database, which
-    begins with what has not been carried out.
+    """An operator who sets the claimed offset to its present value hands the topics to a core with another database,
+    which begins with what was not carried out.
     """
     async with prefix.served("first") as first:
         assert await first.decided()

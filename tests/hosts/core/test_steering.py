@@ -77,7 +77,7 @@ async def test_what_is_wrong_changes_nothing(core, client, word, body, problem):
 
 
 class Waiting:
-    """A transport that brings nothing."""
+    """A transport that brings no messages."""
 
     def __init__(self, host: CoreHost) -> None:
         self.host = host
@@ -91,7 +91,9 @@ class Waiting:
 
 
 async def steer_process(folder, *words: str, demo: bool) -> tuple[Ran, CoreMode, int | None]:
-    """What a command did to a core's process on this directory, its mode then, and its socket's permissions."""
+    """Runs a core on this directory and a command on it; returns what the command did, the core's mode, and its
+    socket's permissions.
+    """
     started: asyncio.Future[Waiting] = asyncio.get_running_loop().create_future()
     hosts: list[Waiting] = []
 
@@ -125,7 +127,7 @@ async def test_only_a_demonstration_is_steered(tmp_path):
 
 
 async def test_a_core_that_does_not_run_is_left_alone(tmp_path):
-    """On a directory that no process holds the command does not open the files, which are not the service's."""
+    """On a directory that no process holds, the command does not open the files, since they may be a core's."""
     directory = DataDirectory(tmp_path)
     directory.acquire()
     directory.release()

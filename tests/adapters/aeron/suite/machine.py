@@ -1,4 +1,4 @@
-"""What the tests of Aeron are made of: a media driver as a process, and services and cores that speak through it."""
+"""The parts of the tests of Aeron: a media driver as a process, and services and cores that communicate through it."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ class MediaDriver:
 
     @property
     def is_active(self) -> bool:
-        """Whether its files look as if it ran."""
+        """Whether its files say that it runs."""
         return bool(load_library().is_driver_active(self.directory, 2_000))
 
     def end(self, how: signal.Signals) -> None:
@@ -65,13 +65,13 @@ class MediaDriver:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Lets everything run until this is true."""
+    """Lets other tasks run until this is true."""
     while not condition():  # noqa: ASYNC110 - what is waited for happens in another thread or process.
         await asyncio.sleep(0.001)
 
 
 class Service:
-    """One process of the service: a client with a core to tell and a bus to hear."""
+    """One process of the service: a client with a core that it tells commands and a bus on which it hears verdicts."""
 
     def __init__(
         self, connection: AeronConnection, clock: SystemClock, *, verdicts_most: int = 10_000, **bounds
@@ -94,7 +94,7 @@ class Service:
         await until(lambda: self.core.failure is None and self.bus.failure is None)
 
     async def tell(self, commands: Sequence[Command]) -> list[Verdict]:
-        """Tells commands and takes as many verdicts from the bus."""
+        """Tells commands and takes their verdicts from the bus."""
         assert await self.core.tell(commands) == [None] * len(commands)
         return await self.take(len(commands))
 
@@ -134,7 +134,7 @@ class Core:
 
 @asynccontextmanager
 async def sending(connection: AeronConnection, clock: SystemClock, *ways: tuple[str, int]) -> AsyncIterator[Send]:
-    """A way to send any bytes on each of these channels and streams, as a foreign program would."""
+    """A function that sends any bytes on each of these channels and streams, as a foreign program would."""
     client = AeronClient(replace(connection, client_name="foreign"), clock=clock)
     outlets = [client.outlet(channel, stream, System.BUS) for channel, stream in ways]
     await client.start()
@@ -179,7 +179,7 @@ class CoreProcess:
         return self._process.stdout.readline()
 
     async def end(self, how: signal.Signals) -> int:
-        """Sends the signal and answers the exit code."""
+        """Sends the signal and returns the exit code."""
         assert self._process is not None
         self._process.send_signal(how)
         code = await asyncio.to_thread(self._process.wait)

@@ -1,4 +1,4 @@
-"""What is believed of a core's answers over Aeron."""
+"""How replies over Aeron are checked against their queries."""
 
 import asyncio
 
@@ -33,7 +33,7 @@ OF_SEVEN = verdict_fields(
 
 
 def wrong_answer(message: bytes) -> Reply:
-    """An answer of the right kind about something else than was asked."""
+    """A reply of the right kind about something else than was asked."""
     query = decode_query(message)
     named = query.correlation_id
     match query:
@@ -47,7 +47,7 @@ def wrong_answer(message: bytes) -> Reply:
 
 
 async def test_wrong_answers_are_refused(connection, clock):
-    """Verdicts of another transfer, balances of another owner and entries out of order are not taken for answers."""
+    """Verdicts of another transfer, balances of another owner and entries out of order are refused."""
     client = AeronClient(replace(connection, client_name="core"), clock=clock)
     some = asyncio.Event()
     inlet = client.inlet(connection.commands, QUERIES, some.set)

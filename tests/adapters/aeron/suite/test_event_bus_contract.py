@@ -22,7 +22,7 @@ del _name, _test
 
 
 class _Heard(AeronEventBus):
-    """A bus whose `publish` returns when it has heard itself, so that a test knows what there is to take."""
+    """A bus whose `publish` returns when the bus has heard its own messages, so that a test knows what it can take."""
 
     async def publish(self, verdicts: Sequence[Verdict]) -> None:
         due = self.owed + len(verdicts)
@@ -51,5 +51,5 @@ def bus(bench) -> AeronEventBus:
 
 
 def test_the_contract_is_not_empty():
-    """The contract's tests were found: a suite that is empty would show nothing."""
+    """The contract's tests were found: an empty suite would show nothing."""
     assert sum(name.startswith("test_") for name in globals()) > 7

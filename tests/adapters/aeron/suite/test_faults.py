@@ -44,7 +44,9 @@ async def tell_until_answered(service: Service, command: Command) -> Verdict:
 
 
 async def test_conformance_with_a_core_that_is_killed(connection, clock, tmp_path):
-    """The reference core as a process keeps every promise over Aeron, also over `kill -9` and a start on its data."""
+    """The reference core as a process keeps every promise over Aeron, also across `kill -9` and a restart on
+    its data.
+    """
     process = CoreProcess(connection, tmp_path / "core")
 
     async def kill_and_start() -> bool:
@@ -66,7 +68,7 @@ async def test_conformance_with_a_core_that_is_killed(connection, clock, tmp_pat
 
 
 async def test_a_core_process_ends_when_asked(connection, tmp_path):
-    """A core that gets SIGTERM ends with code 0, and lets its data directory go."""
+    """A core that gets SIGTERM ends with code 0 and releases its data directory."""
     process = CoreProcess(connection, tmp_path / "core")
     for _ in range(2):
         await process.start()
@@ -74,7 +76,9 @@ async def test_a_core_process_ends_when_asked(connection, tmp_path):
 
 
 async def test_the_driver_is_lost_and_comes_back(own_driver, clock, tmp_path):
-    """While the driver is dead all is `Unavailable`; when it is back, both sides connect and nothing is doubled."""
+    """Without a driver everything is `Unavailable`; when it is back, both sides connect again and nothing is done
+    twice.
+    """
     own_driver.start()
     connection = AeronConnection(directory=own_driver.directory, driver_seconds=1.0)
     async with AsyncExitStack() as stack:
@@ -122,7 +126,7 @@ async def _failure_of(asking) -> Exception | None:
 
 
 async def test_a_service_starts_before_the_driver(own_driver, clock, tmp_path):
-    """Without a driver a service starts, says why nothing goes, and works as soon as there is one."""
+    """Without a driver a service starts and says what is missing; it works as soon as there is one."""
     connection = AeronConnection(directory=own_driver.directory, driver_seconds=1.0)
     async with Service(connection, clock) as service:
         with pytest.raises(Unavailable, match="no Aeron media driver"):
@@ -134,7 +138,7 @@ async def test_a_service_starts_before_the_driver(own_driver, clock, tmp_path):
 
 
 async def test_a_channel_that_the_driver_refuses(shared_driver, clock):
-    """A start with a channel that is none is refused, with the channel's name and the driver's reason."""
+    """A start with an invalid channel is refused, with the channel's name and the driver's reason."""
     connection = AeronConnection(directory=shared_driver.directory, commands="aeron:nowhere")
     with pytest.raises(StartRefusedError, match="invalid URI scheme or transport: aeron:nowhere"):
         await Service(connection, clock).client.start()
@@ -169,7 +173,7 @@ async def test_a_core_that_takes_no_more(own_driver, clock):
 
 
 async def test_too_much_waits(own_driver, clock):
-    """What exceeds the bound of the queue to Aeron is `Unavailable` at once."""
+    """Messages beyond the bound of the queue to Aeron are `Unavailable` at once."""
     own_driver.start()
     async with Service(AeronConnection(directory=own_driver.directory), clock, messages_most=10) as service:
         with pytest.raises(Unavailable, match="messages wait"):
@@ -209,7 +213,7 @@ POISON = [
 
 
 async def test_poison(pair, connection, clock):
-    """Messages that are none are counted with their reason, on either stream, and what follows is carried out."""
+    """Undecodable messages on either stream are counted with the reason, and what follows is carried out."""
     service, core = pair
     poison = [*POISON, encode_command(command_of(1)).replace(b"command/1", b"command/9")]
     async with sending(connection, clock, (connection.commands, COMMANDS), (connection.commands, QUERIES)) as send:
@@ -243,7 +247,7 @@ async def test_every_settler_hears_every_verdict(pair, connection, clock):
 
 
 async def test_large_answers(pair):
-    """Look-ups and entries of more than a page, in messages of many fragments, come whole and in order."""
+    """Look-ups and entries of several pages, in messages of many fragments, come whole and in order."""
     service, _ = pair
     told = [command_of(number, amount=2**112 - number) for number in range(1, 700)]
     verdicts = [verdict for at in range(0, 700, 100) for verdict in await service.tell(told[at : at + 100])]
@@ -255,7 +259,7 @@ async def test_large_answers(pair):
 
 
 async def test_a_reply_that_does_not_fit(own_driver, clock, tmp_path):
-    """Where the driver's terms are too small for a reply, the question is `Unavailable` and says so."""
+    """Where the driver's terms are too small for a reply, the query is `Unavailable` and says so."""
     own_driver.start()
     connection = AeronConnection(directory=own_driver.directory, verdicts="aeron:ipc?term-length=64k")
     async with Core(connection, clock, tmp_path / "core.db").running(), Service(connection, clock) as service:
@@ -291,7 +295,7 @@ async def test_a_settler_that_lags_holds_nobody_up(own_driver, clock, tmp_path):
 
 
 async def test_doctor_looks_at_the_way(pair, connection, clock, tmp_path):
-    """The check finds a core that answers, and that there are two where there may be one."""
+    """The check finds a core that answers, and reports two cores where there may be one."""
     service, _ = pair
     lines = [*await service.core.check(), *await service.bus.check()]
     assert [(name, right) for name, right, _ in lines] == [
@@ -311,7 +315,7 @@ async def test_doctor_looks_at_the_way(pair, connection, clock, tmp_path):
 
 
 async def test_only_a_core_confirms(pair):
-    """A service that would send a verdict is told that this is the core's part."""
+    """A service cannot send a verdict: only a core may."""
     service, _ = pair
     with pytest.raises(Unavailable, match="only a trading core"):
         await service.bus.publish(
@@ -320,7 +324,7 @@ async def test_only_a_core_confirms(pair):
 
 
 async def test_a_core_killed_under_load(connection, clock, tmp_path):
-    """However often the core is killed while commands are on their way, each has one effect and gets its verdict."""
+    """However often the core is killed under load, each command has one effect and gets its verdict."""
     process = CoreProcess(connection, tmp_path / "core")
     commands = {TransferId(number): command_of(number) for number in range(1, 2001)}
     verdicts: dict[TransferId, Verdict] = {}

@@ -23,5 +23,5 @@ def core(pair) -> AnsweringCore:
 
 
 def test_the_contract_is_not_empty():
-    """The contract's tests were found: a suite that is empty would show nothing."""
+    """The contract's tests were found: an empty suite would show nothing."""
     assert sum(name.startswith("test_") for name in globals()) > 12
