@@ -8,6 +8,8 @@ those can have do not occur.
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from internal_transfer.ports.ledger import (
     AMOUNT_MAX,
     BATCH_MAX,
@@ -33,6 +35,9 @@ RESOLVING = TransferFlag.POST_PENDING_TRANSFER | TransferFlag.VOID_PENDING_TRANS
 
 _ACCOUNT_FLAGS_MAX = 2 * AccountFlag.CLOSED - 1
 _TRANSFER_FLAGS_MAX = 2 * TransferFlag.IMPORTED - 1
+_BALANCES = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
+_ACCOUNT_FIELDS = ("flags", "user_data_128", "user_data_64", "user_data_32", "ledger", "code")
+_TRANSFER_FIELDS = ("flags", "pending_id", "debit_account_id", "credit_account_id", "amount", *_ACCOUNT_FIELDS[1:])
 _BOTH_LIMITS = AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS | AccountFlag.CREDITS_MUST_NOT_EXCEED_DEBITS
 
 
@@ -75,18 +80,9 @@ def check_account_id(account: LedgerAccount) -> AccountResult | None:
 
 def compare_account(account: LedgerAccount, stored: LedgerAccount) -> AccountResult:
     """Returns the `exists` result of an account whose id is taken."""
-    if account.flags != stored.flags:
-        return AccountResult.EXISTS_WITH_DIFFERENT_FLAGS
-    if account.user_data_128 != stored.user_data_128:
-        return AccountResult.EXISTS_WITH_DIFFERENT_USER_DATA_128
-    if account.user_data_64 != stored.user_data_64:
-        return AccountResult.EXISTS_WITH_DIFFERENT_USER_DATA_64
-    if account.user_data_32 != stored.user_data_32:
-        return AccountResult.EXISTS_WITH_DIFFERENT_USER_DATA_32
-    if account.ledger != stored.ledger:
-        return AccountResult.EXISTS_WITH_DIFFERENT_LEDGER
-    if account.code != stored.code:
-        return AccountResult.EXISTS_WITH_DIFFERENT_CODE
+    for name in _ACCOUNT_FIELDS:
+        if getattr(account, name) != getattr(stored, name):
+            return AccountResult(f"exists_with_different_{name}")
     return AccountResult.EXISTS
 
 
@@ -94,14 +90,9 @@ def check_new_account(account: LedgerAccount) -> AccountResult | None:
     """Checks an account whose id is free."""
     if account.flags & _BOTH_LIMITS == _BOTH_LIMITS:
         return AccountResult.FLAGS_ARE_MUTUALLY_EXCLUSIVE
-    if account.debits_pending:
-        return AccountResult.DEBITS_PENDING_MUST_BE_ZERO
-    if account.debits_posted:
-        return AccountResult.DEBITS_POSTED_MUST_BE_ZERO
-    if account.credits_pending:
-        return AccountResult.CREDITS_PENDING_MUST_BE_ZERO
-    if account.credits_posted:
-        return AccountResult.CREDITS_POSTED_MUST_BE_ZERO
+    for name in _BALANCES:
+        if getattr(account, name):
+            return AccountResult(f"{name}_must_be_zero")
     if account.ledger == 0:
         return AccountResult.LEDGER_MUST_NOT_BE_ZERO
     if account.code == 0:
@@ -124,26 +115,9 @@ def check_transfer_id(transfer: LedgerTransfer) -> TransferResult | None:
 
 def compare_transfer(transfer: LedgerTransfer, stored: LedgerTransfer) -> TransferResult:
     """Returns the `exists` result of a plain transfer or hold whose id is taken."""
-    if transfer.flags != stored.flags:
-        return TransferResult.EXISTS_WITH_DIFFERENT_FLAGS
-    if transfer.pending_id != stored.pending_id:
-        return TransferResult.EXISTS_WITH_DIFFERENT_PENDING_ID
-    if transfer.debit_account_id != stored.debit_account_id:
-        return TransferResult.EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT_ID
-    if transfer.credit_account_id != stored.credit_account_id:
-        return TransferResult.EXISTS_WITH_DIFFERENT_CREDIT_ACCOUNT_ID
-    if transfer.amount != stored.amount:
-        return TransferResult.EXISTS_WITH_DIFFERENT_AMOUNT
-    if transfer.user_data_128 != stored.user_data_128:
-        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_128
-    if transfer.user_data_64 != stored.user_data_64:
-        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_64
-    if transfer.user_data_32 != stored.user_data_32:
-        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_32
-    if transfer.ledger != stored.ledger:
-        return TransferResult.EXISTS_WITH_DIFFERENT_LEDGER
-    if transfer.code != stored.code:
-        return TransferResult.EXISTS_WITH_DIFFERENT_CODE
+    for name in _TRANSFER_FIELDS:
+        if getattr(transfer, name) != getattr(stored, name):
+            return TransferResult(f"exists_with_different_{name}")
     return TransferResult.EXISTS
 
 
@@ -152,27 +126,18 @@ def compare_resolution(transfer: LedgerTransfer, stored: LedgerTransfer, hold: L
 
     A field that is 0 stands for the hold's value, so it differs only where `stored` has another value than the hold.
     """
-    if transfer.flags != stored.flags:
-        return TransferResult.EXISTS_WITH_DIFFERENT_FLAGS
-    if transfer.pending_id != stored.pending_id:
-        return TransferResult.EXISTS_WITH_DIFFERENT_PENDING_ID
-    if transfer.debit_account_id not in (0, stored.debit_account_id):
-        return TransferResult.EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT_ID
-    if transfer.credit_account_id not in (0, stored.credit_account_id):
-        return TransferResult.EXISTS_WITH_DIFFERENT_CREDIT_ACCOUNT_ID
-    if resolved_amount(transfer, hold.amount) != stored.amount:
-        return TransferResult.EXISTS_WITH_DIFFERENT_AMOUNT
-    if (transfer.user_data_128 or hold.user_data_128) != stored.user_data_128:
-        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_128
-    if (transfer.user_data_64 or hold.user_data_64) != stored.user_data_64:
-        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_64
-    if (transfer.user_data_32 or hold.user_data_32) != stored.user_data_32:
-        return TransferResult.EXISTS_WITH_DIFFERENT_USER_DATA_32
-    if transfer.ledger not in (0, stored.ledger):
-        return TransferResult.EXISTS_WITH_DIFFERENT_LEDGER
-    if transfer.code not in (0, stored.code):
-        return TransferResult.EXISTS_WITH_DIFFERENT_CODE
-    return TransferResult.EXISTS
+    meant = replace(
+        transfer,
+        debit_account_id=transfer.debit_account_id or stored.debit_account_id,
+        credit_account_id=transfer.credit_account_id or stored.credit_account_id,
+        amount=resolved_amount(transfer, hold.amount),
+        user_data_128=transfer.user_data_128 or hold.user_data_128,
+        user_data_64=transfer.user_data_64 or hold.user_data_64,
+        user_data_32=transfer.user_data_32 or hold.user_data_32,
+        ledger=transfer.ledger or stored.ledger,
+        code=transfer.code or stored.code,
+    )
+    return compare_transfer(meant, stored)
 
 
 def check_new_transfer(transfer: LedgerTransfer) -> TransferResult | None:

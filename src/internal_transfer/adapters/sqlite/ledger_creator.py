@@ -15,6 +15,7 @@ from internal_transfer.adapters.sqlite.ledger_rows import (
     signed,
     transfer_of,
 )
+from internal_transfer.ports import ledger_checks as checks
 from internal_transfer.ports.ledger import (
     BURNING,
     U128_MAX,
@@ -26,19 +27,6 @@ from internal_transfer.ports.ledger import (
     TransferOutcome,
     TransferResult,
 )
-from internal_transfer.ports.ledger_checks import (
-    RESOLVING,
-    check_account_id,
-    check_against_hold,
-    check_new_account,
-    check_new_resolution,
-    check_new_transfer,
-    check_transfer_id,
-    compare_account,
-    compare_resolution,
-    compare_transfer,
-    resolved_amount,
-)
 from internal_transfer.ports.ledger_encoding import AccountRequest, Request
 
 _PENDING = TransferFlag.PENDING
@@ -46,6 +34,7 @@ _POST = TransferFlag.POST_PENDING_TRANSFER
 _DEBITS_LIMITED = AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS
 _CREDITS_LIMITED = AccountFlag.CREDITS_MUST_NOT_EXCEED_DEBITS
 _CREATED = TransferResult.CREATED
+_RESOLVING = checks.RESOLVING
 
 
 class Creator:
@@ -57,14 +46,14 @@ class Creator:
     def create_account(self, connection: apsw.Connection, request: AccountRequest, timestamp: int) -> AccountOutcome:
         """Creates an account, or finds out why not."""
         account, key, user_data = request
-        status = check_account_id(account)
+        status = checks.check_account_id(account)
         if status is not None:
             return AccountOutcome(status, timestamp)
         stored = self._memory.account(connection, key)
         if stored is not None:
-            status = compare_account(account, stored.public())
+            status = checks.compare_account(account, stored.public())
             return AccountOutcome(status, stored.timestamp if status is AccountResult.EXISTS else timestamp)
-        status = check_new_account(account)
+        status = checks.check_new_account(account)
         if status is not None:
             return AccountOutcome(status, timestamp)
         user_data_64, user_data_32 = account.user_data_64, account.user_data_32
@@ -80,13 +69,13 @@ class Creator:
     def create_transfer(self, connection: apsw.Connection, request: Request, timestamp: int) -> TransferOutcome:
         """Creates a transfer, hold, post or void, or finds out why not; a transient failure burns its id."""
         transfer, key = request[0], request[1]
-        status = check_transfer_id(transfer)
+        status = checks.check_transfer_id(transfer)
         if status is not None:
             return TransferOutcome(status, timestamp)
         row = self._memory.find(connection, key)
         if row is not None:
             return self._meet_existing(connection, transfer, row, timestamp)
-        if transfer.flags & RESOLVING:
+        if transfer.flags & _RESOLVING:
             status = self._resolve_hold(connection, request, timestamp)
         else:
             status = self._move(connection, request, timestamp)
@@ -101,18 +90,18 @@ class Creator:
         if row[0] == 0:
             return TransferOutcome(TransferResult.ID_ALREADY_FAILED, timestamp)
         stored = transfer_of(row)
-        if stored.flags & RESOLVING:
+        if stored.flags & _RESOLVING:
             hold = self._memory.find(connection, row[PENDING_ID])
             assert hold is not None, "a hold that was resolved exists"
-            status = compare_resolution(transfer, stored, transfer_of(hold))
+            status = checks.compare_resolution(transfer, stored, transfer_of(hold))
         else:
-            status = compare_transfer(transfer, stored)
+            status = checks.compare_transfer(transfer, stored)
         return TransferOutcome(status, stored.timestamp if status is TransferResult.EXISTS else timestamp)
 
     def _move(self, connection: apsw.Connection, request: Request, timestamp: int) -> TransferResult:
         """Creates a plain transfer or a hold, unless a check refuses it."""
         transfer, key, debit_key, credit_key, amount_blob, _, user_data = request
-        status = check_new_transfer(transfer)
+        status = checks.check_new_transfer(transfer)
         if status is not None:
             return status
         memory = self._memory
@@ -162,7 +151,7 @@ class Creator:
     def _resolve_hold(self, connection: apsw.Connection, request: Request, timestamp: int) -> TransferResult:
         """Posts or voids a hold, unless a check refuses it."""
         transfer, key, _, _, amount_blob, pending_key, user_data = request
-        status = check_new_resolution(transfer)
+        status = checks.check_new_resolution(transfer)
         if status is not None:
             return status
         memory = self._memory
@@ -170,10 +159,10 @@ class Creator:
         if isinstance(hold, TransferResult):
             return hold
         held = hold.transfer
-        status = check_against_hold(transfer, held, hold.resolved_by)
+        status = checks.check_against_hold(transfer, held, hold.resolved_by)
         if status is not None:
             return status
-        amount = resolved_amount(transfer, held.amount)
+        amount = checks.resolved_amount(transfer, held.amount)
         hold_row = hold.row
         debit, credit = memory.parties(connection, hold_row)
         row = (
@@ -190,7 +179,7 @@ class Creator:
             held.code,
             transfer.flags,
         )
-        hold.resolved_by = transfer.flags & RESOLVING
+        hold.resolved_by = transfer.flags & _RESOLVING
         debit.debits_pending -= held.amount
         credit.credits_pending -= held.amount
         if hold.resolved_by == _POST:
@@ -218,7 +207,7 @@ class Creator:
                 credit.credits_pending -= amount
                 del memory.holds[row[ID]]
                 continue
-            if flags & RESOLVING:
+            if flags & _RESOLVING:
                 hold = memory.holds[row[PENDING_ID]]
                 hold.resolved_by = 0
                 debit.debits_pending += hold.transfer.amount

@@ -97,18 +97,9 @@ class LedgerMemory:
             row = connection.execute(sql.SELECT_ACCOUNT, (key,)).fetchone()
             if row is None:
                 return None
-            timestamp, _, user_data_128, user_data_64, user_data_32, ledger, code, flags, *balances = row
-            account = Account(
-                timestamp,
-                int.from_bytes(key),
-                int.from_bytes(user_data_128),
-                unsigned(user_data_64),
-                user_data_32,
-                ledger,
-                code,
-                flags,
-                *map(int.from_bytes, balances),
-            )
+            timestamp, _, user_data_128, user_data_64, *fields = row[:8]
+            numbers = timestamp, int.from_bytes(key), int.from_bytes(user_data_128), unsigned(user_data_64)
+            account = Account(*numbers, *fields, *map(int.from_bytes, row[8:]))
         self.accounts[key] = account
         return account
 

@@ -266,30 +266,11 @@ def _row(core: str, verdict: Verdict, *, moved: bool) -> _Row:
 
 
 def _read(rows: Iterable[_Row]) -> list[Verdict]:
-    return [
-        Verdict(
-            TransferId(transfer_id),
-            Side(side),
-            Action(action),
-            Outcome(outcome),
-            reason,
-            asset,
-            int(amount),
-            None if debit_owner is None else Account(Owner(debit_owner), debit_type, asset),
-            None if credit_owner is None else Account(Owner(credit_owner), credit_type, asset),
+    verdicts = []
+    for _, transfer_id, side, action, outcome, reason, asset, amount, *parties in rows:
+        debit, credit = (
+            None if owner is None else Account(Owner(owner), kind, asset) for owner, kind in (parties[:2], parties[2:])
         )
-        for (
-            _,
-            transfer_id,
-            side,
-            action,
-            outcome,
-            reason,
-            asset,
-            amount,
-            debit_owner,
-            debit_type,
-            credit_owner,
-            credit_type,
-        ) in rows
-    ]
+        told = TransferId(transfer_id), Side(side), Action(action)
+        verdicts.append(Verdict(*told, Outcome(outcome), reason, asset, int(amount), debit, credit))
+    return verdicts
