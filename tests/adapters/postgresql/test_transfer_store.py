@@ -286,6 +286,18 @@ async def test_connections_that_were_ended_at_rest_are_replaced(schema, stacks):
     assert await stack.store.get([transfer().id]) == [transfer()]
 
 
+async def test_a_connection_that_was_idle_for_long_is_replaced(stacks, monkeypatch):
+    """A connection is used again by the next call, but not after it was idle for longer than `IDLE_SECONDS`."""
+
+    async def backend(connection):
+        return connection.get_server_pid()
+
+    first = await stacks[0].pool.read(System.STORE, backend)
+    assert await stacks[0].pool.read(System.STORE, backend) == first
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 0.0)
+    assert await stacks[0].pool.read(System.STORE, backend) != first
+
+
 async def end_waiting(schema, connection):
     """Ends the backend that waits for a lock, as an administrator or a crash does."""
     await until(connection, waiting_for_a_lock(schema))

@@ -1,27 +1,24 @@
-"""The connections to PostgreSQL that one process has: asyncpg's pool, with our bounds and our failures around it."""
+"""The connections to PostgreSQL that all calls of a process share; decision 11 says why asyncpg's pool is not used."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
-from asyncpg.pool import PoolConnectionProxy
 
 from internal_transfer.adapters.postgresql import failures
 from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
 
-Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 T = TypeVar("T")
 
 ATTEMPTS_MAX = 5
 """How often a call is made before its failure is reported, where the failure allows another attempt."""
 
 IDLE_SECONDS = 20.0
-"""A connection that was idle for longer is closed: a firewall in between may have dropped it without telling us."""
+"""A connection that was idle for longer is not used again: a firewall in between may have dropped it silently."""
 
 REFUSAL_SHOWN_SECONDS = 5.0
 """How long readiness shows that the server refused a write. A full disk still allows reads, so a probe that only reads
@@ -45,8 +42,10 @@ class Pool:
 
     def __init__(self, settings: PostgresqlSettings) -> None:
         self.settings = settings
-        self._connections: asyncpg.Pool[asyncpg.Record] | None = None
+        self._free = asyncio.Semaphore(settings.connections)
         self._calls = 0
+        # The connection that was used last is used next, so that an idle process keeps one connection warm, not all.
+        self._idle: list[tuple[Connection, float]] = []
         self._is_closed = False
         self._refusal: tuple[str, float] | None = None
 
@@ -64,9 +63,10 @@ class Pool:
         )
 
     async def close(self) -> None:
-        """Takes no more calls; ends the connections now, or when the last call under way is done."""
+        """Takes no more calls, and ends the connections; calls under way end first."""
         self._is_closed = True
-        self._end_if_unused()
+        while self._idle:
+            self._idle.pop()[0].terminate()
 
     async def read(self, system: System, call: Callable[[Connection], Awaitable[T]]) -> T:
         """Makes a call that changes nothing; raises `Unavailable`."""
@@ -91,9 +91,9 @@ class Pool:
         is_sent = False
         self._calls += 1
         try:
-            async with asyncio.timeout(settings.deadline_seconds):
+            async with asyncio.timeout(settings.deadline_seconds), self._free:
                 for attempt in range(1, ATTEMPTS_MAX + 1):
-                    connection = await self._acquire(system, is_starting=is_starting)
+                    connection = await self._connected(system, is_starting=is_starting)
                     is_sent = True
                     try:
                         return await self._make(call, connection)
@@ -109,36 +109,40 @@ class Pool:
             raise failures.lost(system, f"PostgreSQL: no answer in {seconds:g} s", writes=writes) from error
         finally:
             self._calls -= 1
-            self._end_if_unused()
         raise AssertionError("the last attempt returns or raises")
 
-    async def _acquire(self, system: System, *, is_starting: bool) -> Connection:
-        if self._connections is None:
-            self._connections = await self._opened()
+    async def _make(self, call: Callable[[Connection], Awaitable[T]], connection: Connection) -> T:
+        """Makes the call, and keeps the connection only if it is known to be fit for the next one."""
+        is_usable = False
         try:
-            return await self._connections.acquire()
+            result = await call(connection)
+            is_usable = True
+        except asyncpg.PostgresError as error:
+            is_usable = failures.leaves_connection_usable(error)
+            raise
+        finally:
+            if is_usable and not self._is_closed and not connection.is_closed() and not connection.is_in_transaction():
+                self._idle.append((connection, asyncio.get_running_loop().time()))
+            else:
+                connection.terminate()
+        return result
+
+    async def _connected(self, system: System, *, is_starting: bool) -> Connection:
+        """Returns an idle connection, or opens one."""
+        while self._idle:
+            connection, idle_since = self._idle.pop()
+            if not connection.is_closed() and asyncio.get_running_loop().time() - idle_since < IDLE_SECONDS:
+                return connection
+            connection.terminate()
+        try:
+            return await self._open()
         except (*_FAILURES, TimeoutError, ValueError) as error:
             failure = failures.of_connecting(system, self.settings.place, error)
             if isinstance(failure, StartRefusedError) and not is_starting:
                 failure = Unavailable(system, str(failure))
             raise failure from error
 
-    async def _make(self, call: Callable[[Connection], Awaitable[T]], connection: Connection) -> T:
-        """Makes the call, and ends the connection unless it is known to be fit for the next one."""
-        assert self._connections is not None
-        try:
-            return await call(connection)
-        except BaseException as error:
-            if not failures.leaves_connection_usable(error):
-                # The pool has already taken back a connection that the server closed, and refuses to end it again.
-                with suppress(asyncpg.InterfaceError):
-                    connection.terminate()
-            raise
-        finally:
-            await self._connections.release(connection)
-
-    async def _opened(self) -> "asyncpg.Pool[asyncpg.Record]":
-        """Returns asyncpg's pool, which has no connection yet; making it does not wait for anything."""
+    async def _open(self) -> Connection:
         settings = self.settings
         for_session = {
             "application_name": "internal-transfer",
@@ -148,28 +152,15 @@ class Pool:
             "jit": "off",
             **PLANS,
         }
-        return await asyncpg.create_pool(
+        return await asyncpg.connect(
             settings.url,
             password=settings.password,
             timeout=settings.connect_seconds,
             server_settings=None if settings.pooled else for_session,
             target_session_attrs=SessionAttribute.read_write if "," in settings.place else None,
-            min_size=0,
-            max_size=settings.connections,
-            max_queries=sys.maxsize,
-            max_inactive_connection_lifetime=IDLE_SECONDS,
-            reset=_nothing_to_reset,
         )
 
     def _note_refusal(self, system: System, error: Exception) -> None:
         if failures.outlasts_the_call(error):
             message = str(failures.of_call(system, error, writes=True))
             self._refusal = message, asyncio.get_running_loop().time()
-
-    def _end_if_unused(self) -> None:
-        if self._is_closed and not self._calls and self._connections is not None:
-            self._connections.terminate()
-
-
-async def _nothing_to_reset(_connection: object) -> None:
-    """Replaces asyncpg's reset, a round trip after each call: no call changes its session or leaves a lock behind."""
