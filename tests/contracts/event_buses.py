@@ -13,6 +13,7 @@ from internal_transfer.adapters.kafka.consumer import ConsumerBounds
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.adapters.system.clock import SystemClock
+from internal_transfer.domain.leg import Verdict
 from internal_transfer.ports.event_bus import EventBus
 from real_servers import need
 
@@ -27,6 +28,16 @@ class Bench:
 
     async def restart(self) -> None:
         self.bus = await self.again()
+
+
+async def drain(bus: EventBus, count: int) -> list[Verdict]:
+    """Takes at least this many confirmations, acknowledging each delivery."""
+    seen: list[Verdict] = []
+    while len(seen) < count:
+        delivery = await bus.take(100)
+        seen += delivery.verdicts
+        await bus.acknowledge(delivery)
+    return seen
 
 
 def memory_bench() -> Bench:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from contracts.event_buses import Bench, kafka_bench, memory_bench
+from contracts.event_buses import Bench, drain, kafka_bench, memory_bench
 from internal_transfer.adapters.in_process.event_bus import MemoryEventBus
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
@@ -40,17 +40,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def drain(bus: EventBus, count: int) -> list[Verdict]:
-    """Takes this many confirmations, acknowledging each delivery."""
-    seen: list[Verdict] = []
-    while len(seen) < count:
-        delivery = await bus.take(10)
-        seen += delivery.verdicts
-        await bus.acknowledge(delivery)
-    return seen
-
-
-async def test_confirmations_come_once_and_in_command(bus):
+async def test_confirmations_come_once_and_in_order(bus):
     """Confirmations are handed out in the order of publishing, at most as many at a time as were asked for."""
     published = [verdict(1), verdict(2), verdict(1, "second"), verdict(3)]
     await bus.publish(published)

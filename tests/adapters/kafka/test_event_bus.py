@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from msgspec.structs import replace
 
-from contracts.event_buses import kafka_connection, own_topics, read_topic
+from contracts.event_buses import drain, kafka_connection, own_topics, read_topic
 from internal_transfer.adapters.kafka import consumer, producer
 from internal_transfer.adapters.kafka.connection import KafkaConnection, KafkaLogin, Mechanism
 from internal_transfer.adapters.kafka.consumer import ConsumerBounds
@@ -22,7 +22,6 @@ from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, System, Unavailable
-from internal_transfer.ports.event_bus import EventBus
 from internal_transfer.settings.tls import TlsFiles
 from real_servers import need, own
 
@@ -71,15 +70,6 @@ async def until(condition: Callable[[], bool]) -> None:
     clock = SystemClock()
     while not condition():
         await clock.sleep(0.01)
-
-
-async def drain(bus: EventBus, count: int) -> list[Verdict]:
-    seen: list[Verdict] = []
-    while len(seen) < count:
-        delivery = await bus.take(100)
-        seen += delivery.verdicts
-        await bus.acknowledge(delivery)
-    return seen
 
 
 async def test_a_crash_before_the_acknowledgement_brings_it_back(world):

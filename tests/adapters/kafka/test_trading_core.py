@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from contracts.event_buses import kafka_connection, own_topics, read_topic
+from contracts.event_buses import drain, kafka_connection, own_topics, read_topic
 from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
@@ -36,15 +36,6 @@ CLOCK = SystemClock()
 
 def command_of(transfer: int, action: Action = Action.APPLY) -> Command:
     return Command(TransferId(transfer), "main", Side.TARGET, action, "USDT", 100, None, SPOT)
-
-
-async def drain(bus: KafkaEventBus, count: int) -> list[Verdict]:
-    seen: list[Verdict] = []
-    while len(seen) < count:
-        delivery = await bus.take(1_000)
-        seen += delivery.verdicts
-        await bus.acknowledge(delivery)
-    return seen
 
 
 class World:
