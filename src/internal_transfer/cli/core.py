@@ -18,9 +18,7 @@ def core(
     data: Annotated[Path, typer.Option(help="The core's own data directory.", file_okay=False)] = Path("core"),
     kafka: Annotated[str | None, typer.Option(help="Brokers (HOST:PORT,...) instead of the settings'.")] = None,
     aeron: Annotated[str | None, typer.Option(help="The media driver's directory, instead of the settings'.")] = None,
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Opens the socket for `admin core`, which makes it fail.")
-    ] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Lets `admin core` make it fail.")] = False,
 ) -> None:
     """Runs the reference trading core as a process of its own. Prints one line when it takes commands."""
     from internal_transfer.hosts.core.process import CoreOptions, connect_aeron, connect_kafka, run_core  # noqa: PLC0415

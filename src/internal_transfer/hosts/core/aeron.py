@@ -96,9 +96,9 @@ class AeronCoreHost:
                 except OperatingFailureError as error:
                     _log.warning("orders_wait", orders=len(commands), error=str(error))
                     await self._clock.sleep(RETRY_SECONDS)
-                    continue
-                await self._send(self._verdicts, [encode_verdict(verdict) for verdict in verdicts])
-                break
+                else:
+                    await self._send(self._verdicts, [encode_verdict(verdict) for verdict in verdicts])
+                    break
 
     async def _answer(self) -> None:
         while True:
@@ -137,7 +137,7 @@ class _Mailbox:
         self._inlet: Inlet = client.inlet(channel, stream, self._some.set)
 
     async def take(self, most: int) -> list[bytes]:
-        """Waits for messages and takes at most this many, in the order in which they came."""
+        """Waits for messages; returns at most this many, in the order in which they came."""
         while not (messages := self._inlet.pop(most)):
             self._some.clear()
             await self._some.wait()
