@@ -79,6 +79,7 @@ check: install-dev ## Run linters, the type checker and the layer rules.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/draw.py --check
 
 format: install-dev ## Format the code and apply safe fixes.
 	$(BIN)/ruff format .
