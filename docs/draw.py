@@ -48,10 +48,12 @@ PICTURES: dict[str, Callable[[], str]] = {"states": states, "layers": layers}
 def drawn(page: str) -> str:
     """The page with its pictures drawn anew."""
     for name, draw in PICTURES.items():
-        begin, end = f"<!-- drawn: {name} -->\n", "\n<!-- end -->"
+        begin, end = f"<!-- drawn: {name} -->\n", "<!-- end -->"
         before, found, rest = page.partition(begin)
+        _, closed, after = rest.partition(end)
         assert found, f"{PAGE.name} has no place for {name}"
-        page = before + begin + draw() + end + rest.partition(end)[2]
+        assert closed, f"{PAGE.name} does not end the place for {name}"
+        page = before + begin + draw() + "\n" + end + after
     return page
 
 
