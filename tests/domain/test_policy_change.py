@@ -1,13 +1,13 @@
 import pytest
 
-from internal_transfer.domain.policy_change import ACTIONS, ALL, PolicyAction, PolicyChange, Subject, apply_change
+from internal_transfer.domain.policy_change import ACTIONS, PolicyAction, PolicyChange, Subject, apply_change
 from internal_transfer.domain.rules import Policy, Route
 
 CHANGES = [
     ("freeze", "unfreeze", "alice", Policy(frozen_users=frozenset({"alice"}))),
     ("pause", "resume", "funding:spot", Policy(paused_routes=frozenset({Route("funding", "spot")}))),
     ("freeze_asset", "unfreeze_asset", "USDT", Policy(frozen_assets=frozenset({"USDT"}))),
-    ("stop", "start", ALL, Policy(stopped=True)),
+    ("stop", "start", "all", Policy(stopped=True)),
 ]
 
 

@@ -15,7 +15,7 @@ from internal_transfer.domain.account import Account, Asset
 from internal_transfer.domain.amount import format_amount
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY
 from internal_transfer.domain.refusal import CATALOGUE, Category, Code
-from internal_transfer.domain.rules import Rules
+from internal_transfer.domain.rules import Limit, Rules
 from internal_transfer.domain.transfer import Status, Transfer
 from internal_transfer.ports.transfer_store import Event
 from internal_transfer.services.answer import BalanceLine, Preview
@@ -140,10 +140,7 @@ class Renderer:
         limits = None
         if preview.limit is not None:
             limit = preview.limit
-            limits = {
-                "min": self._amount(limit.min_units, asset),
-                "max": self._amount(limit.max_units, asset),
-                "daily": self._amount(limit.daily_units, asset),
+            limits = self._limits(limit, asset) | {
                 "daily_remaining": self._amount(max(0, limit.daily_units - preview.daily_used_units), asset),
                 "resets_at": format_time((now_ms // MILLISECONDS_PER_DAY + 1) * MILLISECONDS_PER_DAY),
             }
@@ -172,20 +169,16 @@ class Renderer:
                     if route.source in is_open and route.target in is_open
                 ],
                 "tier": tier,
-                "limits": {
-                    asset.code: {
-                        "min": self._amount(limits[asset.code].min_units, asset.code),
-                        "max": self._amount(limits[asset.code].max_units, asset.code),
-                        "daily": self._amount(limits[asset.code].daily_units, asset.code),
-                    }
-                    for asset in assets
-                    if asset.code in limits
-                },
+                "limits": {a.code: self._limits(limits[a.code], a.code) for a in assets if a.code in limits},
             }
         )
 
     def _amount(self, units: int, asset: str) -> str:
         return format_amount(units, scale=self._scales[asset])
+
+    def _limits(self, limit: Limit, asset: str) -> dict[str, str]:
+        units = {"min": limit.min_units, "max": limit.max_units, "daily": limit.daily_units}
+        return {name: self._amount(each, asset) for name, each in units.items()}
 
     def _balance(self, line: BalanceLine) -> dict[str, Any]:
         account = line.account

@@ -16,7 +16,7 @@ from internal_transfer.cli.output import (
     print_reconciliation,
     print_transfers,
 )
-from internal_transfer.domain.policy_change import ACTIONS, ALL, PolicyAction, Subject
+from internal_transfer.domain.policy_change import ACTIONS, PolicyAction, Subject
 from internal_transfer.domain.transfer import Status
 
 admin = typer.Typer(help="Show the evidence on transfers, and act on them.", no_args_is_help=True)
@@ -173,7 +173,7 @@ def _policy_command(kind: Subject, action: PolicyAction) -> None:
         change(access, subject, reason)
 
     def change_all(access: Access, *, reason: _OptionalReason = None) -> None:
-        change(access, ALL, reason)
+        change(access, Subject.ALL, reason)
 
     command = takes_access(change_all if kind is Subject.ALL else change_one)
     admin.command(action.replace("_", "-"), help=_POLICY_HELP[action])(command)

@@ -10,9 +10,6 @@ from internal_transfer.domain.account import Owner, is_owner
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.rules import Policy, Route, Rules
 
-ALL = "all"
-"""The subject of the kill switch."""
-
 
 class Subject(StrEnum):
     """What a change of policy is about."""
@@ -49,10 +46,10 @@ The operators' routes and commands are made from this table.
 
 
 class PolicyChange(Struct, frozen=True):
-    """An action, and the user, the route (`FROM:TO`) or the asset that it is about."""
+    """An action, and the user, the route (`FROM:TO`) or the asset that it is about; the kill switch is about all."""
 
     action: PolicyAction
-    subject: str = ALL
+    subject: str = Subject.ALL.value
 
     @property
     def route(self) -> Route:
@@ -79,7 +76,7 @@ def check_change(change: PolicyChange, rules: Rules) -> Refusal | None:
             if change.subject not in rules.assets:
                 return refuse_field("asset", "is not an asset offered here", Code.INVALID_ASSET)
         case PolicyAction.STOP | PolicyAction.START:
-            assert change.subject == ALL, "the kill switch has no other subject"
+            assert change.subject == Subject.ALL, "the kill switch has no other subject"
         case _:
             assert_never(change.action)
     return None

@@ -1,13 +1,13 @@
 import pytest
 
-from internal_transfer.domain.policy_change import ALL, PolicyAction, PolicyChange
+from internal_transfer.domain.policy_change import PolicyAction, PolicyChange
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.rules import Policy
 from internal_transfer.services.operators.audit import Act
 from services.desks import ACTOR
 
 
-async def put_in_force(desks, action, subject=ALL, *, reason="r", version=None):
+async def put_in_force(desks, action, subject="all", *, reason="r", version=None):
     return await desks.policies.change(PolicyChange(action, subject), reason=reason, actor=ACTOR, version=version)
 
 

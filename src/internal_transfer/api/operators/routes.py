@@ -44,7 +44,7 @@ from internal_transfer.api.paths import ADMIN, policy_path, policy_word
 from internal_transfer.api.problems import Problems, log_failure
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import read_transfer_id
-from internal_transfer.domain.policy_change import ACTIONS, ALL, PolicyChange, Subject
+from internal_transfer.domain.policy_change import ACTIONS, PolicyChange, Subject
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
@@ -249,7 +249,7 @@ class AdminApi:
         async def change(request: Request, actor: str) -> Act | Refusal:
             action = actions[last_part(request, "action", tuple(actions))]
             body = await decode_body(request, Change)
-            change = PolicyChange(action, request.path_params.get("subject", ALL))
+            change = PolicyChange(action, request.path_params.get("subject", Subject.ALL.value))
             return await self._services.policies.change(change, reason=body.reason, actor=actor, version=body.version)
 
         return change

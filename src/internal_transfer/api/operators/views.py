@@ -156,19 +156,9 @@ def policy_view(policy: Policy) -> View:
 
 def audit_view(link: ChainedEntry) -> View:
     """Returns an entry of the audit chain."""
-    entry = link.entry
-    return {
-        "audit_id": link.number,
-        "at": format_time(entry.at),
-        "actor": entry.actor,
-        "action": entry.action,
-        "subject": entry.subject,
-        "reason": entry.reason,
-        "outcome": entry.outcome,
-        "evidence": entry.evidence,
-        "previous": link.previous,
-        "digest": link.digest,
-    }
+    entry: View = msgspec.to_builtins(link.entry)
+    chained = {"at": format_time(link.entry.at), "previous": link.previous, "digest": link.digest}
+    return {"audit_id": link.number} | entry | chained
 
 
 def _kind(row: LedgerTransfer) -> str:
