@@ -5,5 +5,5 @@ from internal_transfer.ports.clock import Clock
 
 
 def system_clock() -> Clock:
-    """A clock that reads the machine's time; it draws no ids, since it has leased no worker id."""
+    """A clock that reads the machine's time; it draws no ids, since it has leased no node."""
     return SystemClock()

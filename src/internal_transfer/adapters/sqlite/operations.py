@@ -9,7 +9,6 @@ import msgspec
 from msgspec.structs import replace
 
 from internal_transfer.adapters.sqlite.database import Database
-from internal_transfer.domain.account import Owner
 from internal_transfer.domain.rules import Policy
 from internal_transfer.ports.audit_chain import ChainWalk, chained, digest_of
 from internal_transfer.ports.errors import System, Unavailable
@@ -184,12 +183,5 @@ def _first_break(database: Database) -> int | None:
 
 
 def _api_key(row: tuple[Any, ...]) -> ApiKey:
-    return ApiKey(
-        key=row[0],
-        secret=row[1],
-        passphrase_hash=row[2],
-        owner=Owner(row[3]),
-        tier=row[4],
-        created_at=row[5],
-        revoked=bool(row[6]),
-    )
+    *fields, revoked = row
+    return ApiKey(**dict(zip(ApiKey.__struct_fields__, (*fields, bool(revoked)), strict=True)))
