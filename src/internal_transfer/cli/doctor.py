@@ -24,7 +24,7 @@ from internal_transfer.ports.finding import Finding
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
 from internal_transfer.settings.pins import check_pins, pins
-from internal_transfer.settings.settings import Settings, fingerprint
+from internal_transfer.settings.settings import fingerprint
 from internal_transfer.telemetry import configure_logging
 from internal_transfer.wiring.examining import examine_database
 
@@ -117,7 +117,7 @@ def _systems(patient: Patient) -> list[Finding]:
     from internal_transfer.wiring.examining import check_systems  # noqa: PLC0415
 
     try:
-        settings = _load(patient)
+        settings = load(patient.config)
     except StartRefusedError:
         return []
     return asyncio.run(check_systems(settings))
@@ -130,12 +130,8 @@ def _python(_: Patient) -> str:
     return version
 
 
-def _load(patient: Patient) -> Settings:
-    return load(patient.config)
-
-
 def _settings(patient: Patient) -> str:
-    settings = _load(patient)
+    settings = load(patient.config)
     rules = settings.rules
     source = "the shipped settings" if patient.config is None else str(patient.config)
     server = patient.server
@@ -210,7 +206,7 @@ def _pins(patient: Patient) -> str:
     pinned = examine_database(patient.directory).pins()
     if pinned is None:
         return "nothing is pinned yet"
-    check_pins(pins(_load(patient)), pinned)
+    check_pins(pins(load(patient.config)), pinned)
     return f"{len(pinned)} pinned values, all as in the settings"
 
 
