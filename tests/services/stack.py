@@ -33,9 +33,9 @@ from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.transfer_store import Change, Event
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.courier import CourierBounds
-from internal_transfer.services.driver import Timing
 from internal_transfer.services.follower import FollowerBounds
 from internal_transfer.services.gateway import GatewayBounds
+from internal_transfer.services.retry_times import RetryTimes
 from internal_transfer.services.scanner import ScannerBounds
 from internal_transfer.services.settler import SettlerBounds
 from internal_transfer.settings.data_directory import DataDirectory
@@ -126,7 +126,7 @@ class Stack:
         clock: SimulatedClock | None = None,
         plans: Mapping[System, FaultPlan] | None = None,
         rules: Rules = RULES,
-        timing: Timing | None = None,
+        times: RetryTimes | None = None,
         gateway: GatewayBounds | None = None,
         scanner: ScannerBounds | None = None,
         settler: SettlerBounds | None = None,
@@ -144,7 +144,7 @@ class Stack:
         self.clock = clock or SimulatedClock()
         self.rules = rules
         self.bounds = RoleBounds(
-            timing=timing or Timing(),
+            times=times or RetryTimes(),
             gateway=gateway or GatewayBounds(),
             settler=settler or SettlerBounds(),
             scanner=scanner or ScannerBounds(),

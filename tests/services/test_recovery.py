@@ -15,7 +15,8 @@ from internal_transfer.domain.transfer import Decision, Facts, Hold, Need, Statu
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag, TransferResult
 from internal_transfer.ports.transfer_store import Change
-from internal_transfer.services.driver import Timing, Work
+from internal_transfer.services.driver import Work
+from internal_transfer.services.retry_times import RetryTimes
 from internal_transfer.simulation.faults import ArriveLate, Delay, Duplicate, FailBefore, LoseAnswer, NeverAnswer
 from services.fronts import Broken, Moods, Twisted
 
@@ -164,7 +165,7 @@ async def test_fence_any_other_answer_is_doubt(start):
 @pytest.mark.parametrize("hold_first", [True, False])
 async def test_a_hold_races_its_fence_and_exactly_one_wins(start, hold_first):
     """The hold is still on its way when its time is over: whoever is first at the ledger decides, for both."""
-    stack = await start(each_call=True, timing=Timing(expiry_seconds=0.5), call_seconds=60)
+    stack = await start(each_call=True, times=RetryTimes(expiry_seconds=0.5), call_seconds=60)
     held, fence = (Delay(before_seconds=3.0), Delay(before_seconds=8.0))
     stack.scripts[System.LEDGER].add("create_transfers", held, fence if hold_first else None)
     asked = asyncio.ensure_future(stack.submit("key", "5"))
@@ -348,7 +349,7 @@ async def test_known_accounts_are_forgotten_before_they_fill_the_memory(start, m
 
 async def test_g10_when_faults_stop_everything_ends_in_a_few_scans(start):
     """Two hundred transfers in trouble of every kind: once it is over, six scans end them all."""
-    stack = await start(each_call=True, timing=Timing(backoff_most_seconds=20.0))
+    stack = await start(each_call=True, times=RetryTimes(longest_seconds=20.0))
     trouble = [FailBefore(), LoseAnswer(), Duplicate(), None, ArriveLate()]
     for n in range(200):
         stack.scripts[System.LEDGER].add("create_transfers", trouble[n % 5])
@@ -381,7 +382,7 @@ async def test_g10_a_restarted_process_takes_everything_up_at_once(start):
 
 async def test_failures_back_off_up_to_the_longest(start):
     """A core that stays away is asked after 1, 2, 4 ... seconds, at most the longest, spread over half of it."""
-    stack = await start(timing=Timing(backoff_most_seconds=16.0))
+    stack = await start(times=RetryTimes(longest_seconds=16.0))
     stack.core.mode = CoreMode.PAUSED
     transfer = await stack.accepted("key")
     waits = []

@@ -23,8 +23,8 @@ from internal_transfer.ports.errors import OperatingFailureError, System
 from internal_transfer.ports.ledger import LedgerAccount
 from internal_transfer.ports.transfer_store import Change, Event
 from internal_transfer.services.answer import Answer
-from internal_transfer.services.driver import Timing
 from internal_transfer.services.gateway import GatewayBounds
+from internal_transfer.services.retry_times import RetryTimes
 from internal_transfer.simulation.clock import SimulatedClock
 from internal_transfer.simulation.failpoints import Crash
 from internal_transfer.simulation.faults import (
@@ -145,7 +145,7 @@ class History:
             rules=LIMITED,
             clock=self.clock,
             plans=self.plans,
-            timing=Timing(expiry_seconds=random.choice([20.0, 900.0])),
+            times=RetryTimes(expiry_seconds=random.choice([20.0, 900.0])),
             gateway=GatewayBounds(batches_at_once=random.choice([1, 2, 3]), batch_most=random.choice([1, 8, 512])),
             in_front_of_core=self.mail.front,
         )

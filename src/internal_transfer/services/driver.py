@@ -8,7 +8,6 @@ does all steps of one kind as one batch.
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from internal_transfer.domain.account import Account, ledger_account_id
@@ -50,6 +49,7 @@ from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.transfer_store import Change, Event
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.pressure import Pressure
+from internal_transfer.services.retry_times import RetryTimes
 
 ROUNDS_MAX = 32
 """More steps than any way through the table takes; whoever is not done by then is left to the scanner."""
@@ -66,15 +66,6 @@ _ACCOUNT_EXISTS = frozenset(
 _HOLD_EXISTS = frozenset({Hold.HELD, Hold.POSTED, Hold.VOIDED})
 
 _log = structlog.get_logger(__name__)
-
-
-class Timing(Struct, frozen=True, kw_only=True):
-    """When a transfer that is worked on is due again, how failures back off, and when one expires; in seconds."""
-
-    acting_seconds: float = 3.0
-    backoff_first_seconds: float = 1.0
-    backoff_most_seconds: float = 300.0
-    expiry_seconds: float = 900.0
 
 
 class Work:
@@ -100,7 +91,7 @@ class Driver:
     """Moves transfers on as far as they go now, and returns when that is durable."""
 
     def __init__(
-        self, ports: Ports, rules: Rules, timing: Timing, *, completions: Completions, pressure: Pressure
+        self, ports: Ports, rules: Rules, times: RetryTimes, *, completions: Completions, pressure: Pressure
     ) -> None:
         self._ledger = ports.ledger
         self._store = ports.store
@@ -112,7 +103,7 @@ class Driver:
         self._pressure = pressure
         self._assets = rules.assets
         self._account_types = rules.account_types
-        self._timing = timing
+        self._times = times
         self._known: dict[Account, int] = {}
         stages: dict[type[Step], tuple[str, Callable[[list[Work]], Awaitable[None]]]] = {
             Write: ("record", self._write),
@@ -179,7 +170,7 @@ class Driver:
 
     def is_expired(self, transfer: Transfer) -> bool:
         """Tells whether a hold that does not exist yet must not be made any more."""
-        return self._clock.now_ms() - transfer.created_at > self._timing.expiry_seconds * 1000
+        return self._clock.now_ms() - transfer.created_at > self._times.expiry_seconds * 1000
 
     async def _round(self, active: list[Work]) -> list[Work]:
         groups: dict[type[Step], list[Work]] = {}
@@ -226,7 +217,7 @@ class Driver:
         changes = []
         for work in works:
             attempts = work.transfer.attempts + 1
-            due = now + int(self._backoff_seconds(attempts) * 1000)
+            due = now + int(self._times.pause_seconds(attempts, self._clock.jitter()) * 1000)
             after = replace(work.transfer, attempts=attempts, due_at=due)
             changes.append(Change(work.transfer.revision, after))
         try:
@@ -237,15 +228,9 @@ class Driver:
             if transfer is not None:
                 work.transfer = transfer
 
-    def _backoff_seconds(self, attempts: int) -> float:
-        """From the first to the most, doubling, spread over half of it."""
-        timing = self._timing
-        full = min(timing.backoff_most_seconds, timing.backoff_first_seconds * 2.0 ** min(attempts - 1, 30))
-        return full * (0.5 + 0.5 * self._clock.jitter())
-
     async def _write(self, works: list[Work]) -> None:
         now = self._clock.now_ms()
-        due = now + int(self._timing.acting_seconds * 1000)
+        due = now + int(self._times.acting_seconds * 1000)
         changes = []
         for work in works:
             assert isinstance(work.step, Write)

@@ -9,7 +9,7 @@ from pathlib import Path
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.courier import Courier, CourierBounds
-from internal_transfer.services.driver import Driver, Timing
+from internal_transfer.services.driver import Driver
 from internal_transfer.services.follower import Follower, FollowerBounds
 from internal_transfer.services.gateway import Gateway, GatewayBounds
 from internal_transfer.services.inquiry import Inquiry
@@ -27,6 +27,7 @@ from internal_transfer.services.reconciliation.reconciliation import Reconciliat
 from internal_transfer.services.restore.check import RestoreCheck
 from internal_transfer.services.restore.keys import RestoredKeys
 from internal_transfer.services.restore.reach import Reach
+from internal_transfer.services.retry_times import RetryTimes
 from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
 from internal_transfer.services.start_checks import StartChecks
@@ -47,7 +48,7 @@ class RoleBounds:
     reconciliation and repairs read.
     """
 
-    timing: Timing
+    times: RetryTimes
     gateway: GatewayBounds
     settler: SettlerBounds
     scanner: ScannerBounds
@@ -60,10 +61,10 @@ def bounds_of(settings: Settings) -> RoleBounds:
     """The bounds that the settings say."""
     times = settings.transfers
     return RoleBounds(
-        timing=Timing(
+        times=RetryTimes(
             acting_seconds=times.lease_seconds,
-            backoff_first_seconds=settings.retries.first_seconds,
-            backoff_most_seconds=settings.retries.longest_seconds,
+            first_seconds=settings.retries.first_seconds,
+            longest_seconds=settings.retries.longest_seconds,
             expiry_seconds=times.expiry_seconds,
         ),
         gateway=GatewayBounds(
@@ -102,7 +103,7 @@ def build(
     pressure = Pressure(
         ports, open_most=settings.transfers.open_max, silence_seconds=settings.transfers.core_silence_seconds
     )
-    driver = Driver(ports, rules, bounds.timing, completions=completions, pressure=pressure)
+    driver = Driver(ports, rules, bounds.times, completions=completions, pressure=pressure)
     keys, audit = RestoredKeys(ports, rules), AuditTrail(ports)
     reconciliation = Reconciliation(ports, rules, driver=driver, page_most=bounds.page_most)
     reach = Reach(ports, rules, driver, page_most=bounds.page_most)
