@@ -494,6 +494,7 @@ def test_the_version_is_printed():
     assert (result.exit_code, result.stdout) == (0, f"internal-transfer {version('internal-transfer')}\n")
 
 
+@pytest.mark.slow
 def test_every_command_helps():
     """`-h` prints the same help as `--help`, on every command and group."""
     waiting = [((), typer.main.get_command(app))]
@@ -505,6 +506,7 @@ def test_every_command_helps():
         assert " ".join(["Usage: internal-transfer", *words]) in " ".join(long.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["internal_transfer", "internal_transfer.cli"])
 def test_the_package_is_the_command(module):
     """`python -m` of the package, and of its command line, is `internal-transfer`, and completes words for a shell."""

@@ -111,6 +111,7 @@ async def cut_everywhere(vfs, tmp_path, seeds, prepare=lambda _: None):
     return [(count, left, tmp_path / f"cut-{number}") for number, (count, left) in enumerate(cuts)]
 
 
+@pytest.mark.slow
 async def test_what_was_acknowledged_survives_a_power_cut_at_any_moment(vfs, tmp_path):
     """G9: at every write and sync, in commits and in checkpoints, a power cut leaves all turns that `durable()`
     acknowledged, whole, and at most the one that was being committed beside them.
