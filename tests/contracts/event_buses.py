@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from confluent_kafka import Consumer, Message
 
 from internal_transfer.adapters.in_process.event_bus import MemoryEventBus
-from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.consumer import ConsumerBounds
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
+from internal_transfer.adapters.kafka.settings import KafkaConnection
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.leg import Verdict

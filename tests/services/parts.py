@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.telemetry import Telemetry
 
 

@@ -27,9 +27,9 @@ from internal_transfer.domain.identifier import TransferId, cash_id
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Limit, Route, Rules
 from internal_transfer.domain.transfer import Decision, Transfer
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError, System
 from internal_transfer.ports.ledger import BATCH_MAX, LedgerAccount, LedgerTransfer, TransferResult
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.transfer_store import Change, Event
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.courier import CourierBounds
@@ -46,7 +46,7 @@ from internal_transfer.simulation.failpoints import Crash
 from internal_transfer.simulation.faults import Fault, FaultPlan, Faults, ScriptedFaults
 from internal_transfer.telemetry import Telemetry
 from internal_transfer.wiring.bounded import bounded_ports
-from internal_transfer.wiring.building import RoleBounds, build
+from internal_transfer.wiring.roles import RoleBounds, build
 from internal_transfer.wiring.service import Service
 from internal_transfer.wiring.stack import Stack as WiredStack
 

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from internal_transfer.adapters.system.clock import SystemClock
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.bounds import WAITS
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
@@ -15,7 +16,6 @@ from internal_transfer.ports.event_bus import EventBus
 from internal_transfer.ports.event_publisher import EventPublisher
 from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.operations import Operations
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.rate_limiter import RateLimiter
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore

@@ -82,7 +82,7 @@ def _account(words: str, asset: str, option: str) -> Account:
 
 async def _check(config: Path | None, plan: "Plan", *, restart: bool) -> "Report":
     from internal_transfer.conformance.check import check_core  # noqa: PLC0415 - as above.
-    from internal_transfer.wiring.opening import open_core  # noqa: PLC0415
+    from internal_transfer.wiring.adapters import open_core  # noqa: PLC0415
 
     async def restarted() -> bool:
         typer.echo("Restart the trading core now, and press Enter when it is back.", err=True)

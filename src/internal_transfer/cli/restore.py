@@ -140,7 +140,7 @@ async def _with_check(
 ) -> Answered:
     """Opens the service on the directory, without starting a role, and runs `work` on it."""
     # The whole service is slow to import, and only this command's work needs it.
-    from internal_transfer.wiring.building import open_service  # noqa: PLC0415
+    from internal_transfer.wiring.roles import open_service  # noqa: PLC0415
 
     if not DataDirectory(data).path.is_dir():
         raise StartRefusedError(f"there is no data directory {data}; name it with --data")

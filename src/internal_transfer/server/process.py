@@ -25,7 +25,7 @@ from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
 from internal_transfer.settings.settings import Settings, fingerprint
 from internal_transfer.settings.trust import trusted_issuers
-from internal_transfer.wiring.building import open_service
+from internal_transfer.wiring.roles import open_service
 from internal_transfer.wiring.service import ROLES, Role, Service
 from internal_transfer.wiring.stack import Interpose
 

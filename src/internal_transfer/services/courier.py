@@ -3,11 +3,11 @@
 import structlog
 from msgspec import Struct
 
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.ports.event_publisher import EventPublisher, TransferEvent
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.transfer_store import Event
-from internal_transfer.services.failures import leave_failed_turn
+from internal_transfer.services.after_failures import leave_failed_turn
 
 READER = "event_publisher"
 

@@ -35,6 +35,7 @@ from internal_transfer.domain.transfer import (
     heard,
     next_step,
 )
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
 from internal_transfer.ports.ledger import (
     AccountResult,
@@ -45,7 +46,6 @@ from internal_transfer.ports.ledger import (
     TransferResult,
     account_flags,
 )
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.transfer_store import Change, Event
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.pressure import Pressure

@@ -6,8 +6,8 @@ import structlog
 from msgspec import Struct
 
 from internal_transfer.domain.transfer import OPEN
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError
-from internal_transfer.ports.ports import Ports
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure

@@ -16,8 +16,8 @@ from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.request import TransferRequest, differing_fields
 from internal_transfer.domain.rules import Admitted, Rules, check_permission, check_rules, daily_limit_exceeded
 from internal_transfer.domain.transfer import OPEN, Facts, Hold, Status, Transfer
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.transfer_store import (
     Accepted,
     DailyLimitExceeded,
@@ -26,15 +26,15 @@ from internal_transfer.ports.transfer_store import (
     KeyTaken,
     Proposal,
 )
+from internal_transfer.services.after_failures import leave_failed_turn
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.driver import Driver, Work
-from internal_transfer.services.failures import leave_failed_turn
 from internal_transfer.services.intake import Intake
 from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.reading import RecordReader
-from internal_transfer.services.restore.keys import KeyLookup
+from internal_transfer.services.restore.restored_keys import KeyLookup
 
 ID_DRAWS_MAX = 5
 """How often a new id is drawn when the one before was taken; even once means that two workers draw under one node."""

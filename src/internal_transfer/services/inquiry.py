@@ -6,13 +6,13 @@ from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY, TransferId
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.request import TransferRequest
 from internal_transfer.domain.rules import Limit, Rules, check_permission, check_rules, daily_limit_exceeded
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.trading_core import CoreBalance
 from internal_transfer.ports.transfer_store import HistoryPage, HistoryQuery
 from internal_transfer.services.answer import Answer, BalanceLine, Preview
 from internal_transfer.services.policy_in_force import PolicyInForce
-from internal_transfer.services.restore.keys import KeyLookup
+from internal_transfer.services.restore.restored_keys import KeyLookup
 
 
 class Inquiry:

@@ -4,8 +4,8 @@ import uuid
 
 import structlog
 
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError
-from internal_transfer.ports.ports import Ports
 
 LEASE_SECONDS = 60.0
 MARGIN_SECONDS = 10.0

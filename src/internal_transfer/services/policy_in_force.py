@@ -1,7 +1,7 @@
 """Keeps the policy in force at hand for every request."""
 
 from internal_transfer.domain.rules import Policy
-from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.all_ports import Ports
 
 
 class PolicyInForce:

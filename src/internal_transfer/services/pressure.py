@@ -9,7 +9,7 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Leg
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.transfer import Transfer
-from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.transfer_store import OpenSummary
 
 COMMANDS_KEPT = 16

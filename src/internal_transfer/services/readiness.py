@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from internal_transfer.domain.identifier import TransferId, hold_id
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError, System
-from internal_transfer.ports.ports import Ports
 from internal_transfer.services.pressure import Pressure
 
 PROBE_SECONDS = 2.0

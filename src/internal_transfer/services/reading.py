@@ -4,10 +4,10 @@ import asyncio
 
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.transfer import Transfer
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError, System, Unavailable
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.transfer_store import Event
-from internal_transfer.services.failures import leave_failed_turn
+from internal_transfer.services.after_failures import leave_failed_turn
 from internal_transfer.services.intake import Intake
 
 AT_ONCE_MAX = 512

@@ -4,10 +4,10 @@ import structlog
 from msgspec import Struct
 
 from internal_transfer.domain.transfer import OPEN, Facts, Transfer
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError
-from internal_transfer.ports.ports import Ports
+from internal_transfer.services.after_failures import leave_failed_turn
 from internal_transfer.services.driver import Driver, Work
-from internal_transfer.services.failures import leave_failed_turn
 from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 

@@ -8,11 +8,11 @@ from msgspec import Struct
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.domain.transfer import OPEN, Facts, Hold, Status
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError, System
 from internal_transfer.ports.event_bus import Delivery
-from internal_transfer.ports.ports import Ports
+from internal_transfer.services.after_failures import leave_failed_turn
 from internal_transfer.services.driver import Driver, Work
-from internal_transfer.services.failures import leave_failed_turn
 from internal_transfer.services.pressure import Pressure
 
 LOST_AGAIN_MAX = 4

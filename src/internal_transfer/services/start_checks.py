@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import StartRefusedError
-from internal_transfer.ports.ports import Ports
 from internal_transfer.services.restore.check import RestoreCheck
 from internal_transfer.settings.pins import check_pins, pins
 from internal_transfer.settings.settings import Settings

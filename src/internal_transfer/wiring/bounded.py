@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.bounds import READS, WAITS
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.durability import Durability
@@ -14,7 +15,6 @@ from internal_transfer.ports.event_bus import EventBus
 from internal_transfer.ports.event_publisher import EventPublisher
 from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.operations import Operations
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.rate_limiter import RateLimiter
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore

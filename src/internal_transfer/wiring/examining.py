@@ -11,7 +11,7 @@ from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.settings import Settings
 from internal_transfer.settings.systems import CoreSystem, EventsSystem, LedgerSystem, LimiterSystem, StoreSystem
 from internal_transfer.telemetry import Telemetry
-from internal_transfer.wiring.opening import Opening
+from internal_transfer.wiring.adapters import Opening
 
 
 def examine_database(directory: DataDirectory) -> DatabaseExamination:

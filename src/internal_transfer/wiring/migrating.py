@@ -5,7 +5,7 @@ import asyncio
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.settings.settings import Settings
 from internal_transfer.settings.systems import CoreSystem, StoreSystem
-from internal_transfer.wiring.connections import cql_settings, kafka_connection, postgresql_settings
+from internal_transfer.wiring.client_settings import cql_settings, kafka_connection, postgresql_settings
 
 
 def migrate_store(settings: Settings) -> list[str]:

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import structlog
 
-from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.services.completions import Completions
 from internal_transfer.services.courier import Courier
 from internal_transfer.services.driver import Driver
@@ -14,17 +14,17 @@ from internal_transfer.services.follower import Follower
 from internal_transfer.services.gateway import Gateway
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.services.node_lease import NodeLease
+from internal_transfer.services.operators.api_keys import ApiKeys
 from internal_transfer.services.operators.audit import AuditTrail
 from internal_transfer.services.operators.cash import Teller
-from internal_transfer.services.operators.desk import Desk
-from internal_transfer.services.operators.keys import ApiKeys
 from internal_transfer.services.operators.policy import PolicyEditor
+from internal_transfer.services.operators.stuck_transfers import Desk
 from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.readiness import Readiness
 from internal_transfer.services.reconciliation.reconciliation import Reconciliation
 from internal_transfer.services.restore.check import RestoreCheck
-from internal_transfer.services.restore.keys import RestoredKeys
+from internal_transfer.services.restore.restored_keys import RestoredKeys
 from internal_transfer.services.scanner import Scanner
 from internal_transfer.services.settler import Settler
 from internal_transfer.services.start_checks import StartChecks

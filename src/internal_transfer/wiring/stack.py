@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.ledger import Ledger
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
 

@@ -16,7 +16,7 @@ import pytest
 from servers import place
 from servers.pythons import python
 
-from internal_transfer.adapters.aeron.connection import load_library
+from internal_transfer.adapters.aeron.settings import load_library
 from internal_transfer.ports.errors import StartRefusedError
 
 CHECKOUT = Path(__file__).resolve().parents[3]

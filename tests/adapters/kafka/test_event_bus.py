@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from contracts.event_buses import drain, kafka_connection, own_topics, read_topic
 from internal_transfer.adapters.kafka import consumer, producer
-from internal_transfer.adapters.kafka.connection import KafkaConnection, KafkaLogin, Mechanism
 from internal_transfer.adapters.kafka.consumer import ConsumerBounds
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.adapters.kafka.settings import KafkaConnection, KafkaLogin, Mechanism
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.account import Account, Owner

@@ -3,8 +3,8 @@
 import pytest
 
 from contracts.event_buses import kafka_connection, own_topics
-from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.adapters.kafka.settings import KafkaConnection
 from internal_transfer.adapters.kafka.topics import Cluster
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
 from internal_transfer.wire.core_messages import MESSAGE_BYTES_MAX

@@ -6,7 +6,7 @@ from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from contracts.event_buses import kafka_connection, own_topics
-from internal_transfer.adapters.kafka.connection import KafkaConnection
+from internal_transfer.adapters.kafka.settings import KafkaConnection
 from internal_transfer.adapters.kafka.tail import LOOK_SECONDS, TailReader
 from internal_transfer.adapters.kafka.topics import Cluster
 from internal_transfer.adapters.system.clock import SystemClock

@@ -14,9 +14,9 @@ import pytest
 from msgspec.structs import replace
 
 from contracts.event_buses import drain, kafka_connection, own_topics, read_topic
-from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.event_bus import KafkaEventBus
 from internal_transfer.adapters.kafka.producer import KafkaProducer, Outgoing
+from internal_transfer.adapters.kafka.settings import KafkaConnection
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.adapters.kafka.trading_core import BOUNDS, KafkaTradingCore
 from internal_transfer.adapters.sqlite.database import Database
@@ -171,7 +171,7 @@ import asyncio, sys
 from pathlib import Path
 from internal_transfer.hosts.core.kafka import KafkaCoreHost
 from internal_transfer.hosts.core.process import CoreOptions, run_core
-from internal_transfer.adapters.kafka.connection import KafkaConnection
+from internal_transfer.adapters.kafka.settings import KafkaConnection
 from internal_transfer.adapters.kafka.topics import Topics
 
 connection, topics = KafkaConnection(bootstrap=sys.argv[2], session_seconds=6.0), Topics(sys.argv[3])

@@ -23,7 +23,7 @@ from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.operations import ApiKey
 from internal_transfer.ports.transfer_store import HistoryPage
 from internal_transfer.services.answer import Answer, BalanceLine
-from internal_transfer.services.operators.keys import hash_passphrase, passphrase_matches
+from internal_transfer.services.operators.api_keys import hash_passphrase, passphrase_matches
 from internal_transfer.telemetry import Telemetry
 
 KEY, SECRET, PASSPHRASE = "key-of-alice", "the secret", "the passphrase"

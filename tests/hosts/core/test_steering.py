@@ -12,9 +12,9 @@ import pytest
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.trading_core import CoreMode, ReferenceCore
 from internal_transfer.adapters.system.clock import SystemClock
+from internal_transfer.hosts.core.demo_modes import modes_app
 from internal_transfer.hosts.core.host import CoreHost, Phase
 from internal_transfer.hosts.core.process import CoreOptions, run_core
-from internal_transfer.hosts.core.steering import steering_app
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.simulation.scenarios.server_process import Ran, run_program
 
@@ -28,7 +28,7 @@ def core(tmp_path):
 
 @pytest.fixture
 async def client(core):
-    transport = httpx.ASGITransport(steering_app(core, SystemClock()))
+    transport = httpx.ASGITransport(modes_app(core, SystemClock()))
     async with httpx.AsyncClient(transport=transport, base_url="http://core/api/v1/admin/") as client:
         yield client
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from internal_transfer.adapters.aeron.connection import DEFAULT_BOUNDS, AeronConnection, Bounds, load_library
+from internal_transfer.adapters.aeron.settings import DEFAULT_BOUNDS, AeronConnection, Bounds, load_library
 from internal_transfer.adapters.aeron.streams import Done, Inlet, Offer, Outlet
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable

@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from internal_transfer.adapters.aeron.client import AeronClient
-from internal_transfer.adapters.aeron.connection import VERDICTS, untethered
+from internal_transfer.adapters.aeron.settings import VERDICTS, untethered
 from internal_transfer.domain.leg import Verdict
+from internal_transfer.ports.deliveries import Deliveries, HandedOut
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.event_bus import Delivery
 from internal_transfer.ports.finding import Finding
-from internal_transfer.ports.handout import HandedOut, Handout
 from internal_transfer.wire.core_messages import UndecodableError, decode_verdict, encode_verdict
 
 _log = structlog.get_logger(__name__)
 
 
 class AeronEventBus:
-    """Implements `EventBus`; several consumers may take at the same time, see `ports/handout.py`.
+    """Implements `EventBus`; several consumers may take at the same time, see `ports/deliveries.py`.
 
     Create it before its client is started. Only a core sends verdicts, so `sends` is for its side. At most
     `verdicts_most` are decoded and not acknowledged; more wait in the client, then in Aeron, and then are lost.
@@ -40,7 +40,7 @@ class AeronEventBus:
         self._verdicts_most = verdicts_most
         self._on_poison = on_poison
         self._owed = 0
-        self._handout: Handout[Verdict] = Handout(lambda verdict: verdict)
+        self._deliveries: Deliveries[Verdict] = Deliveries(lambda verdict: verdict)
         connection = client.connection
         heard_on = untethered(connection.heard_on or connection.verdicts)
         self._inlet = client.inlet(heard_on, VERDICTS, self._receive)
@@ -81,18 +81,18 @@ class AeronEventBus:
 
         Goes on waiting while the media driver is away, since the client connects again by itself; see `failure`.
         """
-        return await self._handout.take(most)
+        return await self._deliveries.take(most)
 
     async def acknowledge(self, delivery: Delivery) -> None:
         """Ends a delivery; one that was handed out again meanwhile stays owed."""
         assert isinstance(delivery, HandedOut), "a delivery of this bus"
-        if self._handout.settle(delivery):
+        if self._deliveries.settle(delivery):
             self._owed -= len(delivery.verdicts)
             self._receive()
 
     def redeliver(self) -> None:
         """Hands out again everything that is not acknowledged; for consumers that are restarted."""
-        self._handout.redeliver()
+        self._deliveries.redeliver()
 
     def _receive(self) -> None:
         verdicts = []
@@ -104,4 +104,4 @@ class AeronEventBus:
                 self._on_poison(str(poison))
         self._owed += len(verdicts)
         if verdicts:
-            self._handout.add(verdicts)
+            self._deliveries.add(verdicts)

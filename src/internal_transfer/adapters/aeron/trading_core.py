@@ -7,7 +7,7 @@ until its deadline. The messages are those of `wire/core_messages.py`, one in ea
 from collections.abc import Sequence
 
 from internal_transfer.adapters.aeron.client import AeronClient
-from internal_transfer.adapters.aeron.connection import COMMANDS, QUERIES, REPLIES, untethered
+from internal_transfer.adapters.aeron.settings import COMMANDS, QUERIES, REPLIES, untethered
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Command, Verdict
 from internal_transfer.ports.clock import Clock

@@ -15,17 +15,17 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Struct
 
-from internal_transfer.adapters.kafka.connection import (
+from internal_transfer.adapters.kafka.dead_letters import DeadLetters
+from internal_transfer.adapters.kafka.prefix_ownership import OWNED_ON, PrefixOwnership
+from internal_transfer.adapters.kafka.producer import KafkaProducer
+from internal_transfer.adapters.kafka.progress import Assignment, Place
+from internal_transfer.adapters.kafka.settings import (
     REFUSED,
     ClientLog,
     KafkaConnection,
     call_in_loop,
     reaches_a_broker,
 )
-from internal_transfer.adapters.kafka.dead_letters import DeadLetters
-from internal_transfer.adapters.kafka.prefix_ownership import OWNED_ON, PrefixOwnership
-from internal_transfer.adapters.kafka.producer import KafkaProducer
-from internal_transfer.adapters.kafka.progress import Assignment, Place
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.wire.core_messages import UndecodableError

@@ -6,24 +6,24 @@ after the work: what was not acknowledged before a crash is received again.
 
 from collections.abc import Callable, Sequence
 
-from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
 from internal_transfer.adapters.kafka.messages import verdict_messages
 from internal_transfer.adapters.kafka.producer import KafkaProducer
+from internal_transfer.adapters.kafka.settings import KafkaConnection
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.ports.clock import Clock
+from internal_transfer.ports.deliveries import Deliveries, HandedOut
 from internal_transfer.ports.errors import System
 from internal_transfer.ports.event_bus import Delivery
 from internal_transfer.ports.finding import Finding
-from internal_transfer.ports.handout import HandedOut, Handout
 from internal_transfer.wire.core_messages import decode_verdict
 
 GROUP = "settlers"
 
 
 class KafkaEventBus:
-    """Implements `EventBus`; several consumers may take at the same time, see `ports/handout.py`.
+    """Implements `EventBus`; several consumers may take at the same time, see `ports/deliveries.py`.
 
     `acknowledge` does not wait: the offsets are committed within `ConsumerBounds.commit_seconds`, and when the bus is
     closed or a partition is given away. All buses of one `group` share the confirmations. `on_poison` is told, in
@@ -43,7 +43,7 @@ class KafkaEventBus:
         self._topics = topics
         self._cluster = Cluster(connection, topics)
         self._producer = KafkaProducer(connection, system=System.BUS)
-        self._handout: Handout[Received[Verdict]] = Handout(_verdict_of)
+        self._deliveries: Deliveries[Received[Verdict]] = Deliveries(_verdict_of)
         self._consumer = GroupConsumer(
             connection,
             topic=topics.verdicts,
@@ -51,7 +51,7 @@ class KafkaEventBus:
             dead_letters=topics.dead_letters,
             producer=self._producer,
             decode=decode_verdict,
-            deliver=self._handout.add,
+            deliver=self._deliveries.add,
             revoke=self._forget,
             clock=clock,
             bounds=bounds,
@@ -110,16 +110,16 @@ class KafkaEventBus:
 
         Goes on waiting while the cluster is away, since the client connects again by itself; see `failure`.
         """
-        return await self._handout.take(most)
+        return await self._deliveries.take(most)
 
     async def acknowledge(self, delivery: Delivery) -> None:
         """Has the delivery's offsets committed; does nothing for one that was handed out again meanwhile."""
         assert isinstance(delivery, HandedOut), "a delivery of this bus"
-        if self._handout.settle(delivery):
+        if self._deliveries.settle(delivery):
             self._consumer.finish(received.place for received in delivery.items)
 
     def _forget(self, gone: frozenset[tuple[int, int]]) -> None:
-        self._handout.forget(lambda received: (received.place.generation, received.place.partition) in gone)
+        self._deliveries.forget(lambda received: (received.place.generation, received.place.partition) in gone)
 
 
 def _verdict_of(received: Received[Verdict]) -> Verdict:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.messages import about_transfer
 from internal_transfer.adapters.kafka.producer import KafkaProducer
+from internal_transfer.adapters.kafka.settings import KafkaConnection
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable

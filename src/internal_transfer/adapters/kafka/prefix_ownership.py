@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from internal_transfer.adapters.kafka.connection import ClientLog, KafkaConnection
+from internal_transfer.adapters.kafka.settings import ClientLog, KafkaConnection
 from internal_transfer.ports.errors import StartRefusedError
 
 _log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection
+from internal_transfer.adapters.kafka.settings import REFUSED, ClientLog, KafkaConnection
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
 from internal_transfer.wire.core_messages import MESSAGE_BYTES_MAX
 

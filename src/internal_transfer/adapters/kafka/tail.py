@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection, call_in_loop
+from internal_transfer.adapters.kafka.settings import REFUSED, ClientLog, KafkaConnection, call_in_loop
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
 

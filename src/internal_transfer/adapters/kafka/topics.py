@@ -9,8 +9,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 from msgspec import Struct
 
-from internal_transfer.adapters.kafka.connection import REFUSED, ClientLog, KafkaConnection
 from internal_transfer.adapters.kafka.producer import OVERHEAD_BYTES
+from internal_transfer.adapters.kafka.settings import REFUSED, ClientLog, KafkaConnection
 from internal_transfer.ports.errors import StartRefusedError, System, Unavailable
 from internal_transfer.ports.finding import Finding
 from internal_transfer.wire.core_messages import MESSAGE_BYTES_MAX

@@ -5,9 +5,9 @@ Every process reads the replies from the end of their topic and keeps its own; s
 
 from collections.abc import Sequence
 
-from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.messages import about_query, about_transfer
 from internal_transfer.adapters.kafka.producer import KafkaProducer
+from internal_transfer.adapters.kafka.settings import KafkaConnection
 from internal_transfer.adapters.kafka.tail import TailReader
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.domain.leg import Command, Verdict

@@ -20,7 +20,7 @@ from internal_transfer.api.headers import Headers
 from internal_transfer.domain.account import Owner
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.operations import ApiKey
-from internal_transfer.services.operators.keys import ApiKeys, passphrase_matches
+from internal_transfer.services.operators.api_keys import ApiKeys, passphrase_matches
 
 WINDOW_MS = 30_000
 """How far a timestamp may be from our clock, in either direction."""

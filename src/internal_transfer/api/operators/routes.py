@@ -48,13 +48,13 @@ from internal_transfer.domain.policy_change import ACTIONS, PolicyChange, Subjec
 from internal_transfer.domain.refusal import Code, Refusal, refuse_field
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
-from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE
+from internal_transfer.services.operators.api_keys import ApiKeys
 from internal_transfer.services.operators.audit import Act, AuditTrail, check_reason
 from internal_transfer.services.operators.cash import Cash, Teller
-from internal_transfer.services.operators.desk import Desk, DeskAction
-from internal_transfer.services.operators.keys import ApiKeys
 from internal_transfer.services.operators.policy import PolicyEditor
+from internal_transfer.services.operators.stuck_transfers import Desk, DeskAction
 from internal_transfer.services.reconciliation.reconciliation import Reconciliation
 
 PAGE_DEFAULT = 100

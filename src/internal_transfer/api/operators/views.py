@@ -16,8 +16,8 @@ from internal_transfer.ports.ledger import LedgerTransfer, TransferFlag
 from internal_transfer.ports.operations import ChainedEntry, Report
 from internal_transfer.ports.transfer_store import Event
 from internal_transfer.services.operators.audit import Act
-from internal_transfer.services.operators.desk import DeskAction
 from internal_transfer.services.operators.evidence import Evidence
+from internal_transfer.services.operators.stuck_transfers import DeskAction
 from internal_transfer.services.reconciliation.reconciliation import Reconciled
 
 View = dict[str, Any]

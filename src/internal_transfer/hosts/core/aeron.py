@@ -11,7 +11,7 @@ import structlog
 from msgspec.structs import replace
 
 from internal_transfer.adapters.aeron.client import AeronClient
-from internal_transfer.adapters.aeron.connection import COMMANDS, QUERIES, REPLIES, VERDICTS
+from internal_transfer.adapters.aeron.settings import COMMANDS, QUERIES, REPLIES, VERDICTS
 from internal_transfer.adapters.aeron.streams import Inlet, Outlet
 from internal_transfer.hosts.core.host import CoreHost, HostState
 from internal_transfer.ports.clock import Clock

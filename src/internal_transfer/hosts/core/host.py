@@ -18,7 +18,7 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Command, Verdict
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError
-from internal_transfer.services.failures import leave_failed_turn
+from internal_transfer.services.after_failures import leave_failed_turn
 from internal_transfer.wire.core_messages import (
     REASON_MAX,
     BalancesQuery,

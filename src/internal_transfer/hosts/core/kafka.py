@@ -13,11 +13,11 @@ from typing import Generic, TypeVar
 import structlog
 from msgspec.structs import replace
 
-from internal_transfer.adapters.kafka.connection import KafkaConnection
 from internal_transfer.adapters.kafka.consumer import DEFAULT_BOUNDS, ConsumerBounds, GroupConsumer, Received
 from internal_transfer.adapters.kafka.messages import about_query, verdict_messages
 from internal_transfer.adapters.kafka.prefix_ownership import PrefixOwnership
 from internal_transfer.adapters.kafka.producer import KafkaProducer
+from internal_transfer.adapters.kafka.settings import KafkaConnection
 from internal_transfer.adapters.kafka.topics import Cluster, Topics
 from internal_transfer.domain.leg import Command
 from internal_transfer.hosts.core.host import CoreHost, HostState

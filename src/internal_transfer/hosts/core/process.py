@@ -17,7 +17,7 @@ from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.server.supervisor import told_to_stop
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.settings import Settings
-from internal_transfer.wiring.connections import aeron_connection, kafka_connection
+from internal_transfer.wiring.client_settings import aeron_connection, kafka_connection
 
 _log = structlog.get_logger(__name__)
 
@@ -74,9 +74,9 @@ async def _run(options: CoreOptions, directory: DataDirectory, database: Databas
     transport = options.connect(host, clock)
     beside = [keep_log_short(database, clock), _tell_when_ready(transport, options.on_ready, clock)]
     if options.demo:
-        from internal_transfer.hosts.core.steering import serve_steering  # noqa: PLC0415 - all of HTTP, for a demo.
+        from internal_transfer.hosts.core.demo_modes import serve_modes  # noqa: PLC0415 - all of HTTP, for a demo.
 
-        beside.append(serve_steering(host.core, directory.admin_socket, clock))
+        beside.append(serve_modes(host.core, directory.admin_socket, clock))
     stop = told_to_stop()
     try:
         async with asyncio.TaskGroup() as tasks:

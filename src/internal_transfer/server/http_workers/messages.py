@@ -1,4 +1,4 @@
-"""What crosses the socket pair between an HTTP worker and the service, as lines of JSON (see `wire/lines.py`)."""
+"""What crosses the socket pair between an HTTP worker and the service, as lines of JSON (see `wire/json_lines.py`)."""
 
 from typing import TypeAlias
 

@@ -18,7 +18,7 @@ from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown
 from internal_transfer.server.http_workers import messages
 from internal_transfer.services.answer import Answer
 from internal_transfer.services.gateway import Gateway
-from internal_transfer.wire.lines import Lines
+from internal_transfer.wire.json_lines import Lines
 
 _log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from internal_transfer.domain.request import TransferRequest
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System
 from internal_transfer.server.http_workers import messages
 from internal_transfer.services.answer import Answer
-from internal_transfer.wire.lines import Lines
+from internal_transfer.wire.json_lines import Lines
 
 BODY_BYTES_MAX = 1024 * 1024
 """The largest body that is forwarded. The application in the service refuses smaller ones, route by route."""

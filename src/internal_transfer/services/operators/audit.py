@@ -7,8 +7,8 @@ from msgspec import Struct
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.refusal import Refusal, refuse_field
 from internal_transfer.domain.transfer import Status
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.operations import AuditEntry, ChainedEntry
-from internal_transfer.ports.ports import Ports
 
 REASON_CHARACTERS_MAX = 500
 DECIDED = "decided"

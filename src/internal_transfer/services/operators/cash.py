@@ -19,11 +19,11 @@ from internal_transfer.domain.cash import (
 from internal_transfer.domain.identifier import cash_id
 from internal_transfer.domain.refusal import Code, Detail, Refusal, refuse_field
 from internal_transfer.domain.rules import Rules
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OutcomeUnknown, System
 from internal_transfer.ports.ledger import LedgerTransfer, TransferOutcome, TransferResult
-from internal_transfer.ports.ports import Ports
+from internal_transfer.services.after_failures import after_effect
 from internal_transfer.services.driver import Driver
-from internal_transfer.services.failures import after_effect
 from internal_transfer.services.operators.audit import DECIDED, Act, AuditTrail, check_reason
 
 _AMOUNT_CHARACTERS_MAX = 128

@@ -8,9 +8,9 @@ from msgspec import Struct
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Leg, LegState, Outcome, Side, Verdict
 from internal_transfer.domain.transfer import OPEN, Hold, Need, Status, Transfer, heard
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.errors import OperatingFailureError
 from internal_transfer.ports.ledger import LedgerTransfer
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.transfer_store import Event
 from internal_transfer.services.driver import Driver
 

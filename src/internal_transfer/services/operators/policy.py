@@ -5,7 +5,7 @@ import msgspec
 from internal_transfer.domain.policy_change import PolicyChange, apply_change, check_change
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.rules import Policy, Rules
-from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.services.operators.audit import Act, AuditTrail, check_reason
 from internal_transfer.services.policy_in_force import PolicyInForce
 

@@ -18,9 +18,9 @@ from internal_transfer.domain.identifier import TransferId, hold_id, post_id, tr
 from internal_transfer.domain.leg import Side, Verdict
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Decision, Status, Transfer
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.ledger import AccountFlag, LedgerAccount, LedgerTransfer, TransferFlag
 from internal_transfer.ports.operations import Report
-from internal_transfer.ports.ports import Ports
 from internal_transfer.services.driver import HOLD_CODE, Driver
 from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE, acknowledged_sides
 from internal_transfer.services.reconciliation.consistency import differences

@@ -33,8 +33,8 @@ from internal_transfer.services.restore.mark import (
     is_unfinished,
     wanted_timestamp,
 )
-from internal_transfer.services.restore.reach import Findings, Problem, Reach
 from internal_transfer.services.restore.record import TWO_PHASES, UNNAMED, RecordRebuild, ToldTransfer
+from internal_transfer.services.restore.systems import Findings, Problem, RestoredSystems
 
 CORE_LOOK = 32
 NEWEST_LOOKS = (64, 512, 4096)
@@ -72,8 +72,8 @@ class RestoreCheck:
     All calls raise `Unavailable` or `OutcomeUnknown` where a system does not answer; a repair is then run again.
     """
 
-    def __init__(self, reach: Reach, *, audit: AuditTrail, reconciliation: Reconciliation) -> None:
-        self._reach = reach
+    def __init__(self, systems: RestoredSystems, *, audit: AuditTrail, reconciliation: Reconciliation) -> None:
+        self._systems = systems
         self._audit = audit
         self._reconciliation = reconciliation
 
@@ -82,17 +82,17 @@ class RestoreCheck:
 
         Cores that do not answer are left out, unless they must: then it raises `Unavailable` or `OutcomeUnknown`.
         """
-        reach = self._reach
+        systems = self._systems
         links = await self._audit.about(REPAIR, [SUBJECT])
         if is_unfinished(links):
             return f"a repair after a restore was begun and has not ended well: {_ADVICE}"
-        wanted = wanted_timestamp(await reach.ports.store.ledger_seen(), links)
+        wanted = wanted_timestamp(await systems.ports.store.ledger_seen(), links)
         if wanted:
-            rows = await reach.ports.ledger.transfers_after(wanted - 1, 1)
+            rows = await systems.ports.ledger.transfers_after(wanted - 1, 1)
             if not rows or rows[0].timestamp != wanted:
                 return f"the ledger is older than the store, which has seen its timestamp {wanted}: {_ADVICE}"
         ids = await self._newest()
-        transfers = await reach.transfers(list(ids))
+        transfers = await systems.transfers(list(ids))
         missing = ids.keys() - {transfer.id for transfer in transfers}
         if missing and (missing := missing - await self._accepted(missing)):
             named = ", ".join(map(str, sorted(missing)[:3]))
@@ -109,7 +109,7 @@ class RestoreCheck:
     async def _newest(self) -> dict[TransferId, None]:
         """The transfers of the ledger's newest rows, as far back as there are any, within a bound."""
         for most in NEWEST_LOOKS:
-            rows = await self._reach.ports.ledger.newest_transfers(most)
+            rows = await self._systems.ports.ledger.newest_transfers(most)
             ids = _transfers_of(rows)
             if ids or len(rows) < most:
                 return ids
@@ -124,7 +124,7 @@ class RestoreCheck:
         done = [transfer for transfer in transfers if transfer.status is Status.SUCCESS and transfer.legs]
         if not done:
             return None
-        verdicts = await self._reach.ports.core.verdicts([transfer.id for transfer in done])
+        verdicts = await self._systems.ports.core.verdicts([transfer.id for transfer in done])
         for transfer, said in zip(done, verdicts, strict=True):
             for leg in transfer.legs:
                 if leg.state is LegState.APPLIED and not is_applied(leg.side, said):
@@ -139,7 +139,7 @@ class RestoreCheck:
         last = {(verdict.transfer_id, verdict.side): verdict.outcome for verdict in await self._newest_entries()}
         # What was taken back moved nothing in the end: `core-check` leaves such entries, and they are nobody's.
         ids = {transfer_id for (transfer_id, _), outcome in last.items() if outcome is Outcome.APPLIED}
-        known = {transfer.id for transfer in await self._reach.transfers(list(ids))}
+        known = {transfer.id for transfer in await self._systems.transfers(list(ids))}
         missing = ids - known
         if missing and (missing := missing - await self._accepted(missing)):
             named = ", ".join(map(str, sorted(missing)[:3]))
@@ -161,11 +161,11 @@ class RestoreCheck:
                 low = entry
             else:
                 high = middle
-        page = await self._reach.ports.core.entries_after(max(0, low - CORE_LOOK), 2 * CORE_LOOK)
+        page = await self._systems.ports.core.entries_after(max(0, low - CORE_LOOK), 2 * CORE_LOOK)
         return [verdict for _, verdict in page]
 
     async def _entry_after(self, number: int) -> int:
-        page = await self._reach.ports.core.entries_after(number, 1)
+        page = await self._systems.ports.core.entries_after(number, 1)
         return page[0][0] if page else 0
 
     async def repair(
@@ -189,11 +189,11 @@ class RestoreCheck:
             return refusal
         found = await self.disagreement()
         await self._note(actor, reason, DECIDED, found or "no disagreement was seen")
-        self._reach.findings = Findings()
-        await LedgerReplay(self._reach).run()
-        await RecordRebuild(self._reach).run(told)
-        await CoreRetelling(self._reach, since_ms=since_ms).run()
-        findings = self._reach.findings
+        self._systems.findings = Findings()
+        await LedgerReplay(self._systems).run()
+        await RecordRebuild(self._systems).run(told)
+        await CoreRetelling(self._systems, since_ms=since_ms).run()
+        findings = self._systems.findings
         accepted = await self._accept(actor, reason, list(findings.problems), accept_unknown=accept_unknown)
         problems = tuple(problem for problem in findings.problems if problem not in accepted)
         done = {kind: count for kind, count in sorted(findings.done.items()) if count}
@@ -237,10 +237,10 @@ class RestoreCheck:
         return tuple(problem for problem in unknown if TransferId(int(problem.request_id or 0)) in accepted)
 
     async def _seen(self) -> int:
-        return await self._reach.ports.store.ledger_seen()
+        return await self._systems.ports.store.ledger_seen()
 
     async def _newest_timestamp(self) -> int:
-        rows = await self._reach.ports.ledger.newest_transfers(1)
+        rows = await self._systems.ports.ledger.newest_transfers(1)
         return rows[0].timestamp if rows else 0
 
     async def _note(self, actor: str, reason: str, outcome: str, evidence: str) -> None:
@@ -248,7 +248,7 @@ class RestoreCheck:
             actor=actor, action=REPAIR, subject=SUBJECT, reason=reason, outcome=outcome, evidence=evidence
         )
         await self._audit.append(entry)
-        await self._reach.ports.durability.durable()
+        await self._systems.ports.durability.durable()
 
 
 def _transfers_of(rows: Sequence[LedgerTransfer]) -> dict[TransferId, None]:

@@ -19,7 +19,7 @@ from internal_transfer.domain.identifier import EPOCH_MS, TransferId, snowflake
 from internal_transfer.domain.leg import Action, Command, Leg, LegState, Outcome, Side, Verdict
 from internal_transfer.domain.transfer import Status, Transfer, command_of
 from internal_transfer.services.operators.evidence import is_applied
-from internal_transfer.services.restore.reach import Reach
+from internal_transfer.services.restore.systems import RestoredSystems
 
 LOOKS_MAX = 40
 """How often a core that answers over the bus is looked at for its verdicts."""
@@ -45,19 +45,19 @@ class _Debit(Struct, frozen=True, order=True):
 class CoreRetelling:
     """One repair of the cores; `since_ms` leaves out transfers that were accepted before."""
 
-    def __init__(self, reach: Reach, *, since_ms: int = 0) -> None:
-        self._reach = reach
+    def __init__(self, systems: RestoredSystems, *, since_ms: int = 0) -> None:
+        self._systems = systems
         self._above = None if since_ms <= EPOCH_MS else TransferId(snowflake(at_ms=since_ms, node=0, counter=0) - 1)
         self._debits: list[_Debit] = []
 
     async def run(self) -> None:
         """Tells what is missing; raises `Unavailable` or `OutcomeUnknown` where a system does not answer."""
-        reach = self._reach
-        async for page in reach.records(Status.SUCCESS, Status.FAILED, Status.PENDING, above=self._above):
+        systems = self._systems
+        async for page in systems.records(Status.SUCCESS, Status.FAILED, Status.PENDING, above=self._above):
             transfers = [transfer for transfer in page if transfer.legs]
             if not transfers:
                 continue
-            verdicts = await reach.ports.core.verdicts([transfer.id for transfer in transfers])
+            verdicts = await systems.ports.core.verdicts([transfer.id for transfer in transfers])
             commands = []
             for transfer, said in zip(transfers, verdicts, strict=True):
                 for leg in transfer.legs:
@@ -92,52 +92,52 @@ class CoreRetelling:
 
     def _contradicts(self, transfer: Transfer, leg: Leg) -> None:
         detail = f"the {leg.side} leg is {leg.state} on record, and the core {leg.core!r} says something else"
-        self._reach.findings.need("core_contradiction", detail, transfer.id)
+        self._systems.findings.need("core_contradiction", detail, transfer.id)
 
     async def _tell(self, commands: Sequence[Command]) -> None:
         if not commands:
             return
-        reach = self._reach
-        answers = await reach.ports.core.tell(commands)
+        systems = self._systems
+        answers = await systems.ports.core.tell(commands)
         for _ in range(LOOKS_MAX):
             silent = [place for place, answer in enumerate(answers) if answer is None]
             if not silent:
                 break
-            await reach.ports.clock.sleep(LOOK_SECONDS)
-            looked = await reach.ports.core.verdicts([commands[place].transfer_id for place in silent])
+            await systems.ports.clock.sleep(LOOK_SECONDS)
+            looked = await systems.ports.core.verdicts([commands[place].transfer_id for place in silent])
             for place, said in zip(silent, looked, strict=True):
                 answers[place] = next((verdict for verdict in said if _answers(verdict, commands[place])), None)
         for command, answer in zip(commands, answers, strict=True):
             leg = f"the {command.side} leg"
             if answer is None:
                 detail = f"the core {command.core!r} was told to {command.action} {leg} and has not answered"
-                reach.findings.need("core_silent", detail, command.transfer_id)
+                systems.findings.need("core_silent", detail, command.transfer_id)
             elif answer.outcome not in _EXPECTED[command.action]:
                 detail = f"the core {command.core!r}, told to {command.action} {leg} again, said: {answer.outcome}"
-                reach.findings.need("core_contradiction", detail, command.transfer_id)
+                systems.findings.need("core_contradiction", detail, command.transfer_id)
             else:
-                reach.findings.done["legs_told_again"] += 1
+                systems.findings.done["legs_told_again"] += 1
 
     async def _debit_all(self, debits: list[_Debit]) -> None:
         """Debits in order, again and again as long as some are funded by others."""
         while debits:
             waiting: list[_Debit] = []
-            for start in range(0, len(debits), self._reach.page_most):
-                page = debits[start : start + self._reach.page_most]
+            for start in range(0, len(debits), self._systems.page_most):
+                page = debits[start : start + self._systems.page_most]
                 short = await self._debit([each.transfer_id for each in page])
                 waiting += [each for each in page if each.transfer_id in short]
-                await self._reach.breathe()
+                await self._systems.breathe()
             if len(waiting) == len(debits):
                 break
             debits = waiting
         for debit in debits:
             detail = "the core's balance is too small for the debit that it had made: restore its own journal first"
-            self._reach.findings.need("core_funds_missing", detail, debit.transfer_id)
+            self._systems.findings.need("core_funds_missing", detail, debit.transfer_id)
 
     async def _debit(self, ids: Sequence[TransferId]) -> set[TransferId]:
         """Tells debits that the cores' balances allow; answers the others."""
-        reach = self._reach
-        transfers = await reach.transfers(ids)
+        systems = self._systems
+        transfers = await systems.transfers(ids)
         available = await self._balances({transfer.source.owner for transfer in transfers})
         commands: list[Command] = []
         short: set[TransferId] = set()
@@ -155,20 +155,20 @@ class CoreRetelling:
 
     async def _find_unknown(self) -> None:
         """Finds what a core did for transfers that neither store nor ledger know: both were restored to before them."""
-        reach = self._reach
-        async for page in reach.core_entries():
+        systems = self._systems
+        async for page in systems.core_entries():
             verdicts = {verdict.transfer_id: verdict for verdict in page}
-            known = {transfer.id for transfer in await reach.transfers(list(verdicts))}
+            known = {transfer.id for transfer in await systems.transfers(list(verdicts))}
             for transfer_id, verdict in verdicts.items():
                 if transfer_id not in known:
                     account = verdict.debit or verdict.credit
                     detail = f"a core has {verdict.outcome} {verdict.amount} units of {verdict.asset} for {account}"
-                    reach.findings.need(CORE_ONLY, f"{detail}; neither store nor ledger knows of it", transfer_id)
+                    systems.findings.need(CORE_ONLY, f"{detail}; neither store nor ledger knows of it", transfer_id)
 
     async def _balances(self, owners: set[Owner]) -> dict[Account, int]:
         available: dict[Account, int] = {}
         for owner in sorted(owners):
-            balances = await self._reach.ports.core.balances(owner)
+            balances = await self._systems.ports.core.balances(owner)
             available.update({balance.account: balance.posted - balance.held for balance in balances})
         return available
 

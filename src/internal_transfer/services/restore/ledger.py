@@ -37,7 +37,7 @@ from internal_transfer.ports.transfer_store import Change
 from internal_transfer.services.driver import Work, fence_of, post_of, void_of
 from internal_transfer.services.operators.audit import DECIDED
 from internal_transfer.services.operators.cash import CashEvidence, cash_transfer
-from internal_transfer.services.restore.reach import NANOSECONDS_PER_MILLISECOND, Reach
+from internal_transfer.services.restore.systems import NANOSECONDS_PER_MILLISECOND, RestoredSystems
 
 Ordered = tuple[int, TransferId]
 """The ledger timestamp by which a transfer is done again, and the transfer. Of each that the ledger lacks one is kept
@@ -56,13 +56,13 @@ class Funds:
     def __init__(self) -> None:
         self._available: dict[Account, int] = {}
 
-    async def look(self, reach: Reach, accounts: Sequence[Account]) -> None:
+    async def look(self, systems: RestoredSystems, accounts: Sequence[Account]) -> None:
         """Reads the balances of those among the accounts that have a limit."""
-        types = reach.rules.account_types
+        types = systems.rules.account_types
         limited = {ledger_account_id(a): a for a in accounts if types[a.type].holder is Holder.LEDGER}
         if not limited:
             return
-        rows = await reach.ports.ledger.lookup_accounts(list(limited))
+        rows = await systems.ports.ledger.lookup_accounts(list(limited))
         self._available = dict.fromkeys(limited.values(), 0)
         for row in rows:
             self._available[limited[row.id]] = row.credits_posted - row.debits_posted - row.debits_pending
@@ -85,15 +85,15 @@ class Funds:
 class LedgerReplay:
     """One repair of the ledger."""
 
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
+    def __init__(self, systems: RestoredSystems) -> None:
+        self._systems = systems
         self._final: list[Ordered] = []
         self._open: list[Ordered] = []
 
     async def run(self) -> None:
         """Fills the ledger; raises `Unavailable` or `OutcomeUnknown` where a system does not answer."""
-        reach = self._reach
-        await reach.driver.prepare()
+        systems = self._systems
+        await systems.driver.prepare()
         await self._deposit()
         await self._find()
         waiting = await self._do_all(sorted(self._final)) + await self._do_all(sorted(self._open))
@@ -101,14 +101,14 @@ class LedgerReplay:
             await self._drive_open()
             waiting = await self._do_all(waiting)
         for _, transfer_id in waiting:
-            reach.findings.need(
+            systems.findings.need(
                 "funds_missing", "its account has not enough for its hold to be made again", transfer_id
             )
         await self._withdraw()
 
     async def _deposit(self) -> None:
         undecided: dict[str, CashEvidence] = {}
-        async for page in self._reach.audit_entries():
+        async for page in self._systems.audit_entries():
             moves = []
             for link in page:
                 entry = link.entry
@@ -128,13 +128,13 @@ class LedgerReplay:
         there = await self._known([int(evidence.ledger_id) for evidence in undecided.values()])
         for name, evidence in undecided.items():
             if int(evidence.ledger_id) not in there:
-                self._reach.findings.notes.append(
+                self._systems.findings.notes.append(
                     f"the {name} over {evidence.amount} {evidence.account.asset} was decided, and neither its outcome "
                     "nor its money is on record: repeat it under the same reference if it was meant"
                 )
 
     async def _withdraw(self) -> None:
-        async for page in self._reach.audit_entries():
+        async for page in self._systems.audit_entries():
             moves, burnt = [], []
             for link in page:
                 entry = link.entry
@@ -148,7 +148,7 @@ class LedgerReplay:
             await self._burn(burnt)
 
     async def _move(self, act: CashAct, moves: Sequence[CashEvidence]) -> None:
-        reach = self._reach
+        systems = self._systems
         there = await self._known([int(evidence.ledger_id) for evidence in moves])
         # One reference may have been told of more than once.
         missing = {int(move.ledger_id): move for move in moves if int(move.ledger_id) not in there}
@@ -158,38 +158,38 @@ class LedgerReplay:
         await self._open_accounts([*accounts, *(cash_account(act, account.asset) for account in accounts)])
         funds = Funds()
         if act is CashAct.WITHDRAWAL:
-            await funds.look(reach, accounts)
+            await funds.look(systems, accounts)
         rows = []
         for ledger_id, move in missing.items():
             units = int(move.units)
             if funds.take(move.account, units):
-                asset = reach.rules.assets[move.account.asset]
+                asset = systems.rules.assets[move.account.asset]
                 rows.append(cash_transfer(act, move.account, asset, units=units, ledger_id=ledger_id))
             else:
                 detail = f"{move.account} has not enough for the {act} {ledger_id} of {move.amount} to be made again"
-                reach.findings.need("funds_missing", detail)
-        await reach.create(rows)
-        reach.findings.done[f"{act}s_made_again"] += len(rows)
+                systems.findings.need("funds_missing", detail)
+        await systems.create(rows)
+        systems.findings.done[f"{act}s_made_again"] += len(rows)
 
     async def _known(self, ledger_ids: Sequence[int]) -> set[int]:
         if not ledger_ids:
             return set()
-        return {row.id for row in await self._reach.ports.ledger.lookup_transfers(ledger_ids)}
+        return {row.id for row in await self._systems.ports.ledger.lookup_transfers(ledger_ids)}
 
     async def _open_accounts(self, accounts: Sequence[Account]) -> None:
-        await self._reach.driver.open_accounts(list(dict.fromkeys(accounts)))
+        await self._systems.driver.open_accounts(list(dict.fromkeys(accounts)))
 
     async def _burn(self, ledger_ids: Sequence[int]) -> None:
         """Burns ids that were burnt; one that exists after all is not changed by it."""
         if ledger_ids:
-            outcomes = await self._reach.ports.ledger.create_transfers([fence_of(each) for each in ledger_ids])
+            outcomes = await self._systems.ports.ledger.create_transfers([fence_of(each) for each in ledger_ids])
             burnt = sum(each.status is TransferResult.PENDING_TRANSFER_NOT_FOUND for each in outcomes)
-            self._reach.findings.done["ids_burnt_again"] += burnt
+            self._systems.findings.done["ids_burnt_again"] += burnt
 
     async def _find(self) -> None:
         """Finds what the ledger lacks, and burns again what needs no order."""
-        async for page in self._reach.records(Status.SUCCESS, Status.FAILED, Status.PENDING):
-            looked = await self._reach.driver.look(page)
+        async for page in self._systems.records(Status.SUCCESS, Status.FAILED, Status.PENDING):
+            looked = await self._systems.driver.look(page)
             burnt = []
             for transfer, (hold, _) in zip(page, looked, strict=True):
                 if transfer.status is Status.FAILED and transfer.version < _VERSION_AFTER_HOLD:
@@ -212,21 +212,21 @@ class LedgerReplay:
                 return
             case _:
                 detail = f"the record says {transfer.status}, and the hold is {hold}"
-                self._reach.findings.need("contradiction", detail, transfer.id)
+                self._systems.findings.need("contradiction", detail, transfer.id)
 
     async def _forget_missing_holds(self, transfers: Sequence[Transfer]) -> None:
         """Takes back that holds are missing, which are there now."""
         found = [each for each in transfers if each.needs_person is Need.HOLD_MISSING]
         if found:
-            await self._reach.ports.store.record([Change(t.revision, replace(t, needs_person=None)) for t in found])
+            await self._systems.ports.store.record([Change(t.revision, replace(t, needs_person=None)) for t in found])
 
     async def _do_all(self, items: list[Ordered]) -> list[Ordered]:
         """Does transfers again in this order, until nothing more goes; answers those that have to wait for funds."""
         while items:
             waiting: set[TransferId] = set()
-            for ids in self._reach.pages(items):
+            for ids in self._systems.pages(items):
                 waiting |= await self._do(ids)
-                await self._reach.breathe()
+                await self._systems.breathe()
             left = [item for item in items if item[1] in waiting]
             if len(left) == len(items):
                 break
@@ -234,13 +234,13 @@ class LedgerReplay:
         return items
 
     async def _do(self, ids: list[TransferId]) -> set[TransferId]:
-        reach = self._reach
-        transfers = await reach.transfers(ids)
-        looked = await reach.driver.look(transfers)
+        systems = self._systems
+        transfers = await systems.transfers(ids)
+        looked = await systems.driver.look(transfers)
         accounts = [account for transfer in transfers for account in (transfer.source, transfer.target)]
         await self._open_accounts(accounts)
         funds = Funds()
-        await funds.look(reach, accounts)
+        await funds.look(systems, accounts)
         rows: list[LedgerTransfer] = []
         held: list[Transfer] = []
         waiting: set[TransferId] = set()
@@ -250,7 +250,7 @@ class LedgerReplay:
                 if not funds.take(transfer.source, transfer.amount):
                     waiting.add(transfer.id)
                     continue
-                rows.append(reach.driver.hold_of(transfer))
+                rows.append(systems.driver.hold_of(transfer))
                 holds += 1
             if transfer.status is Status.SUCCESS:
                 rows.append(post_of(transfer))
@@ -260,9 +260,9 @@ class LedgerReplay:
                 funds.give(transfer.source, transfer.amount)
             else:
                 held.append(transfer)
-        outcomes = await reach.create(rows)
-        reach.findings.done["holds_made_again"] += holds
-        reach.findings.done["holds_settled_again"] += len(rows) - holds
+        outcomes = await systems.create(rows)
+        systems.findings.done["holds_made_again"] += holds
+        systems.findings.done["holds_settled_again"] += len(rows) - holds
         timestamps = {
             row.id: outcome.timestamp
             for row, outcome in zip(rows, outcomes, strict=True)
@@ -273,7 +273,7 @@ class LedgerReplay:
 
     async def _renew(self, held: list[Transfer], timestamps: dict[int, int]) -> None:
         """Records where the holds of open transfers are now, and makes the transfers due."""
-        now = self._reach.ports.clock.now_ms()
+        now = self._systems.ports.clock.now_ms()
         changes = []
         for transfer in held:
             timestamp = timestamps.get(hold_id(transfer.id))
@@ -282,12 +282,12 @@ class LedgerReplay:
                 after = replace(transfer, ledger_timestamp=timestamp, due_at=now, needs_person=need)
                 changes.append(Change(transfer.revision, after))
         if changes:
-            await self._reach.ports.store.record(changes)
+            await self._systems.ports.store.record(changes)
 
     async def _drive_open(self) -> None:
         """Drives open transfers on, as the scanner would: one may have been posted without that being on record."""
-        async for page in self._reach.records(Status.PENDING):
-            await self._reach.driver.drive([Work(transfer, Facts(), scanned=True) for transfer in page])
+        async for page in self._systems.records(Status.PENDING):
+            await self._systems.driver.drive([Work(transfer, Facts(), scanned=True) for transfer in page])
 
 
 def _place_of(transfer: Transfer) -> int:

@@ -1,8 +1,8 @@
 """Rebuilds records of transfers that only the ledger knows, after the store was restored to before them.
 
 The ledger says which accounts, how much, what became of the hold, and the hash of the caller and key. It does not say
-the key, so the row is recorded under a key made from the hash (`services/restore/keys.py` finds it), nor the memo. What
-the cores said fills in the legs. From there `next_step` decides, as it does for everybody.
+the key, so the row is recorded under a key made from the hash (`restored_keys.py` finds it), nor the memo. What the
+cores said fills in the legs. From there `next_step` decides, as it does for everybody.
 
 An account is named by its number in the registry, or by trying the owners that registry, settings, cores and events
 of the feed know: its id is a hash, so a name is right or wrong, never nearly right. A transfer whose accounts nobody
@@ -36,8 +36,8 @@ from internal_transfer.domain.transfer import (
 )
 from internal_transfer.ports.ledger import AMOUNT_MAX, LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Accepted, Change, Proposal
-from internal_transfer.services.restore.keys import KEYS_RESTORED
-from internal_transfer.services.restore.reach import NANOSECONDS_PER_MILLISECOND, Reach
+from internal_transfer.services.restore.restored_keys import KEYS_RESTORED
+from internal_transfer.services.restore.systems import NANOSECONDS_PER_MILLISECOND, RestoredSystems
 
 UNNAMED = "accounts_unknown"
 """The kind of problem that `--accept-unknown` leaves alone."""
@@ -103,13 +103,13 @@ class InLedger:
 class RecordRebuild:
     """One repair of the store. All that it rebuilds is kept in memory until it is recorded, about 1 KiB for each."""
 
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
+    def __init__(self, systems: RestoredSystems) -> None:
+        self._systems = systems
         self._found: dict[TransferId, InLedger] = {}
         self._named: dict[int, Account] = {}
         self._failures: dict[TransferId, Code] = {}
-        self._numbers = {asset.number: asset for asset in reach.rules.assets.values()}
-        self._types = {kind.code: kind for kind in reach.rules.account_types.values()}
+        self._numbers = {asset.number: asset for asset in systems.rules.assets.values()}
+        self._types = {kind.code: kind for kind in systems.rules.account_types.values()}
 
     async def run(self, told: Iterable[ToldTransfer] = ()) -> None:
         """Rebuilds what is missing; raises `Unavailable` or `OutcomeUnknown` where a system does not answer."""
@@ -124,24 +124,24 @@ class RecordRebuild:
         if self._found:
             await self._name(by_id)
             ids = sorted(self._found)
-            for start in range(0, len(ids), self._reach.page_most):
-                await self._rebuild(ids[start : start + self._reach.page_most], by_id)
-                await self._reach.breathe()
+            for start in range(0, len(ids), self._systems.page_most):
+                await self._rebuild(ids[start : start + self._systems.page_most], by_id)
+                await self._systems.breathe()
         async for known in self._resolved():
             await self._catch_up(known)
 
     def _open(self) -> AsyncIterator[list[Transfer]]:
-        return self._reach.records(Status.REQUESTING, Status.PENDING)
+        return self._systems.records(Status.REQUESTING, Status.PENDING)
 
     async def _find(self) -> None:
-        reach = self._reach
-        async for page in reach.ledger_rows():
+        systems = self._systems
+        async for page in systems.ledger_rows():
             by_transfer: dict[TransferId, list[LedgerTransfer]] = {}
             for row in page:
                 transfer_id = transfer_of(row.id)
                 if transfer_id is not None and row.flags & TWO_PHASES:
                     by_transfer.setdefault(transfer_id, []).append(row)
-            known = {transfer.id for transfer in await reach.transfers(list(by_transfer))}
+            known = {transfer.id for transfer in await systems.transfers(list(by_transfer))}
             for transfer_id, rows in by_transfer.items():
                 if transfer_id not in known:
                     found = self._found.setdefault(transfer_id, InLedger())
@@ -150,35 +150,35 @@ class RecordRebuild:
 
     async def _name(self, told: dict[TransferId, ToldTransfer]) -> None:
         """Finds out whose the accounts are; what is not in `_named` afterwards nobody knows."""
-        reach = self._reach
+        systems = self._systems
         holds = [each.hold for each in self._found.values() if each.hold is not None]
         ids = {account_id for hold in holds for account_id in (hold.debit_account_id, hold.credit_account_id)}
         shapes: dict[int, tuple[str, str]] = {}
         numbers: dict[int, int] = {}
-        for page in _pages(sorted(ids), reach.page_most):
-            rows = await reach.ports.ledger.lookup_accounts(page)
+        for page in _pages(sorted(ids), systems.page_most):
+            rows = await systems.ports.ledger.lookup_accounts(page)
             for row in rows:
                 kind, asset = self._types.get(row.code), self._numbers.get(row.ledger)
                 if kind is not None and asset is not None:
                     shapes[row.id] = kind.name, asset.code
                     numbers[row.id] = row.user_data_128
         await self._name_by_number(numbers)
-        subs = reach.rules.sub_accounts
+        subs = systems.rules.sub_accounts
         owners = {owner for each in told.values() for owner in (each.owner, each.source.owner, each.target.owner)}
         owners |= {account.owner for account in self._named.values()}
         owners |= subs.keys() | {sub for each in subs.values() for sub in each}
         self._try(owners, shapes)
         await self._name_by_verdicts(shapes)
         # Later numbers than the largest of these were given after the store's copy was made, so it has none of them.
-        for page in _pages(range(1, max(numbers.values(), default=0) + 1), reach.page_most):
+        for page in _pages(range(1, max(numbers.values(), default=0) + 1), systems.page_most):
             if shapes.keys() <= self._named.keys():
                 return
-            accounts = await reach.ports.store.registered_by_number(page)
+            accounts = await systems.ports.store.registered_by_number(page)
             self._try({account.owner for account in accounts if account is not None}, shapes)
 
     async def _name_by_number(self, numbers: dict[int, int]) -> None:
-        for page in _pages(list(numbers), self._reach.page_most):
-            accounts = await self._reach.ports.store.registered_by_number([numbers[ledger_id] for ledger_id in page])
+        for page in _pages(list(numbers), self._systems.page_most):
+            accounts = await self._systems.ports.store.registered_by_number([numbers[ledger_id] for ledger_id in page])
             for ledger_id, account in zip(page, accounts, strict=True):
                 if account is not None and ledger_account_id(account) == ledger_id:
                     self._named[ledger_id] = account
@@ -191,8 +191,8 @@ class RecordRebuild:
             if each.hold is not None
             and not self._named.keys() >= {each.hold.debit_account_id, each.hold.credit_account_id}
         ]
-        for page in _pages(ids, self._reach.page_most):
-            verdicts = await self._reach.ports.core.verdicts([TransferId(each) for each in page])
+        for page in _pages(ids, self._systems.page_most):
+            verdicts = await self._systems.ports.core.verdicts([TransferId(each) for each in page])
             moved = [account for said in verdicts for each in said for account in (each.debit, each.credit)]
             self._try({account.owner for account in moved if account is not None}, shapes)
 
@@ -206,19 +206,21 @@ class RecordRebuild:
                     self._named[ledger_id] = account
 
     async def _rebuild(self, ids: Sequence[TransferId], told: dict[TransferId, ToldTransfer]) -> None:
-        reach = self._reach
+        systems = self._systems
         proposals = []
         for transfer_id in ids:
             found = self._found[transfer_id]
             hold = found.hold
             if hold is None:
-                reach.findings.need("resolution_without_hold", "the ledger has its resolution and no hold", transfer_id)
+                systems.findings.need(
+                    "resolution_without_hold", "the ledger has its resolution and no hold", transfer_id
+                )
                 continue
             source, target = (self._named.get(each) for each in (hold.debit_account_id, hold.credit_account_id))
             if source is None or target is None:
                 unknown = [each for each in (hold.debit_account_id, hold.credit_account_id) if each not in self._named]
                 detail = f"the ledger has it as {found.state}; nobody can name the accounts {unknown}"
-                reach.findings.need(UNNAMED, detail, transfer_id)
+                systems.findings.need(UNNAMED, detail, transfer_id)
                 continue
             event = told.get(transfer_id)
             owner = self._owner(source, target) if event is None else event.owner
@@ -227,24 +229,24 @@ class RecordRebuild:
             return
         accounts = [account for each in proposals for account in (each.transfer.source, each.transfer.target)]
         # Pinned first: a row that is there must be found by its key from the next start on.
-        await reach.ports.operations.pin({KEYS_RESTORED: "1"})
-        await reach.ports.store.register(list(dict.fromkeys(accounts)))
-        outcomes = await reach.ports.store.accept(proposals)
+        await systems.ports.operations.pin({KEYS_RESTORED: "1"})
+        await systems.ports.store.register(list(dict.fromkeys(accounts)))
+        outcomes = await systems.ports.store.accept(proposals)
         rebuilt = []
         for proposal, outcome in zip(proposals, outcomes, strict=True):
             if isinstance(outcome, Accepted):
                 rebuilt.append((proposal.transfer, self._found[proposal.transfer.id]))
             else:
                 detail = f"its record cannot be rebuilt: {type(outcome).__name__}"
-                reach.findings.need("record_refused", detail, proposal.transfer.id)
-        reach.findings.done["records_rebuilt"] += len(rebuilt)
+                systems.findings.need("record_refused", detail, proposal.transfer.id)
+        systems.findings.done["records_rebuilt"] += len(rebuilt)
         await self._catch_up(rebuilt)
 
     def _owner(self, source: Account, target: Account) -> Owner:
         """Who asked for it: one who may name both accounts, and the source's owner where several may."""
         both = {source.owner, target.owner}
         if len(both) > 1:
-            for master, subs in sorted(self._reach.rules.sub_accounts.items()):
+            for master, subs in sorted(self._systems.rules.sub_accounts.items()):
                 if both <= {master, *subs}:
                     return master
         return source.owner
@@ -252,7 +254,7 @@ class RecordRebuild:
     def _proposal(
         self, transfer_id: TransferId, hold: LedgerTransfer, owner: Owner, source: Account, target: Account
     ) -> Proposal:
-        rules, created_at = self._reach.rules, time_of(transfer_id)
+        rules, created_at = self._systems.rules, time_of(transfer_id)
         amount = format_amount(hold.amount, scale=rules.assets[source.asset].scale)
         transfer = Transfer(
             id=transfer_id,
@@ -265,16 +267,16 @@ class RecordRebuild:
             legs=legs_of(rules.account_types[source.type], rules.account_types[target.type]),
             created_at=created_at,
             updated_at=created_at,
-            due_at=self._reach.ports.clock.now_ms(),
+            due_at=self._systems.ports.clock.now_ms(),
         )
         # What was allowed on its day is not decided again, but counts against the day.
         return Proposal(transfer, restored_fingerprint(source, target, amount), AMOUNT_MAX)
 
     async def _resolved(self) -> AsyncIterator[list[tuple[Transfer, InLedger]]]:
         """Open transfers of which the ledger knows more than the record, and all that were begun to be rebuilt."""
-        reach = self._reach
+        systems = self._systems
         async for page in self._open():
-            looked = await reach.driver.look(page)
+            looked = await systems.driver.look(page)
             known = []
             for transfer, (hold, rows) in zip(page, looked, strict=True):
                 if transfer.needs_person is not None or transfer.decision is Decision.POST:
@@ -289,8 +291,8 @@ class RecordRebuild:
 
     async def _catch_up(self, known: Sequence[tuple[Transfer, InLedger]]) -> None:
         """Records what ledger and cores say, as far as nothing has to be ordered for it; the scanner does the rest."""
-        reach = self._reach
-        verdicts = await reach.ports.core.verdicts([transfer.id for transfer, _ in known])
+        systems = self._systems
+        verdicts = await systems.ports.core.verdicts([transfer.id for transfer, _ in known])
         for (transfer, found), said in zip(known, verdicts, strict=True):
             after, need = _informed(transfer, found, said, self._failures.get(transfer.id))
             if transfer.status is Status.REQUESTING:
@@ -300,11 +302,11 @@ class RecordRebuild:
             going: Transfer | None = await self._record(transfer, after) if after != transfer else transfer
             while going is not None and going.status in OPEN and isinstance(step := next_step(going, facts), Write):
                 going = await self._record(going, replace(step.after, updated_at=_milliseconds(found.newest)))
-            reach.findings.done["records_caught_up"] += going is not None and going.revision != transfer.revision
+            systems.findings.done["records_caught_up"] += going is not None and going.revision != transfer.revision
 
     async def _record(self, before: Transfer, after: Transfer) -> Transfer | None:
-        [recorded] = await self._reach.ports.store.record(
-            [Change(before.revision, replace(after, due_at=self._reach.ports.clock.now_ms()))]
+        [recorded] = await self._systems.ports.store.record(
+            [Change(before.revision, replace(after, due_at=self._systems.ports.clock.now_ms()))]
         )
         return recorded
 

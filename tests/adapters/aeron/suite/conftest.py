@@ -8,7 +8,7 @@ import pytest
 from servers import place
 
 from adapters.aeron.suite.machine import Core, MediaDriver, Service
-from internal_transfer.adapters.aeron.connection import AeronConnection
+from internal_transfer.adapters.aeron.settings import AeronConnection
 from internal_transfer.adapters.system.clock import SystemClock
 
 _streams = itertools.count(1000, 10)

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from servers import place
 
 from internal_transfer.adapters.aeron.client import AeronClient
-from internal_transfer.adapters.aeron.connection import AeronConnection, Bounds, load_library
 from internal_transfer.adapters.aeron.event_bus import AeronEventBus
+from internal_transfer.adapters.aeron.settings import AeronConnection, Bounds, load_library
 from internal_transfer.adapters.aeron.trading_core import BOUNDS, AeronTradingCore
 from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.system.clock import SystemClock
@@ -38,7 +38,7 @@ class MediaDriver:
 
     def start(self, **environment: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "internal_transfer.adapters.aeron.driver", self.directory, "2"],
+            [sys.executable, "-m", "internal_transfer.adapters.aeron.media_driver", self.directory, "2"],
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | environment,
@@ -153,7 +153,7 @@ import asyncio, sys
 from pathlib import Path
 import msgspec, structlog
 from internal_transfer.adapters.aeron.client import AeronClient
-from internal_transfer.adapters.aeron.connection import AeronConnection
+from internal_transfer.adapters.aeron.settings import AeronConnection
 from internal_transfer.hosts.core.aeron import AeronCoreHost
 from internal_transfer.hosts.core.process import CoreOptions, run_core
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from adapters.aeron.suite.machine import Service, until
 from internal_transfer.adapters.aeron.client import AeronClient
-from internal_transfer.adapters.aeron.connection import QUERIES, REPLIES
+from internal_transfer.adapters.aeron.settings import QUERIES, REPLIES
 from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Outcome, Side, Verdict

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from adapters.aeron.suite.machine import Core, CoreProcess, Service, sending, until
 from internal_transfer.adapters.aeron.client import AeronClient
-from internal_transfer.adapters.aeron.connection import COMMANDS, QUERIES, VERDICTS, AeronConnection, Bounds
+from internal_transfer.adapters.aeron.settings import COMMANDS, QUERIES, VERDICTS, AeronConnection, Bounds
 from internal_transfer.adapters.sqlite.trading_core import CoreMode
 from internal_transfer.conformance.bench import Plan
 from internal_transfer.conformance.check import check_core

@@ -1,6 +1,6 @@
 """${message}"""
 
-from internal_transfer.adapters.postgresql.step import run
+from internal_transfer.adapters.postgresql.migration_step import run
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}

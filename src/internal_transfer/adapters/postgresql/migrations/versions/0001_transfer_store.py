@@ -1,6 +1,6 @@
 """The transfer store's tables and functions."""
 
-from internal_transfer.adapters.postgresql.step import run
+from internal_transfer.adapters.postgresql.migration_step import run
 
 revision = "0001"
 down_revision = None

@@ -1,6 +1,6 @@
 """What operators decide, with the audit chain."""
 
-from internal_transfer.adapters.postgresql.step import run
+from internal_transfer.adapters.postgresql.migration_step import run
 
 revision = "0002"
 down_revision = "0001"

@@ -14,19 +14,19 @@ from internal_transfer.services.follower import Follower, FollowerBounds
 from internal_transfer.services.gateway import Gateway, GatewayBounds
 from internal_transfer.services.inquiry import Inquiry
 from internal_transfer.services.node_lease import NodeLease
+from internal_transfer.services.operators.api_keys import ApiKeys
 from internal_transfer.services.operators.audit import AuditTrail
 from internal_transfer.services.operators.cash import Teller
-from internal_transfer.services.operators.desk import Desk
 from internal_transfer.services.operators.evidence import Examiner
-from internal_transfer.services.operators.keys import ApiKeys
 from internal_transfer.services.operators.policy import PolicyEditor
+from internal_transfer.services.operators.stuck_transfers import Desk
 from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.readiness import Readiness
 from internal_transfer.services.reconciliation.reconciliation import Reconciliation
 from internal_transfer.services.restore.check import RestoreCheck
-from internal_transfer.services.restore.keys import RestoredKeys
-from internal_transfer.services.restore.reach import Reach
+from internal_transfer.services.restore.restored_keys import RestoredKeys
+from internal_transfer.services.restore.systems import RestoredSystems
 from internal_transfer.services.retry_times import RetryTimes
 from internal_transfer.services.scanner import Scanner, ScannerBounds
 from internal_transfer.services.settler import Settler, SettlerBounds
@@ -34,7 +34,7 @@ from internal_transfer.services.start_checks import StartChecks
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.settings import Settings
 from internal_transfer.telemetry import Telemetry
-from internal_transfer.wiring.opening import open_stack
+from internal_transfer.wiring.adapters import open_stack
 from internal_transfer.wiring.service import ROLES, Role, Service
 from internal_transfer.wiring.stack import Interpose, Stack
 
@@ -106,8 +106,8 @@ def build(
     driver = Driver(ports, rules, bounds.times, completions=completions, pressure=pressure)
     keys, audit = RestoredKeys(ports, rules), AuditTrail(ports)
     reconciliation = Reconciliation(ports, rules, driver=driver, page_most=bounds.page_most)
-    reach = Reach(ports, rules, driver, page_most=bounds.page_most)
-    restore = RestoreCheck(reach, audit=audit, reconciliation=reconciliation)
+    systems = RestoredSystems(ports, rules, driver, page_most=bounds.page_most)
+    restore = RestoreCheck(systems, audit=audit, reconciliation=reconciliation)
     return Service(
         settings=settings,
         directory=directory,

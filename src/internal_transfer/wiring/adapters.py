@@ -18,6 +18,7 @@ from internal_transfer.adapters.sqlite.transfer_store import SqliteTransferStore
 from internal_transfer.adapters.sqlite.write_ahead_log import keep_log_short
 from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.domain.identifier import NODES_MAX
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.clock import Clock
 from internal_transfer.ports.errors import OperatingFailureError, StartRefusedError, Unavailable
 from internal_transfer.ports.event_bus import EventBus
@@ -25,7 +26,6 @@ from internal_transfer.ports.event_publisher import EventPublisher
 from internal_transfer.ports.finding import Finding
 from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.operations import Operations
-from internal_transfer.ports.ports import Ports
 from internal_transfer.ports.rate_limiter import RateLimiter
 from internal_transfer.ports.trading_core import TradingCore
 from internal_transfer.ports.transfer_store import TransferStore
@@ -35,7 +35,7 @@ from internal_transfer.settings.systems import CoreSystem, EventsSystem, LedgerS
 from internal_transfer.telemetry import Telemetry
 from internal_transfer.wire.core_questions import AskBounds
 from internal_transfer.wiring.bounded import bounded_ports
-from internal_transfer.wiring.connections import (
+from internal_transfer.wiring.client_settings import (
     HALF,
     SOONER,
     aeron_connection,

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from internal_transfer.settings.load import load
 from internal_transfer.settings.settings import Secrets
-from internal_transfer.wiring.connections import (
+from internal_transfer.wiring.client_settings import (
     cql_settings,
     kafka_connection,
     postgresql_settings,

@@ -10,9 +10,9 @@ from internal_transfer.ports.errors import StartRefusedError
 from internal_transfer.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from internal_transfer.adapters.aeron.connection import AeronConnection
+    from internal_transfer.adapters.aeron.settings import AeronConnection
     from internal_transfer.adapters.cassandra.settings import CqlSettings
-    from internal_transfer.adapters.kafka.connection import KafkaConnection
+    from internal_transfer.adapters.kafka.settings import KafkaConnection
     from internal_transfer.adapters.postgresql.settings import PostgresqlSettings
     from internal_transfer.adapters.tigerbeetle.ledger import TigerBeetleSettings
     from internal_transfer.adapters.valkey.settings import ValkeySettings
@@ -29,7 +29,7 @@ HALF = 0.5
 def kafka_connection(settings: Settings) -> "KafkaConnection":
     """Returns how Kafka is reached."""
     with extra("kafka"):
-        from internal_transfer.adapters.kafka.connection import KafkaConnection, KafkaLogin, Mechanism  # noqa: PLC0415
+        from internal_transfer.adapters.kafka.settings import KafkaConnection, KafkaLogin, Mechanism  # noqa: PLC0415
     kafka = settings.kafka
     login = None
     if kafka.user:
@@ -113,7 +113,7 @@ def valkey_settings(settings: Settings) -> "ValkeySettings":
 
 def aeron_connection(settings: Settings) -> "AeronConnection":
     """Returns how the cores are reached over Aeron."""
-    from internal_transfer.adapters.aeron.connection import AeronConnection  # noqa: PLC0415
+    from internal_transfer.adapters.aeron.settings import AeronConnection  # noqa: PLC0415
 
     given = settings.aeron
     return AeronConnection(

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from internal_transfer.domain.account import Owner, is_owner
 from internal_transfer.domain.refusal import Refusal, refuse_field
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.operations import ApiKey
-from internal_transfer.ports.ports import Ports
 from internal_transfer.services.operators.audit import AuditTrail, check_reason
 
 KEY_BYTES = 16

@@ -10,9 +10,9 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Verdict
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status, Transfer
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.ledger import LedgerTransfer, TransferOutcome, TransferResult
 from internal_transfer.ports.operations import ChainedEntry
-from internal_transfer.ports.ports import Ports
 from internal_transfer.services.driver import Driver
 
 NANOSECONDS_PER_MILLISECOND = 1_000_000
@@ -42,7 +42,7 @@ class Findings:
 
 
 @dataclass(slots=True)
-class Reach:
+class RestoredSystems:
     """The ports and how they are read. `page_most` bounds a page; a page of holds is twice as many ledger rows."""
 
     ports: Ports

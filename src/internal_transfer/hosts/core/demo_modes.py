@@ -28,13 +28,13 @@ _log = structlog.get_logger(__name__)
 _NO_STORE = {"cache-control": "no-store"}
 
 
-async def serve_steering(core: ReferenceCore, path: Path, clock: Clock) -> None:
+async def serve_modes(core: ReferenceCore, path: Path, clock: Clock) -> None:
     """Serves on a socket at this path, until cancelled; raises `StartRefusedError` naming the path."""
     with listen_owner_only(path) as listener:
-        await HttpServer(steering_app(core, clock), listener, clock=clock).run_until_stopped()
+        await HttpServer(modes_app(core, clock), listener, clock=clock).run_until_stopped()
 
 
-def steering_app(core: ReferenceCore, clock: Clock) -> Starlette:
+def modes_app(core: ReferenceCore, clock: Clock) -> Starlette:
     """The application for everybody who can open the core's socket."""
     problems = Problems(clock)
 

@@ -14,10 +14,10 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import LEG_UNDONE, Side
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.transfer import OPEN, Decision, Facts, Hold, Status, Transfer
-from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.transfer_store import Change
+from internal_transfer.services.after_failures import after_effect
 from internal_transfer.services.driver import Driver, Work
-from internal_transfer.services.failures import after_effect
 from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE, Acknowledged, acknowledged_sides
 from internal_transfer.services.operators.audit import DECIDED, Act, AuditTrail, check_reason
 from internal_transfer.services.operators.evidence import Evidence, Examiner, confirmed, is_applied

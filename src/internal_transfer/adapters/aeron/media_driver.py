@@ -1,4 +1,4 @@
-"""A media driver as a process of its own: `python -m internal_transfer.adapters.aeron.driver [DIRECTORY [SECONDS]]`.
+"""A media driver as a process: `python -m internal_transfer.adapters.aeron.media_driver [DIRECTORY [SECONDS]]`.
 
 It is the driver from the client's package, for hosts without another one; Aeron's own `aeronmd` has lower latency.
 Another driver in the directory that has been silent for SECONDS (10 by default) is taken for dead, and its files are
@@ -8,7 +8,7 @@ removed.
 import signal
 import sys
 
-from internal_transfer.adapters.aeron.connection import load_library
+from internal_transfer.adapters.aeron.settings import load_library
 from internal_transfer.ports.errors import StartRefusedError
 
 SILENT_SECONDS = 10.0

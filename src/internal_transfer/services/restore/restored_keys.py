@@ -6,7 +6,7 @@ from typing import Protocol
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.identifier import key_hash, restored_key
 from internal_transfer.domain.rules import Rules
-from internal_transfer.ports.ports import Ports
+from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.transfer_store import KeyTaken
 
 KEYS_RESTORED = "keys.restored"

@@ -28,7 +28,7 @@ class HandedOut(Generic[T]):
         self.verdicts = verdicts
 
 
-class Handout(Generic[T]):
+class Deliveries(Generic[T]):
     """The items of one bus, and the consumers that have them; `verdict_of` reads the verdict of an item."""
 
     def __init__(self, verdict_of: Callable[[T], Verdict]) -> None:

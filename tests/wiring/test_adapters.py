@@ -11,7 +11,7 @@ from internal_transfer.adapters.system.clock import SystemClock
 from internal_transfer.settings.data_directory import DataDirectory
 from internal_transfer.settings.load import load
 from internal_transfer.telemetry import Telemetry
-from internal_transfer.wiring.opening import Opening
+from internal_transfer.wiring.adapters import Opening
 
 SHARED = '[systems]\nstore = "{store}"\nledger = "socket"\ncore = "kafka"\n'
 

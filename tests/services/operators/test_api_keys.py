@@ -7,8 +7,8 @@ from internal_transfer.adapters.sqlite.database import Database
 from internal_transfer.adapters.sqlite.operations import SqliteOperations
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
+from internal_transfer.services.operators.api_keys import ApiKeys, NewApiKey, hash_passphrase, passphrase_matches
 from internal_transfer.services.operators.audit import AuditTrail
-from internal_transfer.services.operators.keys import ApiKeys, NewApiKey, hash_passphrase, passphrase_matches
 from internal_transfer.simulation.clock import SimulatedClock
 from internal_transfer.simulation.faults import FailBefore, Faults, LoseAnswer, ScriptedFaults
 from services.parts import ports_of
