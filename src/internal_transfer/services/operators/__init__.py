@@ -1,1 +1,1 @@
-"""What operators do: desk, evidence, policy, cash, keys, audit."""
+"""What operators do: the desk for stuck transfers, evidence, policy, cash, API keys, the audit chain."""

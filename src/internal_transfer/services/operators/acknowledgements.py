@@ -1,6 +1,6 @@
-"""What operators acknowledged: legs of transfers posted by breaking the glass, put right in the core by hand.
+"""Acknowledgements: operators posted a transfer by breaking the glass, and put its legs right in the core by hand.
 
-They are entries of the audit chain; reconciliation reads there which legs are no news any more.
+They are entries of the audit chain, where reconciliation reads which legs it need not list any more.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ ACKNOWLEDGE = "acknowledge"
 
 
 class Acknowledged(Struct, frozen=True):
-    """An entry's evidence: the legs that the cores did not have as applied, and that were put right by hand."""
+    """An entry's evidence: the legs that the cores had not applied and that were put right by hand."""
 
     sides: tuple[Side, ...]
 
 
 def acknowledged_sides(links: Sequence[ChainedEntry]) -> dict[TransferId, frozenset[Side]]:
-    """The legs that entries of this action acknowledge, by transfer."""
+    """Returns the legs that entries of this action acknowledge, by transfer."""
     sides: dict[TransferId, frozenset[Side]] = {}
     for link in links:
         transfer_id = TransferId(int(link.entry.subject))

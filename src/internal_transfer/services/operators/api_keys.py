@@ -26,22 +26,22 @@ _SCHEME = "scrypt"
 
 
 class NewApiKey(Struct, frozen=True):
-    """What the holder of a new key is told, once; nobody can read the passphrase later."""
+    """What the holder of a new key is told, once; the passphrase cannot be read later."""
 
     api_key: str
     secret: str
     passphrase: str
 
     def __repr__(self) -> str:
-        """The key alone, so that no log can leak the rest."""
+        """Returns the key alone, so that no log can leak the rest."""
         return f"NewApiKey({self.api_key!r})"
 
 
 class ApiKeys:
-    """Makes, revokes and finds API keys; every answer is durable.
+    """Makes, revokes and finds API keys; everything that it returns is durable.
 
-    `draw` returns a number of random bytes that nobody can guess. All calls raise `Unavailable` where nothing was
-    recorded and `OutcomeUnknown` where that is not known.
+    `draw` returns the given number of random bytes that nobody can guess. All calls raise `Unavailable` if nothing was
+    recorded, and `OutcomeUnknown` if that is not known.
     """
 
     def __init__(self, ports: Ports, *, audit: AuditTrail, tiers: frozenset[str], draw: Callable[[int], bytes]) -> None:
@@ -78,7 +78,7 @@ class ApiKeys:
         return made
 
     async def revoke(self, key: str, *, actor: str, reason: str) -> ApiKey | Refusal | None:
-        """Revokes a key for good and returns it, or None where there is none; revoking it again changes nothing."""
+        """Revokes a key for good and returns it, or None if there is no such key; revoking again changes nothing."""
         refusal = check_reason(reason)
         if refusal is not None:
             return refusal
@@ -90,7 +90,7 @@ class ApiKeys:
         return revoked
 
     async def find(self, key: str) -> ApiKey | None:
-        """The key as it is recorded, also when it is revoked."""
+        """Returns the key as recorded, even if it is revoked."""
         [found] = await self._operations.api_keys([key])
         await self._durability.durable()
         return found
@@ -105,7 +105,7 @@ class ApiKeys:
 
 
 def hash_passphrase(passphrase: str, salt: bytes) -> str:
-    """The passphrase as it is stored: scheme, cost parameters, salt and hash. Takes about 50 ms of a processor."""
+    """Returns what is stored of a passphrase: scheme, cost, salt and hash. Takes about 50 ms of processor time."""
     digest = scrypt(passphrase.encode(), salt=salt, n=_COST, r=_BLOCK_SIZE, p=_PARALLELISM, dklen=_HASH_BYTES)
     return f"{_SCHEME}${_COST}${_BLOCK_SIZE}${_PARALLELISM}${salt.hex()}${digest.hex()}"
 

@@ -12,13 +12,13 @@ from internal_transfer.ports.operations import AuditEntry, ChainedEntry
 
 REASON_CHARACTERS_MAX = 500
 DECIDED = "decided"
-"""The outcome of an entry that is written before the act; the entry after it says what became of it."""
+"""The outcome in the entry that is written before the act; a second entry after it says how the act ended."""
 
 
 class Act(Struct, frozen=True, kw_only=True):
-    """What a privileged act did. `audit_id` numbers the entry that names its evidence.
+    """What a privileged act did. `audit_id` is the number of the entry that names its evidence.
 
-    `outcome` is one word. `request_id` and `status` are of the transfer that it was about; `note` is for people.
+    `outcome` is one word. `request_id` and `status` are those of its transfer, if it has one; `note` is for people.
     """
 
     action: str
@@ -32,7 +32,7 @@ class Act(Struct, frozen=True, kw_only=True):
 
 
 def check_reason(reason: str) -> Refusal | None:
-    """Refuses a reason that says nothing, is too long, or would break a list of entries apart."""
+    """Refuses a reason that is empty, too long, or has control characters, which would break a list of entries."""
     if not reason.strip():
         return refuse_field("reason", "is required: say why")
     if len(reason) > REASON_CHARACTERS_MAX:
@@ -52,7 +52,7 @@ class AuditTrail:
     def entry(
         self, *, actor: str, action: str, subject: str, reason: str, outcome: str, evidence: str = ""
     ) -> AuditEntry:
-        """An entry of this moment."""
+        """Returns an entry with the present time."""
         return AuditEntry(
             at=self._clock.now_ms(),
             actor=actor,
@@ -66,10 +66,10 @@ class AuditTrail:
     async def append(self, entry: AuditEntry) -> int:
         """Appends an entry and returns its number.
 
-        Raises `Unavailable` or `OutcomeUnknown`; then the act must not go on.
+        Raises `Unavailable` or `OutcomeUnknown`; the act must not go on then.
         """
         return await self._operations.append_audit(entry)
 
     async def about(self, action: str, subjects: Sequence[str]) -> list[ChainedEntry]:
-        """All entries of one action about any of these subjects; raises `Unavailable`."""
+        """Returns all entries of one action about any of these subjects; raises `Unavailable`."""
         return await self._operations.audit_about(action, subjects)

@@ -1,6 +1,6 @@
-"""Deposits and withdrawals by operators: the only way in which money comes in and goes out.
+"""Deposits and withdrawals by operators: the only acts by which money comes in and goes out.
 
-The ledger's id of each is a hash of its reference, so the ledger itself makes sure that a reference works once.
+The ledger's id of each is a hash of its reference, so the ledger itself ensures that a reference works once.
 """
 
 import msgspec
@@ -30,7 +30,7 @@ _AMOUNT_CHARACTERS_MAX = 128
 
 
 class Cash(Struct, frozen=True, kw_only=True):
-    """A deposit to or withdrawal from an account; `amount` is a decimal string of at most the asset's scale."""
+    """A deposit or withdrawal; `amount` is a decimal string with at most as many places as the asset's scale."""
 
     account: Account
     amount: str
@@ -39,7 +39,7 @@ class Cash(Struct, frozen=True, kw_only=True):
 
 
 class CashEvidence(Struct, frozen=True, kw_only=True):
-    """The evidence of an entry in the audit chain: all that is needed to do the same again."""
+    """The evidence of an entry in the audit chain: all that is needed to repeat the act."""
 
     account: Account
     amount: str
@@ -50,8 +50,8 @@ class CashEvidence(Struct, frozen=True, kw_only=True):
 class Teller:
     """Moves money between a user's ledger-held account and the far side of an asset.
 
-    All calls raise `Unavailable` where nothing was done and `OutcomeUnknown` where it may have been; the same
-    reference again finds out.
+    All calls raise `Unavailable` if nothing was done, and `OutcomeUnknown` if it may have been; repeating the call with
+    the same reference finds out.
     """
 
     def __init__(self, ports: Ports, rules: Rules, *, driver: Driver, audit: AuditTrail) -> None:
@@ -63,7 +63,7 @@ class Teller:
         self._audit = audit
 
     async def deposit(self, cash: Cash, *, actor: str) -> Act | Refusal:
-        """Credits the account. The outcome is `created`, or `exists` where the reference did the same before."""
+        """Credits the account. The outcome is `created`, or `exists` if the reference did the same before."""
         return await self._move(CashAct.DEPOSIT, cash, actor)
 
     async def withdraw(self, cash: Cash, *, actor: str) -> Act | Refusal:
@@ -99,7 +99,7 @@ class Teller:
         return Act(action=act, subject=cash.reference, outcome=read, reason=cash.reason, audit_id=audit_id)
 
     def _check(self, act: CashAct, cash: Cash) -> tuple[Asset, int] | Refusal:
-        """The asset and the units, if nothing speaks against it. What is retired may still be emptied."""
+        """Returns the asset and the units, or why not. Retired assets and account types may still be withdrawn from."""
         refusal = check_reason(cash.reason)
         if refusal is not None:
             return refusal
@@ -129,7 +129,7 @@ class Teller:
             case TransferResult.CREATED | TransferResult.EXISTS:
                 return outcome.status.value
             case TransferResult.EXCEEDS_CREDITS:
-                return Refusal(Code.INSUFFICIENT_BALANCE, "the account has less than this available")
+                return Refusal(Code.INSUFFICIENT_BALANCE, "the account does not have this much available")
             case TransferResult.ID_ALREADY_FAILED:
                 rule = "was refused before for lack of balance, and stays refused; use a new reference"
                 return refuse_field("reference", rule, Code.INSUFFICIENT_BALANCE)
@@ -141,7 +141,7 @@ class Teller:
 
 
 def cash_transfer(act: CashAct, account: Account, asset: Asset, *, units: int, ledger_id: int) -> LedgerTransfer:
-    """A deposit or withdrawal as the ledger has it."""
+    """Returns a deposit or withdrawal as the ledger has it."""
     far_side = cash_account(act, asset.code)
     debit, credit = (far_side, account) if act is CashAct.DEPOSIT else (account, far_side)
     return LedgerTransfer(
@@ -171,7 +171,7 @@ def _units(amount: str, asset: Asset) -> int | Refusal:
 
 
 def _other_content(status: TransferResult, cash: Cash) -> Refusal:
-    # A deposit and a withdrawal of the same account differ in their accounts too: money comes from elsewhere.
+    # A deposit and a withdrawal of the same account differ in their accounts too, since the far side differs.
     field = "amount" if status is TransferResult.EXISTS_WITH_DIFFERENT_AMOUNT else "account"
     detail = Detail(field, "differs from what the reference was used for first")
     message = f"the reference {cash.reference!r} was used for another {field}"

@@ -1,4 +1,4 @@
-"""All that is on record about one transfer, side by side, and in words what it proves and what it does not."""
+"""Evidence: all that is on record about one transfer, side by side, and in words what it proves and what not."""
 
 from hashlib import sha256
 
@@ -33,7 +33,7 @@ _NEEDS = {
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
-    """One transfer as each system has it. `ledger` and `verdicts` are None where the system did not answer."""
+    """One transfer as each system has it. `ledger` and `verdicts` are None if the system did not answer."""
 
     transfer: Transfer
     events: tuple[Event, ...]
@@ -44,8 +44,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     unknown: tuple[str, ...]
 
     def digest(self, action: str) -> str:
-        """The hash of what an action is decided on: the record's version, decision and legs, what the ledger has,
-        what the cores said, and the action. Nothing that changes by itself, such as when the transfer is due, is in it.
+        """Returns the hash of what an action is decided on: the action, the record's version, decision and legs, what
+        the ledger has, and what the cores said. It leaves out what changes by itself, such as the due time.
         """
         transfer = self.transfer
         decided_on = (
@@ -63,14 +63,14 @@ class Evidence(Struct, frozen=True, kw_only=True):
 
 
 def is_applied(side: Side, verdicts: tuple[Verdict, ...] | list[Verdict]) -> bool:
-    """Tells whether a leg has a net effect by its core's verdicts: applied, and not reversed."""
+    """Tells whether a leg has a net effect according to its core's verdicts: applied, and not reversed."""
     outcomes = {(verdict.action, verdict.outcome) for verdict in verdicts if verdict.side is side}
     applied = any(outcome is Outcome.APPLIED for _, outcome in outcomes)
     return applied and (Action.REVERSE, Outcome.REVERSED) not in outcomes
 
 
 def confirmed(transfer: Transfer, verdicts: tuple[Verdict, ...]) -> tuple[Transfer, bool]:
-    """The transfer after the verdicts of a look-up, and whether they confirm every leg without contradiction."""
+    """Returns the transfer after the verdicts of a look-up, and whether they confirm every leg and contradict none."""
     clear = True
     for verdict in verdicts:
         transfer, need = heard(transfer, verdict)
@@ -79,7 +79,7 @@ def confirmed(transfer: Transfer, verdicts: tuple[Verdict, ...]) -> tuple[Transf
 
 
 class Examiner:
-    """Gathers evidence. What a system does not tell is shown as unknown; only the store has to answer."""
+    """Gathers evidence. What the ledger or a core does not answer is shown as unknown; the store must answer."""
 
     def __init__(self, ports: Ports, driver: Driver) -> None:
         self._store = ports.store
@@ -88,7 +88,9 @@ class Examiner:
         self._driver = driver
 
     async def examine(self, transfer_id: TransferId) -> Evidence | None:
-        """The evidence about a transfer, or None where there is none; raises `Unavailable` without the store."""
+        """Returns the evidence about a transfer, or None if there is no such transfer; raises `Unavailable` without the
+        store.
+        """
         [transfer] = await self._store.get([transfer_id])
         if transfer is None:
             return None
@@ -145,7 +147,7 @@ def _record_words(transfer: Transfer) -> list[str]:
     if transfer.needs_person is not None:
         words.append(f"No rule may decide it: {_NEEDS[transfer.needs_person]}.")
     if transfer.decision is not None:
-        words.append(f"Persons decided to {transfer.decision} it.")
+        words.append(f"An operator decided to {transfer.decision} it.")
     if transfer.fencing and transfer.status in OPEN:
         words.append("Its hold is being made impossible.")
     return words
@@ -179,7 +181,7 @@ def _tell_leg(
     elif transfer.status in OPEN:
         unknown.append(
             f"Whether the core {leg.core!r} will carry out {name}: the record says {leg.state}, the core has no "
-            "verdict, and an order may still be on its way."
+            "verdict, and a command may still be on its way."
         )
     else:
         unknown.append(f"Why the core {leg.core!r} has no verdict about {name}, which the record has as {leg.state}.")

@@ -10,7 +10,7 @@ from internal_transfer.services.operators.audit import Act, AuditTrail, check_re
 from internal_transfer.services.policy_in_force import PolicyInForce
 
 CHANGES_MAX = 5
-"""How often a change is tried if others keep coming first."""
+"""How often a change is tried while other changes keep coming first."""
 
 
 class PolicyEditor:

@@ -1,7 +1,8 @@
 """The desk for stuck transfers: evidence on one transfer, and acts that cannot make things worse.
 
-No act moves money itself. It records what persons decided in the transfer, and the same steps as everywhere carry it
-out, now or after a crash: a void fences the trading cores before it gives anything back, a post settles the hold.
+No act moves money itself. It records the operator's decision in the transfer, and the driver carries it out with the
+usual steps, now or after a crash: a void fences the trading cores before it gives anything back, a post settles the
+hold.
 """
 
 from enum import StrEnum
@@ -23,10 +24,10 @@ from internal_transfer.services.operators.audit import DECIDED, Act, AuditTrail,
 from internal_transfer.services.operators.evidence import Evidence, Examiner, confirmed, is_applied
 
 ALONE = "not yet approved by a second person"
-"""What is said of every decision while proposals have no second approver."""
+"""The note on every decision, as long as decisions have no second approver."""
 
 RECORDS_MAX = 5
-"""How often a decision is recorded anew when somebody else wrote the record in between without changing the facts."""
+"""How often a decision is recorded again if the record was written in between without a change of the facts."""
 
 _DUE_AGAIN_MS = 3_000
 
@@ -40,7 +41,7 @@ class DeskAction(StrEnum):
 
 
 class Desk:
-    """The role of operators. All calls raise `Unavailable` or `OutcomeUnknown` where a system does not answer."""
+    """The operators' role. All calls raise `Unavailable` or `OutcomeUnknown` if a system does not answer."""
 
     def __init__(
         self, ports: Ports, *, examiner: Examiner, driver: Driver, audit: AuditTrail, stuck_seconds: float = 60.0
@@ -54,17 +55,17 @@ class Desk:
         self._stuck_seconds = stuck_seconds
 
     async def show(self, transfer_id: TransferId) -> Evidence | None:
-        """All that is on record about a transfer; None where there is none."""
+        """Returns all that is on record about a transfer, or None if there is no such transfer."""
         return await self._examiner.examine(transfer_id)
 
     async def by_status(self, status: Status, *, after: TransferId | None, most: int) -> list[Transfer]:
-        """Transfers in a status by rising id, from above `after`."""
+        """Returns transfers in a status, by rising id above `after`."""
         found = await self._store.by_status(status, after=after, most=most)
         await self._durability.durable()
         return found
 
     async def stuck(self, *, most: int) -> list[Transfer]:
-        """Open transfers that are older than they should be, or need a person; oldest first."""
+        """Returns open transfers that are older than they should be, or need a person; oldest first."""
         open_before_ms = self._clock.now_ms() - int(self._stuck_seconds * 1000)
         found = await self._store.stuck(open_before_ms=open_before_ms, most=most)
         await self._durability.durable()
@@ -75,28 +76,28 @@ class Desk:
     ) -> Act | Refusal:
         """Goes on with an open transfer now, also with one that needed a person.
 
-        `shown`: the digest of the evidence that the decision rests on; another state of things is refused.
+        `shown` is the digest of the evidence that the decision rests on; if that has changed, the act is refused.
         """
         return await self._act(DeskAction.RETRY, transfer_id, reason, actor, shown=shown, break_glass=False)
 
     async def void(
         self, transfer_id: TransferId, *, reason: str, actor: str, shown: str | None = None
     ) -> Act | Refusal:
-        """Decides that the money goes back. The cores are fenced first; a hold not seen yet is made impossible."""
+        """Decides that the money goes back. The cores are fenced first, and a hold not yet seen is made impossible."""
         return await self._act(DeskAction.VOID, transfer_id, reason, actor, shown=shown, break_glass=False)
 
     async def post(
         self, transfer_id: TransferId, *, reason: str, actor: str, shown: str | None = None, break_glass: bool = False
     ) -> Act | Refusal:
-        """Decides that the transfer is done. Only where the cores confirm every leg, unless the glass is broken: then
-        reconciliation reports it until they do.
+        """Decides that the transfer is done. The cores must confirm every leg, unless `break_glass` is set; then
+        reconciliation lists the transfer until they do.
         """
         return await self._act(DeskAction.POST, transfer_id, reason, actor, shown=shown, break_glass=break_glass)
 
     async def acknowledge(self, transfer_id: TransferId, *, reason: str, actor: str) -> Act | Refusal:
-        """Records that persons put right, in the core itself, what a post by breaking the glass left undone there.
+        """Records that people put right, in the core itself, the legs that a post by breaking the glass left undone.
 
-        Reconciliation then leaves those legs out, and reports one that the core applies after all. Nothing is moved.
+        Reconciliation then omits those legs, and lists one that the core applies after all. Nothing is moved.
         """
         refusal = check_reason(reason)
         if refusal is not None:
@@ -147,7 +148,7 @@ class Desk:
             return _no_transfer(transfer_id)
         digest = evidence.digest(action)
         if shown is not None and shown != digest:
-            return _refuse("the facts are not those that were shown; look at it again")
+            return _refuse("the facts have changed since they were shown; look at it again")
         decided = _decide(action, evidence, break_glass=break_glass)
         if isinstance(decided, Refusal):
             return decided
@@ -184,7 +185,7 @@ class Desk:
     async def _record(
         self, action: DeskAction, evidence: Evidence, digest: str, *, break_glass: bool
     ) -> Transfer | Refusal:
-        """Records the decision, if the facts are still those that it rests on."""
+        """Records the decision if the facts that it rests on have not changed."""
         transfer_id = evidence.transfer.id
         for _ in range(RECORDS_MAX):
             now = await self._examiner.examine(transfer_id)
@@ -209,7 +210,7 @@ class Desk:
 
 
 def _decide(action: DeskAction, evidence: Evidence, *, break_glass: bool) -> Transfer | Refusal:
-    """The transfer with the decision in it, or why the evidence does not allow it."""
+    """Returns the transfer with the decision in it, or why the evidence does not allow it."""
     transfer = evidence.transfer
     if transfer.status not in OPEN:
         return _refuse(f"the transfer is {transfer.status}, which is final")
@@ -241,7 +242,7 @@ def _decide_post(evidence: Evidence, *, break_glass: bool) -> Transfer | Refusal
     if transfer.status is Status.REQUESTING:
         return _refuse("its hold is not on record, so there is nothing to post")
     if transfer.decision is Decision.VOID and not (break_glass and transfer.needs_person is not None):
-        # A void that a contradicting core lets nobody finish is the one decision that may be turned round.
+        # A void that cannot be finished because a core contradicts it is the one decision that may be reversed.
         return _refuse("it was decided to void it")
     if any(leg.state in LEG_UNDONE for leg in transfer.legs):
         return _refuse("a trading core has refused or undone a leg, so the money goes back")
@@ -257,7 +258,7 @@ def _decide_post(evidence: Evidence, *, break_glass: bool) -> Transfer | Refusal
 
 
 def _sides_to_acknowledge(evidence: Evidence, already: frozenset[Side]) -> tuple[Side, ...] | Refusal:
-    """The legs that the cores have not applied and that nobody has acknowledged yet."""
+    """Returns the legs that the cores have not applied and that nobody has acknowledged yet."""
     transfer, verdicts = evidence.transfer, evidence.verdicts
     if transfer.status is not Status.SUCCESS or transfer.decision is not Decision.POST:
         return _refuse("it was not posted by breaking the glass, so there is nothing to acknowledge")
@@ -290,7 +291,7 @@ def _outcome(action: DeskAction, transfer: Transfer) -> str:
 
 
 def _evidence_text(evidence: Evidence, digest: str, *, break_glass: bool) -> str:
-    """What the decision rests on, for the audit chain."""
+    """Returns what the decision rests on, for the audit chain."""
     transfer = evidence.transfer
     return msgspec.json.encode(
         {
