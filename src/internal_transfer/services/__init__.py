@@ -1,1 +1,1 @@
-"""The roles: ports in, nothing global."""
+"""The roles of the service, each built on its ports, and what they share; nothing here is global."""

@@ -1,4 +1,4 @@
-"""What a failed call means for what was done before it, and for the work after it."""
+"""What a failed call means for the effects before it and the work after it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +9,7 @@ from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown
 
 @contextmanager
 def after_effect() -> Iterator[None]:
-    """Turns an `Unavailable` from inside into `OutcomeUnknown`: what was done before it stands."""
+    """Turns an `Unavailable` from inside into `OutcomeUnknown`, since the effects before it stand."""
     try:
         yield
     except Unavailable as error:
@@ -17,6 +17,6 @@ def after_effect() -> Iterator[None]:
 
 
 async def leave_failed_turn(durability: Durability) -> None:
-    """Collects the failure of this task's shared commit, so that the task's next work is not told of it again."""
+    """Takes in the failure of this task's shared commit, so that it is not raised again in the task's next work."""
     with suppress(OperatingFailureError):
         await durability.durable()

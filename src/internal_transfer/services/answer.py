@@ -1,4 +1,4 @@
-"""What the services tell whoever asked."""
+"""What the services return to their callers."""
 
 from msgspec import Struct
 
@@ -10,7 +10,7 @@ from internal_transfer.ports.transfer_store import Event
 
 
 class Answer(Struct, frozen=True):
-    """A transfer with its events, or a refusal; both where a key was reused, and then the transfer is the first one.
+    """A transfer with its events, or a refusal. If a key was reused it has both: the transfer is the key's first one.
 
     `replayed`: the key existed with the same content before this call.
     """
@@ -22,7 +22,7 @@ class Answer(Struct, frozen=True):
 
 
 class BalanceLine(Struct, frozen=True):
-    """One account's balance in smallest units; without figures while the core that owns it does not answer."""
+    """One account's balance in smallest units; it has no figures while the core that owns it does not answer."""
 
     account: Account
     posted: int | None
@@ -34,7 +34,7 @@ class BalanceLine(Struct, frozen=True):
 class Preview(Struct, frozen=True):
     """Whether a request would be accepted now, and the most that could be moved.
 
-    `limit` is None where the asset or the tier has none; `max_units` is None where the balance is not known.
+    `limit` is None if the asset or the tier has none; `max_units` is None if the balance is not known.
     """
 
     refusal: Refusal | None

@@ -1,4 +1,4 @@
-"""Who waits for a transfer to become final, within this process."""
+"""The callers in this process that wait for a transfer to become final."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,27 +8,27 @@ from internal_transfer.domain.identifier import TransferId
 
 
 class Completions:
-    """Wakes those who wait for a transfer, after its final state is durable."""
+    """Wakes the callers that wait for a transfer, after its final state is durable."""
 
     def __init__(self) -> None:
         self._waiting: dict[TransferId, list[asyncio.Future[None]]] = {}
         self._some_wait = asyncio.Event()
 
     def expect(self, transfer_id: TransferId) -> asyncio.Future[None]:
-        """A future that is done when the transfer is final; hand it to `forget` in any case."""
+        """Returns a future that is done when the transfer is final; always pass it to `forget` afterwards."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(transfer_id, []).append(future)
         self._some_wait.set()
         return future
 
     async def awaited(self) -> None:
-        """Returns as soon as anybody waits."""
+        """Returns as soon as a caller waits for any transfer."""
         if not self._waiting:
             self._some_wait.clear()
             await self._some_wait.wait()
 
     def waiting(self, most: int) -> list[TransferId]:
-        """Transfers that are waited for, at most so many."""
+        """Returns the transfers that callers wait for, `most` at the most."""
         return list(islice(self._waiting, most))
 
     def forget(self, transfer_id: TransferId, future: asyncio.Future[None]) -> None:
@@ -40,7 +40,7 @@ class Completions:
                 del self._waiting[transfer_id]
 
     def announce(self, transfer_ids: Iterable[TransferId]) -> None:
-        """Wakes those who wait for these transfers."""
+        """Wakes the callers that wait for these transfers."""
         if not self._waiting:
             return
         for transfer_id in transfer_ids:

@@ -1,4 +1,4 @@
-"""Tells the world outside what becomes of transfers, from the store's feed."""
+"""Publishes the events of the store's feed, so that other programs learn what becomes of transfers."""
 
 import structlog
 from msgspec import Struct
@@ -23,10 +23,10 @@ class CourierBounds(Struct, frozen=True, kw_only=True):
 
 
 class Courier:
-    """The role that tells others. Several may run: events then come more than once, which their readers are used to.
+    """The role that tells other programs. Several may run; then events come more than once, as their readers expect.
 
-    The position in the feed is recorded after what is before it was published, so a crash publishes some again and
-    leaves none out.
+    It records its position in the feed after it has published the events before it, so after a crash some events are
+    published again and none is left out.
     """
 
     def __init__(self, ports: Ports, publisher: EventPublisher, bounds: CourierBounds) -> None:
@@ -38,11 +38,11 @@ class Courier:
         self._bounds = bounds
 
     async def run(self) -> None:
-        """Publishes until cancelled; what fails is counted and tried again."""
+        """Publishes until cancelled; a failure is counted, and the same events are tried again."""
         while True:
             pause = self._bounds.failure_seconds
             try:
-                # A page that is not full waits for more: a page of one costs a store nearly as much as a full one.
+                # After a page that was not full, wait for more: a page of one event costs a store almost as much.
                 if await self.publish_next() == self._bounds.batch_most:
                     continue
                 pause = self._bounds.idle_seconds
@@ -57,7 +57,7 @@ class Courier:
     async def publish_next(self) -> int:
         """Publishes the next events of the feed and returns how many there were."""
         bounds = self._bounds
-        # Another courier may have come further meanwhile.
+        # Another courier may have moved on in the meantime.
         position = await self._store.reader_position(READER)
         page = await self._store.feed(position, bounds.batch_most)
         if not page:

@@ -1,8 +1,8 @@
-"""Carries out the steps of transfers: the one way in which any role moves a transfer on.
+"""Carries out the steps of transfers: every role moves transfers on through this driver alone.
 
-The gateway drives what it accepted, the settler what a core confirmed, the scanner what is due, an operator's decision
-what it decided. All go through `next_step`, many transfers at a time: each round takes every transfer's next step and
-does all steps of one kind as one batch.
+The gateway drives the transfers that it accepted, the settler those that a core confirmed, the scanner those that are
+due, and the desk those that an operator decided. All go through `next_step`, many transfers at a time: each round takes
+every transfer's next step and does all steps of one kind as one batch.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -52,15 +52,15 @@ from internal_transfer.services.pressure import Pressure
 from internal_transfer.services.retry_times import RetryTimes
 
 ROUNDS_MAX = 32
-"""More steps than any way through the table takes; whoever is not done by then is left to the scanner."""
+"""More rounds than any path through the table takes; a transfer that needs still more is left to the scanner."""
 
 HOLD_CODE = 1
 """The ledger `code` of holds, posts and voids."""
 
 _KNOWN_ACCOUNTS_MAX = 100_000
 _ACCOUNT_EXISTS = frozenset(
-    # A registry that was restored to an earlier day numbers anew what came later. The id is a hash of all that makes
-    # the account, so under another number it is the same one.
+    # A registry that was restored to an earlier day gives new numbers to the accounts that came later. The id is a hash
+    # of owner, type and asset, so an account with another number is the same account.
     {AccountResult.CREATED, AccountResult.EXISTS, AccountResult.EXISTS_WITH_DIFFERENT_USER_DATA_128}
 )
 _HOLD_EXISTS = frozenset({Hold.HELD, Hold.POSTED, Hold.VOIDED})
@@ -69,10 +69,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Work:
-    """One transfer being worked on: what is recorded, what is known, and what became of the effort.
+    """One transfer being worked on: its record, the facts, and how the work ended.
 
-    `events` are those recorded since the work began. `failure` is the last failure of a system; `lost`: somebody else
-    recorded a change in the meantime and goes on.
+    `events` are those recorded since the work began. `failure` is the last failure of a system. `lost`: another process
+    recorded a change in the meantime and goes on with the transfer. `scanned`: it was taken up because it was due.
     """
 
     __slots__ = ("events", "facts", "failure", "lost", "scanned", "step", "transfer")
@@ -88,7 +88,7 @@ class Work:
 
 
 class Driver:
-    """Moves transfers on as far as they go now, and returns when that is durable."""
+    """Moves transfers on as far as they can go now, and returns when that is durable."""
 
     def __init__(
         self, ports: Ports, rules: Rules, times: RetryTimes, *, completions: Completions, pressure: Pressure
@@ -121,7 +121,7 @@ class Driver:
         }
 
     async def prepare(self) -> None:
-        """Burns the id of the hold that may never exist, on which the fence rests; once per start."""
+        """Burns the id of the hold that must never exist, which the fence relies on; called once per start."""
         never = LedgerTransfer(
             id=FENCE_HOLD_ID,
             debit_account_id=FENCE_HOLD_ID,
@@ -136,10 +136,10 @@ class Driver:
         assert outcome.status in burnt, f"the fence's hold could not be burnt: {outcome.status}"
 
     async def drive(self, works: Sequence[Work]) -> None:
-        """Works until every transfer is final or has to wait; what is then in each `Work` is durable.
+        """Works until every transfer is final or has to wait; each `Work` then holds what is durable.
 
-        Raises `Unavailable` or `OutcomeUnknown` where the work's own commit failed. Failures of single systems do not
-        raise: they are in `Work.failure`, and the transfer is due again later.
+        Raises `Unavailable` or `OutcomeUnknown` if the commit of this work failed. A failure of a single system does
+        not raise: it is in `Work.failure`, and the transfer is due again later.
         """
         active = list(works)
         for _ in range(ROUNDS_MAX):
@@ -169,7 +169,7 @@ class Driver:
                     known[account] = ledger_account_id(account)
 
     def is_expired(self, transfer: Transfer) -> bool:
-        """Tells whether a hold that does not exist yet must not be made any more."""
+        """Tells whether the transfer is too old for its hold to be created, if it does not exist yet."""
         return self._clock.now_ms() - transfer.created_at > self._times.expiry_seconds * 1000
 
     async def _round(self, active: list[Work]) -> list[Work]:
@@ -205,7 +205,7 @@ class Driver:
 
     @staticmethod
     def _is_owed(work: Work) -> bool:
-        """Tells whether the record of the transfer has to say when it is worked on next."""
+        """Tells whether the next time at which this transfer is due must be recorded."""
         if work.lost or work.transfer.status not in OPEN:
             return False
         return work.scanned or work.failure is not None
@@ -223,7 +223,7 @@ class Driver:
         try:
             recorded = await self._store.record(changes)
         except OperatingFailureError:
-            return  # What was recorded before says when the transfer is due, and that time comes by itself.
+            return  # The transfer stays due at the time that was recorded before.
         for work, transfer in zip(works, recorded, strict=True):
             if transfer is not None:
                 work.transfer = transfer
@@ -277,7 +277,7 @@ class Driver:
                 case TransferResult.PENDING_TRANSFER_NOT_FOUND | TransferResult.ID_ALREADY_FAILED:
                     work.facts.hold = Hold.BURNT
                 case status if status.startswith("exists"):
-                    work.facts.hold = Hold.UNKNOWN  # It was made in time; look whose it is.
+                    work.facts.hold = Hold.UNKNOWN  # The hold was created in time; look whose it is.
                 case status:
                     work.facts.fence_unclear = True
                     self._unexpected(work, "fence", status)
@@ -289,7 +289,7 @@ class Driver:
                 case TransferResult.PENDING_TRANSFER_NOT_FOUND | TransferResult.ID_ALREADY_FAILED:
                     work.facts.post_fenced = True
                 case status if status.startswith("exists"):
-                    work.facts.hold = Hold.UNKNOWN  # It was posted in time; look whether the post is ours.
+                    work.facts.hold = Hold.UNKNOWN  # The hold was posted in time; look whether the post is ours.
                 case status:
                     self._unexpected(work, "fence_post", status)
 
@@ -330,12 +330,12 @@ class Driver:
         for work, (hold, rows) in zip(works, await self.look([work.transfer for work in works]), strict=True):
             work.facts.hold = hold
             if hold in _HOLD_EXISTS:
-                # A restored ledger is filled in the order of these, so what is found has its place too.
+                # A restored ledger is filled in the order of these timestamps, so a hold that was found needs one too.
                 work.transfer = replace(work.transfer, ledger_timestamp=max(row.timestamp for row in rows))
 
     async def look(self, transfers: Sequence[Transfer]) -> list[tuple[Hold, list[LedgerTransfer]]]:
-        """What became of holds, in order, and the rows that say so: the hold's own, then those of all posts and voids
-        that were tried.
+        """Returns what became of each hold, in order, with the ledger's rows that show it: the hold's own, then those
+        of all posts and voids that were tried.
         """
         ids_of = []
         for transfer in transfers:
@@ -401,7 +401,7 @@ class Driver:
             self._telemetry.ledger_operation.labels(operation).observe(self._clock.monotonic() - started)
 
     def hold_of(self, transfer: Transfer) -> LedgerTransfer:
-        """The hold that a transfer has in the ledger."""
+        """Returns the hold of a transfer as the ledger has it."""
         known = self._known
         source, target = transfer.source, transfer.target
         return LedgerTransfer(
@@ -418,8 +418,8 @@ class Driver:
     async def _with_accounts(self, works: list[Work]) -> list[Work]:
         """Creates the accounts of holds, since a hold on a missing account would burn its id.
 
-        Answers the works whose accounts exist; the others have failed, and do not keep these from going on. An account
-        counts as known only when a hold on it is durable, since a turn that is taken back takes it along.
+        Returns the works whose accounts exist; the others have failed and do not hold these up. An account counts as
+        known only when a hold on it is durable, since a turn that is rolled back takes the account with it.
         """
         known = self._known
         new = {
@@ -448,12 +448,12 @@ class Driver:
         return account_flags(self._account_types[account.type])
 
     async def open_accounts(self, accounts: list[Account]) -> None:
-        """Registers accounts and creates them in the ledger; raises `OutcomeUnknown` where the ledger disagrees."""
+        """Registers accounts and creates them in the ledger; raises `OutcomeUnknown` if the ledger rejects one."""
         for failure in (await self._create_accounts(accounts)).values():
             raise failure
 
     async def _create_accounts(self, accounts: list[Account]) -> dict[Account, OutcomeUnknown]:
-        """Registers accounts and creates them in the ledger; answers those that the ledger does not take, and why."""
+        """Registers accounts and creates them in the ledger; returns those that the ledger does not take, and why."""
         registered = await self._store.register(accounts)
         rows = [
             LedgerAccount(
@@ -476,7 +476,7 @@ class Driver:
 
 
 def post_of(transfer: Transfer) -> LedgerTransfer:
-    """The post of a transfer's hold, under the id of the attempt on record."""
+    """Returns the post of a transfer's hold, under the id of the attempt on record."""
     return LedgerTransfer(
         id=post_id(transfer.id, transfer.post_attempt),
         pending_id=hold_id(transfer.id),
@@ -486,7 +486,7 @@ def post_of(transfer: Transfer) -> LedgerTransfer:
 
 
 def void_of(transfer: Transfer) -> LedgerTransfer:
-    """The void of a transfer's hold, under the id of the attempt on record."""
+    """Returns the void of a transfer's hold, under the id of the attempt on record."""
     return LedgerTransfer(
         id=void_id(transfer.id, transfer.void_attempt),
         pending_id=hold_id(transfer.id),
@@ -495,5 +495,5 @@ def void_of(transfer: Transfer) -> LedgerTransfer:
 
 
 def fence_of(ledger_id: int) -> LedgerTransfer:
-    """A void of the hold that can never exist: it burns this id, unless a transfer has it already."""
+    """Returns a void of the hold that can never exist: it burns this id, unless a transfer already has it."""
     return LedgerTransfer(id=ledger_id, pending_id=FENCE_HOLD_ID, flags=TransferFlag.VOID_PENDING_TRANSFER)

@@ -1,4 +1,4 @@
-"""Keeps a process abreast of what others do: the policy, the pressure, and how awaited transfers end."""
+"""Keeps a process up to date with what other processes do: policy, open transfers, and how awaited transfers end."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ _log = structlog.get_logger(__name__)
 
 
 class FollowerBounds(Struct, frozen=True, kw_only=True):
-    """How often it looks, in seconds: at awaited transfers, at the policy, and at what is open."""
+    """How often it looks, in seconds: at awaited transfers, at the policy, and at open transfers."""
 
     look_seconds: float = 0.01
     policy_seconds: float = 1.0
@@ -45,14 +45,14 @@ class Follower:
         self._bounds = bounds
 
     async def run(self) -> None:
-        """Looks until cancelled; a look that fails is counted, and the next one comes."""
+        """Looks until cancelled; a look that fails is counted, and the next one follows."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_transfers())
             tasks.create_task(self._follow_policy())
             tasks.create_task(self._follow_pressure())
 
     async def _follow_transfers(self) -> None:
-        """Tells those who wait here for what another process finished: one look for all of them."""
+        """Wakes callers in this process whose transfers another process finished, with one look for all of them."""
         while True:
             await self._completions.awaited()
             await self._clock.sleep(self._bounds.look_seconds)
@@ -63,7 +63,7 @@ class Follower:
                 await self._clock.sleep(self._bounds.policy_seconds)
 
     async def look(self) -> None:
-        """Looks once at what is awaited, and wakes those whose transfer is final."""
+        """Looks once at the awaited transfers, and wakes the callers whose transfer is final."""
         ids = self._completions.waiting(LOOKED_AT_MAX)
         if not ids:
             return
@@ -84,9 +84,9 @@ class Follower:
         while True:
             try:
                 self._pressure.refresh(await self._store.open_summary())
-                orders = self._pressure.in_question()
-                if orders:
-                    self._pressure.seen(await self._store.get(orders))
+                told = self._pressure.in_question()
+                if told:
+                    self._pressure.seen(await self._store.get(told))
             except OperatingFailureError as error:
                 _warn(error)
             await self._clock.sleep(self._bounds.open_seconds)

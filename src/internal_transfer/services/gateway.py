@@ -1,7 +1,7 @@
-"""Accepts transfers: looks the key up, holds the request against the rules, records it, and drives it on.
+"""Accepts transfers: looks the key up, checks the request against the rules, records it, and drives it on.
 
-A request that is refused here leaves nothing behind and does not use up its key. What is accepted is on record before
-any money moves, and is finished even if nobody waits for it.
+A request that is refused here leaves nothing behind and does not use up its key. An accepted transfer is on record
+before any money moves, and is finished even if nobody waits for it.
 """
 
 import asyncio
@@ -37,13 +37,13 @@ from internal_transfer.services.reading import RecordReader
 from internal_transfer.services.restore.restored_keys import KeyLookup
 
 ID_DRAWS_MAX = 5
-"""How often a new id is drawn when the one before was taken; even once means that two workers draw under one node."""
+"""How often a new id is drawn when one was taken; even one that is taken means that two processes share a node."""
 
 _log = structlog.get_logger(__name__)
 
 
 class _Submission:
-    """A request on its way through a batch: what its key stands for, what the rules say, and what to answer."""
+    """A request on its way through a batch: what its key stands for, what the rules say, and its answer."""
 
     __slots__ = ("admitted", "answer", "arrived", "hit", "legs", "request", "waiting", "work")
 
@@ -61,16 +61,16 @@ class _Submission:
         self.answer = Answer(refusal=refusal)
 
     def release(self) -> None:
-        """Tells the answer to whoever still waits for it."""
+        """Gives the answer to the caller, if it still waits."""
         assert self.answer is not None
         if not self.waiting.done():
             self.waiting.set_result(self.answer)
 
 
 class GatewayBounds(Struct, frozen=True, kw_only=True):
-    """How long the queue is and a request may wait in it, how large a batch is, and how many are under way at once.
+    """The length of the queue, the time that a request may wait in it, the size of a batch, and the batches at once.
 
-    For `acting_seconds` nobody else takes a transfer that was just accepted.
+    Nobody else takes a transfer for `acting_seconds` after it was accepted.
     """
 
     queue_most: int = 4096
@@ -114,10 +114,10 @@ class Gateway:
         self._accept_size = telemetry.batch_size.labels("accept")
 
     async def submit(self, request: TransferRequest, *, wait_seconds: float) -> Answer:
-        """Answers a request once it is final, or after waiting this long for that; at least once it is on record.
+        """Returns when the transfer is final, or after `wait_seconds`, but not before it is on record.
 
-        Raises `Unavailable` where nothing was recorded and `OutcomeUnknown` where that is not known. Giving up on the
-        answer does not take the request back.
+        Raises `Unavailable` if nothing was recorded and `OutcomeUnknown` if that is not known. Giving up on the answer
+        does not take the request back.
         """
         answer = await self.offer(request)
         transfer = answer.transfer
@@ -126,14 +126,14 @@ class Gateway:
         return answer
 
     def offer(self, request: TransferRequest) -> asyncio.Future[Answer]:
-        """As `submit` without waiting for the transfer to become final; fails with the same exceptions."""
+        """Does what `submit` does without waiting for the transfer to become final; fails with the same exceptions."""
         waiting = asyncio.get_running_loop().create_future()
         if not self._intake.offer(_Submission(request, waiting, self._clock.monotonic())):
             waiting.set_result(Answer(refusal=self._overloaded("queue_full")))
         return waiting
 
     async def run(self) -> None:
-        """Works until `close()`, and then until the queue is empty."""
+        """Works until `close()` is called and the queue is empty."""
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._reader.run())
             async with asyncio.TaskGroup() as working:
@@ -181,7 +181,7 @@ class Gateway:
             item.release()
 
     def _drop_stale(self, batch: list[_Submission], now: float) -> list[_Submission]:
-        """Sheds what waited too long: whoever asked has given up, and nothing is recorded yet."""
+        """Sheds requests that waited too long: their callers have given up, and nothing is recorded yet."""
         oldest = now - self._bounds.queue_seconds
         if batch[0].arrived >= oldest:
             return batch
@@ -195,13 +195,13 @@ class Gateway:
         return Refusal(Code.SYSTEM_OVERLOADED, "too many requests are waiting", retry_after_seconds=1.0)
 
     async def _look_twice(self, refused: list[_Submission]) -> None:
-        """Answers with what is on record, rather than with a refusal, where an earlier attempt came through."""
+        """Replaces a refusal by the transfer on record if an earlier attempt got through in the meantime."""
         if not refused:
             return
         try:
             await self._look_up(refused, settled=True)
         except OperatingFailureError as error:
-            # It waits for accepts of the same owners that hang; the others of the batch have nothing to do with them.
+            # This look-up waits for accepts of the same owners that hang; the rest of the batch does not depend on it.
             _fail(refused, error)
             return
         for item in refused:
@@ -224,13 +224,13 @@ class Gateway:
         item.legs = legs_of(rules.account_types[request.source.type], rules.account_types[request.target.type])
 
     async def _limit_rate(self, items: list[_Submission]) -> None:
-        """Refuses those who ask too often, and sheds where the service is under pressure."""
+        """Refuses callers that ask too often, and sheds requests while the service is under pressure."""
         if not items:
             return
         try:
             waits = await self._limiter.take([item.request.caller for item in items])
         except OperatingFailureError:
-            # A limiter protects the service; without it the money is as safe as with it, so requests go on (G13).
+            # The limiter protects the service, not the money, so requests go on without it (G13).
             waits = [0.0] * len(items)
         passed = 0
         for item, wait in zip(items, waits, strict=True):
@@ -242,7 +242,7 @@ class Gateway:
                 passed += 1
 
     async def _accept(self, items: list[_Submission]) -> None:
-        """Records the requests, drawing other ids for those whose id is taken."""
+        """Records the requests, and draws another id for those whose id is taken."""
         for _ in range(ID_DRAWS_MAX):
             if not items:
                 return
@@ -292,7 +292,7 @@ class Gateway:
         return proposals
 
     async def _go_on(self, items: list[_Submission]) -> None:
-        """Drives what was accepted, and what a replay finds due since nobody else is at it; then answers both."""
+        """Drives new transfers and those that a repeated request finds due, and puts together the answers to both."""
         works = {item.work.transfer.id: item.work for item in items if item.work is not None}
         replays: list[tuple[_Submission, KeyTaken]] = []
         now = self._clock.now_ms()
@@ -314,7 +314,7 @@ class Gateway:
             await self._replay(replays, works)
 
     async def _catch_up(self, lost: list[Work]) -> None:
-        """Reads again what somebody else has gone on with in the meantime."""
+        """Reads the transfers again that another process has gone on with in the meantime."""
         if not lost:
             return
         ids = [work.transfer.id for work in lost]
@@ -323,7 +323,7 @@ class Gateway:
             work.transfer, work.events = transfer or work.transfer, recorded
 
     async def _replay(self, replays: list[tuple[_Submission, KeyTaken]], works: dict[TransferId, Work]) -> None:
-        """Answers requests whose key existed: with the transfer as it is now, or with the fields that differ."""
+        """Answers requests whose key existed, with the transfer as it is now or with the fields that differ."""
         events = await self._store.events([hit.transfer.id for _, hit in replays])
         for (item, hit), recorded in zip(replays, events, strict=True):
             work = works.get(hit.transfer.id)
@@ -338,15 +338,15 @@ class Gateway:
             item.answer = Answer(transfer, refusal)
 
     async def wait(self, answer: Answer, seconds: float) -> Answer:
-        """Waits for the open transfer of an answer to become final, at most this long, and answers it as it is then.
+        """Waits at most `seconds` for the open transfer of an answer to become final, and returns it as it is then.
 
-        What is known to be on record stays the answer where nothing newer can be read.
+        If nothing newer can be read, returns the answer that was given.
         """
         transfer = answer.transfer
         assert transfer is not None, "there is a transfer to wait for"
         done = self._completions.expect(transfer.id)
         try:
-            # Read after the wait is known to all, so that no completion falls between the two.
+            # Read after the wait is registered, so that no completion falls between the two.
             current = await self._current(answer, transfer)
             if current.transfer is not None and current.transfer.status not in OPEN:
                 return current
@@ -363,7 +363,7 @@ class Gateway:
             async with asyncio.timeout(seconds):
                 await done
         except TimeoutError:
-            return  # Whoever waited is told how far it is.
+            return  # The caller is told how far the transfer is.
 
     async def _current(self, answer: Answer, transfer: Transfer) -> Answer:
         now, events = await self._reader.read(transfer.id)
@@ -371,7 +371,7 @@ class Gateway:
 
 
 def _fail(batch: list[_Submission], error: OperatingFailureError) -> None:
-    """Tells everyone in a batch of its failure; what may be on record must not be called unrecorded."""
+    """Tells every caller in a batch of its failure, and none that nothing was recorded if something may have been."""
     for item in batch:
         if not item.waiting.done():
             is_new = item.work is None and item.hit is None

@@ -1,4 +1,4 @@
-"""What users ask about: their transfers, their balances, and what they could do."""
+"""Answers users' questions: about their transfers, their balances, and whether a transfer would be accepted."""
 
 from internal_transfer.domain.account import Account, Holder, Owner, ledger_account_id
 from internal_transfer.domain.amount import format_amount
@@ -16,9 +16,9 @@ from internal_transfer.services.restore.restored_keys import KeyLookup
 
 
 class Inquiry:
-    """Answers questions and changes nothing; every answer is durable.
+    """Reads and changes nothing; everything that it returns is durable.
 
-    All calls raise `Unavailable` or `OutcomeUnknown` where a system does not answer.
+    All calls raise `Unavailable` or `OutcomeUnknown` if a system does not answer.
     """
 
     def __init__(self, ports: Ports, rules: Rules, *, keys: KeyLookup, policies: PolicyInForce) -> None:
@@ -32,7 +32,7 @@ class Inquiry:
         self._policies = policies
 
     async def get(self, owner: Owner, transfer_id: TransferId) -> Answer | None:
-        """A transfer of this owner with its events; None for an unknown one and for another owner's alike."""
+        """Returns a transfer of this owner with its events; None if it is unknown or another owner's."""
         [transfer] = await self._store.get([transfer_id])
         if transfer is None or transfer.owner != owner:
             return None
@@ -41,22 +41,22 @@ class Inquiry:
         return Answer(transfer, events=tuple(events))
 
     async def by_key(self, owner: Owner, key: str) -> Answer | None:
-        """The transfer that an idempotency key of this owner stands for."""
+        """Returns the transfer that an idempotency key of this owner stands for."""
         [hit] = await self._keys.by_keys([(owner, key)])
         await self._durability.durable()
         return None if hit is None else await self.get(owner, hit.transfer.id)
 
     async def history(self, query: HistoryQuery) -> HistoryPage:
-        """One page of an owner's transfers."""
+        """Returns one page of an owner's transfers."""
         page = await self._store.history(query)
         await self._durability.durable()
         return page
 
     async def balances(self, owner: Owner) -> list[BalanceLine]:
-        """All accounts of an owner that were ever used, by type and asset.
+        """Returns the balances of all accounts of an owner that were ever used, by type and asset.
 
-        The ledger's balance for ledger-held accounts, the core's for core-held ones, which have no figures while the
-        core does not answer: the ledger's mirror of them is never shown.
+        The ledger has the balances of ledger-held accounts, the core those of core-held accounts. While the core does
+        not answer, they have no figures: the ledger's mirror of them is never shown.
         """
         accounts = [entry.account for entry in await self._store.registered(owner)]
         held_here = [account for account in accounts if self._holder(account) is Holder.LEDGER]
@@ -67,7 +67,7 @@ class Inquiry:
         return sorted(lines, key=lambda line: (line.account.type, line.account.asset))
 
     async def preview(self, request: TransferRequest) -> Preview:
-        """Holds a request against the same rules as `Gateway.submit`, and against the balance; records nothing."""
+        """Checks a request against the same rules as `Gateway.submit`, and against the balance; records nothing."""
         limit = self._rules.limits.get(request.tier, {}).get(request.source.asset)
         refusal = check_permission(request, self._rules)
         if refusal is not None:
@@ -98,7 +98,7 @@ class Inquiry:
         if units > limit.daily_units - used:
             return daily_limit_exceeded(asset, limit.daily_units - used)
         if available is None:
-            return Refusal(Code.CORE_UNAVAILABLE, "the trading core does not tell the balance")
+            return Refusal(Code.CORE_UNAVAILABLE, "the trading core does not answer, so the balance is not known")
         if units > available:
             rule = f"is more than the {format_amount(max(0, available), scale=asset.scale)} {asset.code} available"
             return refuse_field("amount", rule, Code.INSUFFICIENT_BALANCE)

@@ -1,4 +1,4 @@
-"""A bounded queue that hands out natural batches: as much as waits allows, and the next batch forms meanwhile."""
+"""A bounded queue that hands out natural batches: what is waiting now, while the next batch forms."""
 
 import asyncio
 from collections import deque
@@ -7,11 +7,11 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 FEW = 16
-"""So many are taken together always; of more, half."""
+"""Up to this many waiting items are taken together; of more, half are."""
 
 
 class Intake(Generic[Item]):
-    """Takes items until it is full or closed; whoever works takes all that has come so far."""
+    """Takes items until it is full or closed, and hands them out in batches."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -23,7 +23,7 @@ class Intake(Generic[Item]):
         return len(self._items)
 
     def offer(self, item: Item) -> bool:
-        """Adds an item; False where the queue is full or closed, and then the item was not taken."""
+        """Adds an item and returns True; returns False, and does not add it, if the queue is full or closed."""
         if self._closed or len(self._items) >= self._most:
             return False
         self._items.append(item)
@@ -31,16 +31,16 @@ class Intake(Generic[Item]):
         return True
 
     def close(self) -> None:
-        """Takes nothing more; what is in the queue is still handed out."""
+        """Takes no more items; those in the queue are still handed out."""
         self._closed = True
         self._wake.set()
 
     async def take(self, most: int) -> list[Item]:
-        """Waits for items and hands out at most this many; an empty list when closed and empty.
+        """Waits for items and returns at most `most` of them; an empty list when closed and empty.
 
-        Of many that wait it hands out half. Callers that wait for their answers would otherwise all move in step:
-        while one stage works, the others have nothing to do. The second half keeps this one busy while the first
-        half's answers go out and their callers' next requests come in (`docs/guides/performance.md`).
+        If more than `FEW` wait, it returns half of them. Callers that wait for their answers would otherwise all move
+        in step: while one stage works, the others have nothing to do. The second half keeps this stage busy while the
+        answers to the first half go out and their callers' next requests come in (`docs/guides/performance.md`).
         """
         while not self._items:
             if self._closed:

@@ -9,7 +9,7 @@ from internal_transfer.ports.errors import OperatingFailureError
 
 LEASE_SECONDS = 60.0
 MARGIN_SECONDS = 10.0
-"""How long before the lease ends ids are no longer drawn."""
+"""Ids are no longer drawn this long before the lease ends."""
 
 _log = structlog.get_logger(__name__)
 
@@ -24,9 +24,9 @@ class NodeLease:
         self._holder = uuid.uuid4().hex
 
     async def take(self) -> None:
-        """Leases a number or renews the lease; the time is counted from before the store was asked.
+        """Leases a number or renews the lease, whose time counts from before the store was asked.
 
-        Raises `Unavailable` or `OutcomeUnknown`; the lease that was held before stays.
+        Raises `Unavailable` or `OutcomeUnknown`; an earlier lease then stays as it was.
         """
         asked = self._clock.monotonic()
         node = await self._store.lease_node(
@@ -35,7 +35,7 @@ class NodeLease:
         self._clock.lease(node, asked + LEASE_SECONDS - MARGIN_SECONDS)
 
     async def keep(self) -> None:
-        """Renews the lease until cancelled; after a failure the next try comes while ids can still be drawn."""
+        """Renews the lease until cancelled; after a failure it tries again while ids can still be drawn."""
         while True:
             await self._clock.sleep(LEASE_SECONDS / 4)
             try:

@@ -1,4 +1,4 @@
-"""When the service takes no more: too many transfers are open, or a trading core has fallen silent."""
+"""When the service takes no more requests: too many transfers are open, or a trading core has fallen silent."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Told(Struct, frozen=True):
 
 
 class Pressure:
-    """Decides before anything is recorded whether a request is shed.
+    """Decides, before anything is recorded, whether a request is shed.
 
     A core is silent when it has owed an answer for `silence_seconds` and has given none since. Commands from before
     this process began do not count, because it cannot know which of them were answered. Every `probe_seconds` one

@@ -9,15 +9,15 @@ from internal_transfer.ports.errors import OperatingFailureError, System
 from internal_transfer.services.pressure import Pressure
 
 PROBE_SECONDS = 2.0
-"""How long a probe of a system may take: whoever asks for readiness does not wait as long as a transfer does."""
+"""How long a probe of a system may take: a load balancer does not wait as long as a transfer does."""
 
 _NOBODY = TransferId(1)
 
 
 class Readiness:
-    """Tells why requests should not come, from what is known and, where other systems do the work, by asking them.
+    """Tells why requests should not come here, from what is known and, with `probes`, by asking store and ledger.
 
-    `failures` tell what does not work at present, as far as adapters know without asking.
+    Each of `failures` returns why an adapter does not work at present, as far as it knows without asking, or None.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Readiness:
         return None if silent is None else f"the trading core {silent!r} does not answer"
 
     async def _probe(self) -> str | None:
-        """Asks store and ledger for something that does not exist, then the adapters what they know."""
+        """Asks the store and the ledger for something that does not exist, then the adapters for what they know."""
         system = System.STORE
         try:
             async with asyncio.timeout(PROBE_SECONDS):

@@ -1,4 +1,4 @@
-"""What is on record of single transfers, read for many askers with one look."""
+"""Reads the records of single transfers for many callers with one look."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ Record = tuple[Transfer | None, list[Event]]
 
 
 class RecordReader:
-    """Answers with a transfer and its events, as they are on disk after the question came."""
+    """Reads a transfer and its events as they are on disk after the caller asked."""
 
     def __init__(self, ports: Ports, *, most: int) -> None:
         self._store = ports.store
@@ -24,18 +24,18 @@ class RecordReader:
         self._intake: Intake[tuple[TransferId, asyncio.Future[Record]]] = Intake(most)
 
     async def read(self, transfer_id: TransferId) -> Record:
-        """The transfer's record; raises `Unavailable` or `OutcomeUnknown` where it cannot be had."""
+        """Returns the transfer's record; raises `Unavailable` or `OutcomeUnknown` if it cannot be read."""
         asked: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         if not self._intake.offer((transfer_id, asked)):
             raise Unavailable(System.STORE, "too many are reading records")
         return await asked
 
     def close(self) -> None:
-        """Takes no more questions; `run` returns when those taken are answered."""
+        """Takes no more calls; `run` returns when those taken are answered."""
         self._intake.close()
 
     async def run(self) -> None:
-        """Answers until `close()`, and then until nobody asks any more."""
+        """Reads until `close()` is called and no caller waits any more."""
         while asked := await self._intake.take(AT_ONCE_MAX):
             try:
                 records = await self._look([transfer_id for transfer_id, _ in asked])

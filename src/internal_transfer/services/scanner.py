@@ -1,4 +1,4 @@
-"""Finds transfers that nobody is working on any more, and goes on with them from the truth."""
+"""Finds open transfers that nobody works on any more, asks what happened, and goes on with them."""
 
 import structlog
 from msgspec import Struct
@@ -12,13 +12,13 @@ from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 
 SET_BACK_MS = 5_000
-"""Smaller steps are waited out; so are they when ids are drawn."""
+"""Smaller steps of the clock are waited out, here as when ids are drawn."""
 
 _log = structlog.get_logger(__name__)
 
 
 class ScannerBounds(Struct, frozen=True, kw_only=True):
-    """How often it scans, how many transfers it takes at once, for how long, and when age becomes a worry."""
+    """How often it scans, how many transfers it leases at once and for how long, and from which ages on they alert."""
 
     interval_seconds: float = 5.0
     batch_most: int = 512
@@ -45,7 +45,7 @@ class Scanner:
         self._scanned_at: tuple[int, float] | None = None
 
     async def run(self) -> None:
-        """Scans until cancelled; a scan that fails is counted, and the next one comes."""
+        """Scans until cancelled; a scan that fails is counted, and the next one follows."""
         while True:
             try:
                 await self.scan()
@@ -57,18 +57,18 @@ class Scanner:
             await self._clock.sleep(self._bounds.interval_seconds)
 
     async def scan(self) -> int:
-        """Works on everything that is due, and answers how many transfers that were."""
+        """Works on all transfers that are due, and returns how many there were."""
         worked_on = 0
         await self._follow_the_clock()
-        while due := await self._claim():
+        while due := await self._lease_due():
             worked_on += len(due)
             try:
                 await self.recover(due)
             except OperatingFailureError:
                 raise
-            except Exception as error:  # noqa: BLE001 - what shows a bug in one must not keep the others from going on.
+            except Exception as error:  # noqa: BLE001 - a bug that one transfer shows must not hold up the others.
                 self._report(error)
-                # What broke took back the turn that it was in; the others begin their own.
+                # The failure rolled back its turn; the single recoveries begin their own.
                 await leave_failed_turn(self._durability)
                 await self._recover_singly(due)
         await self._measure()
@@ -77,7 +77,7 @@ class Scanner:
         return worked_on
 
     async def _follow_the_clock(self) -> None:
-        """Makes everything due when the wall clock was set back: what was put off before lies too far in its future."""
+        """Makes all transfers due if the wall clock was set back, since their due times are then too far ahead."""
         wall_ms, monotonic = self._clock.now_ms(), self._clock.monotonic()
         if self._scanned_at is not None:
             before_ms, before = self._scanned_at
@@ -87,14 +87,14 @@ class Scanner:
                 _log.warning("clock_set_back", milliseconds=set_back_ms, made_due=made_due)
         self._scanned_at = (wall_ms, monotonic)
 
-    async def _claim(self) -> list[Transfer]:
-        # The time is fixed per claim, and what was worked on is due later, so the scan ends.
+    async def _lease_due(self) -> list[Transfer]:
+        # Each lease fixes the time once, and a transfer that was worked on is due later, so the scan ends.
         due = await self._store.lease_due(
             now_ms=self._clock.now_ms(),
             lease_ms=int(self._bounds.lease_seconds * 1000),
             most=self._bounds.batch_most,
         )
-        # A claim that were taken back with the work on it would be made again, without end.
+        # A lease that was rolled back together with the work on it would be taken again, without end.
         await self._durability.durable()
         return due
 
@@ -104,7 +104,7 @@ class Scanner:
                 await self.recover([transfer])
             except OperatingFailureError:
                 raise
-            except Exception as error:  # noqa: BLE001 - as above; it is due again when its lease ends.
+            except Exception as error:  # noqa: BLE001 - as above; the transfer is due again when its lease ends.
                 self._report(error, request_id=str(transfer.id))
                 await leave_failed_turn(self._durability)
 
@@ -113,7 +113,7 @@ class Scanner:
         _log.error("scan_broke", exc_info=error, **about)
 
     async def recover(self, transfers: list[Transfer]) -> list[Work]:
-        """Asks ledger and core about open transfers and goes on from what they say."""
+        """Asks the ledger and the cores about open transfers, and goes on from what they say."""
         works = [
             Work(transfer, Facts(expired=self._driver.is_expired(transfer)), scanned=True) for transfer in transfers
         ]

@@ -1,4 +1,4 @@
-"""Takes in what trading cores confirm over the event bus, and finishes the transfers."""
+"""Takes the verdicts of trading cores from the event bus, and finishes their transfers."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from internal_transfer.services.driver import Driver, Work
 from internal_transfer.services.pressure import Pressure
 
 LOST_AGAIN_MAX = 4
-"""After so many others that were faster, the transfer is theirs; the scanner goes on with it when it is due."""
+"""After another process was faster this many times, the transfer is left to it, or to the scanner when it is due."""
 
 _log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class Settler:
         self._bounds = bounds
 
     async def run(self) -> None:
-        """Works until cancelled; a delivery that could not be worked on is tried again until it can."""
+        """Works until cancelled; a delivery that fails is tried again until it succeeds."""
         while True:
             try:
                 delivery = await self._bus.take(self._bounds.batch_most)
@@ -66,7 +66,7 @@ class Settler:
         return None
 
     async def _settle_all(self, delivery: Delivery) -> OperatingFailureError | None:
-        """Settles a delivery as one batch, or where a bug makes that fail, every verdict by itself."""
+        """Settles a delivery as one batch or, if a bug makes that fail, each verdict by itself."""
         try:
             await self.settle(delivery.verdicts)
         except OperatingFailureError as error:
@@ -93,10 +93,10 @@ class Settler:
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Goes on with the transfers that these verdicts are about; safe to repeat.
 
-        A verdict about a transfer that is final, or that was heard before, changes nothing. One about an unknown
-        transfer, or one whose hold is not on record yet, is nothing that a working core could say: it is counted.
-        Where somebody else recorded something meanwhile, the verdict is heard again on what is on record now: it will
-        not be told a second time.
+        A verdict about a final transfer, or one that was heard before, changes nothing. No working core gives a verdict
+        about an unknown transfer, or about one whose hold is not on record yet: such a verdict is counted. If another
+        process recorded a change in the meantime, the verdict is applied to the new record, since the core will not
+        send it again.
         """
         for _ in range(LOST_AGAIN_MAX):
             verdicts = await self._settle_once(verdicts)
@@ -104,7 +104,7 @@ class Settler:
                 return
 
     async def _settle_once(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
-        """Answers the verdicts about transfers that somebody else went on with."""
+        """Returns the verdicts about transfers that another process went on with."""
         by_id: dict[TransferId, list[Verdict]] = {}
         for verdict in verdicts:
             by_id.setdefault(verdict.transfer_id, []).append(verdict)

@@ -1,4 +1,4 @@
-"""What must hold before a process does anything: it has the settings and the data that belong together."""
+"""What must hold before a process does anything: its settings and its data belong together."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from internal_transfer.settings.pins import check_pins, pins
 from internal_transfer.settings.settings import Settings
 
 DIRECTORY_KIND = "directory.kind"
-"""The name under which it is pinned what a data directory is for."""
+"""The name of the pin that says what a data directory is for."""
 DEMO, REAL = "demo", "real"
 _OTHER_KIND = {
-    DEMO: "was first used without --demo, and made-up money must not come to real money: "
+    DEMO: "was first used without --demo, and made-up money must not be mixed with real money: "
     "start without --demo, or give --data another directory",
     REAL: "was first used with --demo, and its money is made up: start with --demo, or give --data another directory",
 }
@@ -28,10 +28,10 @@ class StartChecks:
         self._restore = restore
 
     async def for_server(self, *, demo: bool) -> None:
-        """Checks a server's start, and pins what is used for the first time.
+        """Checks whether a server may start, and pins what is used for the first time.
 
         The first start, with `demo` or without, decides for good what the directory is for. Raises `StartRefusedError`
-        where the directory is for the other, the settings are not those that the data was made with, or the systems
+        if the directory is for the other kind, the settings are not those that the data was made with, or the systems
         were restored to different times.
         """
         kind = DEMO if demo else REAL
@@ -46,7 +46,7 @@ class StartChecks:
             raise StartRefusedError(disagreement)
 
     async def for_command(self) -> None:
-        """Checks a command that works without a server: one must have been started before, with the same settings.
+        """Checks whether a command may work without a server: one must have started before, with the same settings.
 
         Pins nothing. Raises `StartRefusedError`.
         """
@@ -54,7 +54,7 @@ class StartChecks:
         if not pinned:
             raise StartRefusedError(f"{self._directory}: no server has started on it yet")
         wanted = pins(self._settings)
-        advice = "without a server a command needs its settings: give --config FILE of the server"
+        advice = "while no server runs, a command needs its settings: give --config FILE of the server"
         try:
             check_pins(wanted, pinned)
         except StartRefusedError as error:
