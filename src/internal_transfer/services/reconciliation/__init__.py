@@ -1,1 +1,1 @@
-"""Compares store, ledger and core."""
+"""Compares store, ledger and cores."""

@@ -1,4 +1,4 @@
-"""What store, ledger and core must say about one transfer, and in what they differ."""
+"""What store, ledger and cores must say about one transfer, and how they differ."""
 
 from collections.abc import Collection
 from typing import assert_never
@@ -11,7 +11,7 @@ from internal_transfer.services.operators.evidence import is_applied
 
 
 class Difference(Struct, frozen=True):
-    """One thing that is not as it must be; `kind` is one of a fixed set of words."""
+    """One difference; `kind` is one of a fixed set of words."""
 
     kind: str
     detail: str
@@ -20,12 +20,11 @@ class Difference(Struct, frozen=True):
 def differences(
     transfer: Transfer, hold: Hold, verdicts: list[Verdict], *, by_hand: Collection[Side] = ()
 ) -> list[Difference]:
-    """In what a transfer's record, its hold and its cores' verdicts differ, as of one moment.
+    """Returns how a transfer's record, its hold and its cores' verdicts differ at one moment.
 
-    `by_hand`: the legs that persons put right in a core, so that it must not have applied them as well.
+    `by_hand` are the legs that people put right in a core, which must therefore not have applied them as well.
 
-    A transfer that is open may be ahead of its record by what was done and not yet recorded; the scanner catches up
-    with that, so it is no difference.
+    What was done for an open transfer and is not recorded yet is no difference, since the scanner will record it.
     """
     found = _of_hold(transfer, hold)
     for verdict in verdicts:
@@ -37,7 +36,7 @@ def differences(
             if any(is_applied(verdict.side, verdicts) for verdict in verdicts):
                 found.append(Difference("core_effect_without_hold", "a core moved money before the hold was on record"))
         case Status.PENDING:
-            # Undoing a leg is recorded before it is ordered, so what is on record as applied still stands.
+            # That a leg is undone is recorded before its core is told, so a leg recorded as applied still stands.
             found += [
                 Difference(
                     "missing_core_effect", f"the core {leg.core!r} does not know that it applied the {leg.side} leg"
@@ -88,7 +87,9 @@ def _of_hold(transfer: Transfer, hold: Hold) -> list[Difference]:
 def _of_echo(transfer: Transfer, verdict: Verdict) -> Difference | None:
     leg = next((leg for leg in transfer.legs if leg.side is verdict.side), None)
     if leg is None:
-        return Difference("core_entry_of_no_leg", f"a core has a verdict about a {verdict.side} leg that is none")
+        return Difference(
+            "core_entry_of_no_leg", f"a core has a verdict about a {verdict.side} leg, which the transfer does not have"
+        )
     told = command_of(transfer, leg, verdict.action)
     if (verdict.asset, verdict.amount, verdict.debit, verdict.credit) != (
         told.asset,
@@ -108,6 +109,6 @@ def _applied_twice(leg: Leg) -> Difference:
 def _not_applied(transfer: Transfer, leg: Leg) -> Difference:
     name = "the legs" if leg.side is Side.BOTH else f"the {leg.side} leg"
     if transfer.decision is Decision.POST:
-        detail = f"posted by persons, and the core {leg.core!r} has not applied {name}"
+        detail = f"posted by an operator, and the core {leg.core!r} has not applied {name}"
         return Difference("break_glass_post", detail)
     return Difference("missing_core_effect", f"the record is SUCCESS, and the core {leg.core!r} has not applied {name}")

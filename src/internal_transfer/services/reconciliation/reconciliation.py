@@ -1,8 +1,8 @@
 """Compares store, ledger and cores with each other, and the ledger with itself, while all of them are in use.
 
-The systems cannot be read at one instant. So a difference of a transfer counts only if its record stood still while
-the systems were asked; one that moves is asked about again. Balances are held against a replay of the ledger's
-transfers: what the ledger says of an account has to be one of the balances that it had between two readings.
+The systems cannot be read at one instant. So a transfer's difference counts only if its record stayed the same while
+the systems were asked; if it changed, they are asked again. Balances are compared with a replay of the ledger's
+transfers: an account's balance must be one that the replay has between two readings.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from internal_transfer.services.reconciliation.replay import Replay
 from internal_transfer.services.restore.mark import REPAIR, SUBJECT, wanted_timestamp
 
 ITEMS_MAX = 10_000
-"""More are counted and not listed."""
+"""Further items are counted but not listed."""
 
 LOOKS_MAX = 5
-"""How often a transfer is looked at again because it moved; then it is left to the next run."""
+"""How often a transfer is looked at because it changed meanwhile; then it is left to the next run."""
 
 _TWO_PHASES = TransferFlag.PENDING | TransferFlag.POST_PENDING_TRANSFER | TransferFlag.VOID_PENDING_TRANSFER
 
 
 class Item(Struct, frozen=True, omit_defaults=True):
-    """One difference; `request_id` where it is about a transfer, `account` (a ledger id) where about an account."""
+    """One difference, about a transfer (`request_id`), an account (`account`, its ledger id), or neither."""
 
     kind: str
     detail: str
@@ -46,7 +46,7 @@ class Item(Struct, frozen=True, omit_defaults=True):
 
 
 class Reconciled(Struct, frozen=True, kw_only=True):
-    """What a run found, and how much it looked at. `items` are at most `ITEMS_MAX` of `items_total`."""
+    """What a run found, and how much it compared. `items` are at most `ITEMS_MAX` of `items_total`."""
 
     at: int
     clean: bool
@@ -70,7 +70,7 @@ class _Run:
         self.excess: dict[int, tuple[int, int]] = {}
 
     def add_excess(self, account: LedgerAccount) -> None:
-        """Adds by how much an account's debits, less its credits, are more than they should be."""
+        """Adds the amount by which an account's debits less its credits exceed what they should be."""
         right = self.replay.balances[account.id]
         posted, pending = self.excess.get(account.ledger, (0, 0))
         self.excess[account.ledger] = (
@@ -90,8 +90,8 @@ class _Run:
 class Reconciliation:
     """The role that compares. It changes nothing but its own reports.
 
-    A run reads `page_most` entries at a time and lets others work in between; two runs never overlap. It raises
-    `Unavailable` where one of the systems does not answer; then there is no report.
+    A run reads `page_most` entries at a time and lets other tasks work in between; two runs never overlap. If one of
+    the systems does not answer, it raises `Unavailable` and there is no report.
     """
 
     def __init__(self, ports: Ports, rules: Rules, *, driver: Driver, page_most: int = 200) -> None:
@@ -127,7 +127,7 @@ class Reconciliation:
             return await self._report(run)
 
     async def last(self) -> Report | None:
-        """The newest report."""
+        """Returns the newest report."""
         report = await self._operations.last_report()
         await self._durability.durable()
         return report
@@ -144,7 +144,7 @@ class Reconciliation:
             await self._breathe()
 
     async def _compare(self, run: _Run, transfers: Sequence[Transfer]) -> None:
-        """Finds what lasts: differences of transfers whose record stood still while ledger and cores were asked."""
+        """Finds the differences of transfers whose record stayed the same while ledger and cores were asked."""
         for _ in range(LOOKS_MAX):
             looked = await self._driver.look(transfers)
             verdicts = await self._core.verdicts([transfer.id for transfer in transfers])
@@ -171,7 +171,7 @@ class Reconciliation:
             await self._breathe()
 
     async def _by_hand(self, transfers: Sequence[Transfer]) -> dict[TransferId, frozenset[Side]]:
-        """The legs that operators acknowledged as put right by hand, of transfers that they had posted."""
+        """Returns the legs of transfers posted by operators that they acknowledged as put right by hand."""
         posted = [str(transfer.id) for transfer in transfers if transfer.decision is Decision.POST]
         if not posted:
             return {}
@@ -189,9 +189,9 @@ class Reconciliation:
         return page
 
     async def _check_rows(self, run: _Run, rows: Sequence[LedgerTransfer]) -> None:
-        """Finds rows that no transfer accounts for, and money that comes or goes past the far sides.
+        """Finds rows that no transfer accounts for, and money that comes or goes other than through the far sides.
 
-        A transfer is on record before its hold is made, so one that is read after its hold has to be there.
+        A transfer is on record before its hold is made, so a read after that of the hold must find it.
         """
         by_transfer: dict[TransferId, list[LedgerTransfer]] = {}
         for row in rows:
@@ -203,7 +203,7 @@ class Reconciliation:
                 if row.debit_account_id in self._far_sides or row.credit_account_id in self._far_sides:
                     run.find(Item("unexpected_transfer", f"{row.id} moves money of a far side", str(transfer_id)))
             else:
-                run.find(Item("unexpected_transfer", f"{row.id} is neither a deposit nor a withdrawal nor a hold"))
+                run.find(Item("unexpected_transfer", f"{row.id} is not a deposit, a withdrawal or a hold"))
         transfers = await self._store.get(list(by_transfer))
         for (transfer_id, own), transfer in zip(by_transfer.items(), transfers, strict=True):
             for row in own:
@@ -217,12 +217,12 @@ class Reconciliation:
             TRANSFER_CODES[CashAct.WITHDRAWAL]: (row.credit_account_id, ACCOUNT_CODES[CashAct.WITHDRAWAL]),
         }.get(row.code)
         if row.flags != 0 or far_side is None or self._far_sides.get(far_side[0]) != far_side[1]:
-            run.find(Item("unexpected_transfer", f"{row.id} looks like a deposit or withdrawal and is none"))
+            run.find(Item("unexpected_transfer", f"{row.id} looks like a deposit or withdrawal, but is not one"))
 
     async def _walk_cores(self, run: _Run) -> None:
-        """Finds what cores did for transfers that nobody asked for; what they did for others is compared by transfer.
+        """Finds what cores did for transfers that are not on record; all other verdicts are compared by transfer.
 
-        An order is recorded before it is sent, so one that is read after its entry has to be there.
+        A command is recorded before it is sent, so a read after that of the core's entry must find the transfer.
         """
         entry = 0
         while True:
@@ -262,7 +262,7 @@ class Reconciliation:
             run.find(Item("resolution_without_hold", f"{stray.id} resolves {stray.pending_id}, which is not open"))
 
     async def _match(self, run: _Run, accounts: dict[int, LedgerAccount]) -> None:
-        """Holds accounts against the replay, going on with it past the moment in which they were read."""
+        """Compares accounts with the replay, which goes on past the moment at which they were read."""
         balances = run.replay.balances
         unmatched = {each.id: each for each in accounts.values() if not balances[each.id].is_of(each)}
         touched: set[int] = set()
@@ -302,7 +302,7 @@ class Reconciliation:
         return f"{format_amount(units, scale=asset.scale)} {asset.code}"
 
     async def _check_ages(self, run: _Run) -> None:
-        """Finds a ledger that is older than the store: what was recorded as done in it is not there any more."""
+        """Finds a ledger that is older than the store: it no longer has a timestamp that the store has seen."""
         seen = await self._store.ledger_seen()
         seen = wanted_timestamp(seen, await self._operations.audit_about(REPAIR, [SUBJECT]))
         if not seen:
@@ -330,13 +330,13 @@ class Reconciliation:
         )
 
     async def _breathe(self) -> None:
-        """Lets everybody else work; where calls share a commit, this ends the turn."""
+        """Lets other tasks work; where calls share a commit, this ends the turn."""
         await self._durability.durable()
         await self._clock.sleep(0)
 
 
 def _unaccounted(row: LedgerTransfer, transfer: Transfer | None) -> tuple[str, str] | None:
-    """What is wrong with a row of the ledger that belongs to a transfer."""
+    """Returns what is wrong with a ledger row that belongs to a transfer, or None."""
     if transfer is None:
         return "extra_hold", f"the ledger has {row.id}, and no such transfer is on record"
     own = {hold_id(transfer.id)}

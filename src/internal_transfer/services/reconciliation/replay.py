@@ -31,10 +31,10 @@ class Balance:
 
 
 class Replay:
-    """Balances by account id, up to the last transfer that was taken in.
+    """The balances by account id after the last transfer that was taken in.
 
-    It remembers every account and every hold that is open at that point, nothing else. `strays` are the posts and
-    voids whose hold was not open.
+    It remembers every account and every hold that is open at that point, nothing else. `strays` are posts and voids
+    whose hold was not open.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Replay:
         self._open: dict[int, int] = {}
 
     def take(self, transfers: Sequence[LedgerTransfer]) -> None:
-        """Takes in the transfers that follow, by rising timestamp."""
+        """Takes in the next transfers, by rising timestamp."""
         for transfer in transfers:
             self.take_one(transfer)
 
