@@ -1,1 +1,1 @@
-"""After a restore: whether store, ledger and cores are of one time, and how they are brought together again."""
+"""After a restore: tells whether store, ledger and cores are from one point in time, and brings them together again."""

@@ -1,9 +1,9 @@
 """Finds out whether store, ledger and cores were restored to different points in time, and repairs the record.
 
-The three are backed up apart. Every role asks `disagreement` at its start, which is cheap, and does not run where it
-says something. `repair` runs while nothing else does: it fills the ledger from the record, rebuilds records from the
-ledger, and tells the cores again what they had done. Each is done under the original ids and changes nothing where
-nothing is missing, so a repair that was broken off is simply run again; until it has ended well no role starts.
+The three are backed up separately. Every process calls `disagreement` at its start, which is cheap, and does not run if
+there is one. `repair` runs while nothing else does: it fills the ledger from the record, rebuilds records from the
+ledger, and tells the cores again what they had done. It does all of it under the original ids and changes nothing that
+is not missing, so a repair that was interrupted is simply run again; until one has ended well, no role starts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,7 +38,7 @@ from internal_transfer.services.restore.systems import Findings, Problem, Restor
 
 CORE_LOOK = 32
 NEWEST_LOOKS = (64, 512, 4096)
-"""How many of the ledger's newest rows are looked at; more where those before were all deposits and withdrawals."""
+"""How many of the ledger's newest rows are looked at; the next number if all of them were deposits and withdrawals."""
 
 _ADVICE = (
     "stop every role, keep the backups, and run `internal-transfer restore-check --repair --reason ...` "
@@ -51,7 +51,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Repaired(Struct, frozen=True, kw_only=True):
-    """What a repair did, by kind, what needs a person, what is worth knowing, and the reconciliation at its end."""
+    """What a repair did, by kind; what needs a person; what is worth knowing; and the reconciliation at its end."""
 
     ended: bool
     done: dict[str, int]
@@ -62,14 +62,14 @@ class Repaired(Struct, frozen=True, kw_only=True):
 
     @property
     def clean(self) -> bool:
-        """Tells whether nothing at all remains to be looked at."""
+        """Tells whether nothing is left for a person to look at."""
         return self.ended and not self.accepted and not self.notes and self.reconciled.clean
 
 
 class RestoreCheck:
-    """Compares at every start and repairs on command.
+    """Compares at every start, and repairs when an operator asks for it.
 
-    All calls raise `Unavailable` or `OutcomeUnknown` where a system does not answer; a repair is then run again.
+    All calls raise `Unavailable` or `OutcomeUnknown` if a system does not answer; a repair is then run again.
     """
 
     def __init__(self, systems: RestoredSystems, *, audit: AuditTrail, reconciliation: Reconciliation) -> None:
@@ -78,9 +78,9 @@ class RestoreCheck:
         self._reconciliation = reconciliation
 
     async def disagreement(self, *, cores_must_answer: bool = False) -> str | None:
-        """Why no role may start, and what to do, or None. Reads a few pages and changes nothing.
+        """Returns why no role may start and what to do, or None. Reads a few pages and changes nothing.
 
-        Cores that do not answer are left out, unless they must: then it raises `Unavailable` or `OutcomeUnknown`.
+        Cores that do not answer are skipped; with `cores_must_answer` it raises `Unavailable` or `OutcomeUnknown`.
         """
         systems = self._systems
         links = await self._audit.about(REPAIR, [SUBJECT])
@@ -102,12 +102,12 @@ class RestoreCheck:
         except OperatingFailureError as error:
             if cores_must_answer or error.system is not System.CORE:
                 raise
-            # A silent core keeps no role from starting: its routes are shed until it answers.
+            # A silent core does not prevent a start: its routes are shed until it answers.
             _log.warning("core_not_compared", error=str(error))
             return None
 
     async def _newest(self) -> dict[TransferId, None]:
-        """The transfers of the ledger's newest rows, as far back as there are any, within a bound."""
+        """Returns the transfers of the ledger's newest rows; looks further back, within a bound, until it finds any."""
         for most in NEWEST_LOOKS:
             rows = await self._systems.ports.ledger.newest_transfers(most)
             ids = _transfers_of(rows)
@@ -120,7 +120,7 @@ class RestoreCheck:
         return {TransferId(int(link.entry.subject)) for link in links}
 
     async def _older_core(self, transfers: Sequence[Transfer]) -> str | None:
-        """Looks whether the cores know what the newest transfers had them do."""
+        """Returns a message if a core does not know what the newest transfers had it do."""
         done = [transfer for transfer in transfers if transfer.status is Status.SUCCESS and transfer.legs]
         if not done:
             return None
@@ -135,9 +135,9 @@ class RestoreCheck:
         return None
 
     async def _newer_core(self) -> str | None:
-        """Looks whether the newest entries of the cores are of transfers on record."""
+        """Returns a message if the newest entries of the cores are not of transfers on record."""
         last = {(verdict.transfer_id, verdict.side): verdict.outcome for verdict in await self._newest_entries()}
-        # What was taken back moved nothing in the end: `core-check` leaves such entries, and they are nobody's.
+        # Reversed entries moved nothing in the end; `core-check` leaves such entries, which belong to no transfer.
         ids = {transfer_id for (transfer_id, _), outcome in last.items() if outcome is Outcome.APPLIED}
         known = {transfer.id for transfer in await self._systems.transfers(list(ids))}
         missing = ids - known
@@ -150,7 +150,7 @@ class RestoreCheck:
         return None
 
     async def _newest_entries(self) -> list[Verdict]:
-        """The last entry and some of those before it, found by halving: a core tells its entries by rising number."""
+        """Returns the last entry and some before it, found by bisection: a core lists its entries by rising number."""
         low, high = 0, 1
         while entry := await self._entry_after(high):
             low, high = entry, 2 * entry
@@ -179,10 +179,10 @@ class RestoreCheck:
     ) -> Repaired | Refusal:
         """Repairs what can be repaired, and says what cannot.
 
-        No role may run meanwhile. `told` are events that some feed has kept; `since_ms` leaves the legs of transfers
-        that were accepted before alone. With `accept_unknown` the transfers that have no record and can get none (since
-        nobody can name their accounts, or only a core knows of them) stay as they are, and keep no role from starting
-        any more; everything else that needs a person still does.
+        No role may run meanwhile. `told` are events that a feed has kept. The legs of transfers that were accepted
+        before `since_ms` are left alone. With `accept_unknown`, transfers that have no record and can get none (because
+        nobody can name their accounts, or only a core knows them) stay as they are and no longer prevent a start; all
+        else that needs a person still does.
         """
         refusal = check_reason(reason)
         if refusal is not None:
@@ -202,7 +202,7 @@ class RestoreCheck:
         )
         outcome = UNFINISHED if problems else REPAIRED
         await self._note(actor, reason, outcome, msgspec.json.encode(evidence).decode())
-        # After the note, which says the ledger of which timestamps counts from now on.
+        # This comes after the note, which says from which of the ledger's timestamps on the repaired ledger counts.
         reconciled = await self._reconciliation.run()
         return Repaired(
             ended=not problems,
@@ -216,7 +216,7 @@ class RestoreCheck:
     async def _accept(
         self, actor: str, reason: str, problems: Sequence[Problem], *, accept_unknown: bool
     ) -> tuple[Problem, ...]:
-        """Those problems about transfers without a record that persons accepted before, or accept now."""
+        """Returns the problems about transfers without a record that operators accepted before, or accept now."""
         unknown = [problem for problem in problems if problem.kind in _ACCEPTABLE]
         if not unknown:
             return ()
@@ -252,6 +252,6 @@ class RestoreCheck:
 
 
 def _transfers_of(rows: Sequence[LedgerTransfer]) -> dict[TransferId, None]:
-    """The transfers whose holds, posts and voids these are; deposits and withdrawals are nobody's."""
+    """Returns the transfers of these holds, posts and voids; deposits and withdrawals belong to no transfer."""
     ids = ((row, transfer_of(row.id)) for row in rows)
     return {transfer_id: None for row, transfer_id in ids if transfer_id is not None and row.flags & TWO_PHASES}

@@ -1,13 +1,13 @@
-"""Tells trading cores again what they had done, after one was restored to before it.
+"""Tells trading cores again what they had done, after a core was restored to an earlier point.
 
-A verdict is given once and repeated for ever, so telling again what a core knows changes nothing. Still a core is first
-asked what it knows, and told only what it does not: a leg that is on record as applied is applied, one that was
-reversed is reversed, and one that was refused or cancelled is cancelled, so that an order which is on its way somewhere
-never comes to be. A verdict that is not the recorded one needs a person.
+A core gives a verdict once and repeats it for ever, so telling it what it knows changes nothing. Still each core is
+first asked what it knows, and told only what it does not know: a leg on record as applied is applied, a reversed one is
+reversed, and a refused or cancelled one is cancelled, so that a command that is still on its way has no effect. A
+verdict that differs from the recorded one needs a person.
 
-A refusal is a verdict as well, so debits are told with care: all credits first, then, in the order of the ledger's
-timestamps, what debits, and only where the core's own balance suffices. What a core still lacks after that (the trades
-between, which it restores from its own journal) needs a person.
+A refusal is a verdict too, so debits are told with care: first all credits, then the debits in the order of the
+ledger's timestamps, each only if the core's own balance suffices. A debit whose funds are still missing after that
+(they came from trades, which the core restores from its own journal) needs a person.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ from internal_transfer.services.operators.evidence import is_applied
 from internal_transfer.services.restore.systems import RestoredSystems
 
 LOOKS_MAX = 40
-"""How often a core that answers over the bus is looked at for its verdicts."""
+"""How often a core that answers over the bus is asked for its verdicts."""
 LOOK_SECONDS = 0.5
 CORE_ONLY = "core_entry_without_transfer"
-"""The kind of problem where money moved in a core for a transfer that is not on record anywhere else."""
+"""The kind of problem: a core moved money for a transfer that no other system has on record."""
 
 _EXPECTED = {
     Action.APPLY: frozenset({Outcome.APPLIED}),
@@ -35,7 +35,7 @@ _EXPECTED = {
 
 
 class _Debit(Struct, frozen=True, order=True):
-    """A leg that takes from a core's account. One is kept in memory for each that a core lacks, about 100 bytes."""
+    """A leg that debits a core's account. Each one that a core lacks is kept in memory, about 100 bytes."""
 
     is_last: bool
     timestamp: int
@@ -43,7 +43,7 @@ class _Debit(Struct, frozen=True, order=True):
 
 
 class CoreRetelling:
-    """One repair of the cores; `since_ms` leaves out transfers that were accepted before."""
+    """One repair of the cores, which leaves out transfers that were accepted before `since_ms`."""
 
     def __init__(self, systems: RestoredSystems, *, since_ms: int = 0) -> None:
         self._systems = systems
@@ -51,7 +51,7 @@ class CoreRetelling:
         self._debits: list[_Debit] = []
 
     async def run(self) -> None:
-        """Tells what is missing; raises `Unavailable` or `OutcomeUnknown` where a system does not answer."""
+        """Tells the cores what they lack; raises `Unavailable` or `OutcomeUnknown` if a system does not answer."""
         systems = self._systems
         async for page in systems.records(Status.SUCCESS, Status.FAILED, Status.PENDING, above=self._above):
             transfers = [transfer for transfer in page if transfer.legs]
@@ -71,7 +71,7 @@ class CoreRetelling:
         await self._find_unknown()
 
     def _missing(self, transfer: Transfer, leg: Leg, said: Sequence[Verdict]) -> Action | None:
-        """What the core has to be told of a leg again, if anything."""
+        """Returns what the core must be told again about a leg, if anything."""
         own = [verdict for verdict in said if verdict.side is leg.side]
         applied = is_applied(leg.side, own)
         match leg.state:
@@ -86,7 +86,7 @@ class CoreRetelling:
             case LegState.REVERSED | LegState.REFUSED | LegState.CANCELLED if applied:
                 self._contradicts(transfer, leg)
             case _:
-                # Right, or open: then the scanner asks.
+                # The core is right, or the leg is open, and then the scanner asks.
                 return None
         return None
 
@@ -119,7 +119,7 @@ class CoreRetelling:
                 systems.findings.done["legs_told_again"] += 1
 
     async def _debit_all(self, debits: list[_Debit]) -> None:
-        """Debits in order, again and again as long as some are funded by others."""
+        """Tells debits in order, and again as long as some of them fund others."""
         while debits:
             waiting: list[_Debit] = []
             for start in range(0, len(debits), self._systems.page_most):
@@ -131,11 +131,11 @@ class CoreRetelling:
                 break
             debits = waiting
         for debit in debits:
-            detail = "the core's balance is too small for the debit that it had made: restore its own journal first"
+            detail = "the core's balance is too small for a debit that it had made: restore its own journal first"
             self._systems.findings.need("core_funds_missing", detail, debit.transfer_id)
 
     async def _debit(self, ids: Sequence[TransferId]) -> set[TransferId]:
-        """Tells debits that the cores' balances allow; answers the others."""
+        """Tells the debits that the cores' balances allow; returns the others."""
         systems = self._systems
         transfers = await systems.transfers(ids)
         available = await self._balances({transfer.source.owner for transfer in transfers})
@@ -154,7 +154,7 @@ class CoreRetelling:
         return short
 
     async def _find_unknown(self) -> None:
-        """Finds what a core did for transfers that neither store nor ledger know: both were restored to before them."""
+        """Finds what cores did for transfers that neither store nor ledger know, both being restored to earlier."""
         systems = self._systems
         async for page in systems.core_entries():
             verdicts = {verdict.transfer_id: verdict for verdict in page}

@@ -1,24 +1,23 @@
-"""Fills a ledger that was restored to before what store and audit chain say about it.
+"""Fills a ledger that was restored to an earlier point than the store and the audit chain.
 
-Everything is done again under its own id, so what is there already stays as it is, and a repair that was broken off is
-run again. The order is what makes sure that nothing is refused which was not refused before; a refusal would burn the
-id for ever:
+Everything is done again under its own id, so what the ledger has stays as it is, and a repair that was interrupted is
+run again. The order ensures that nothing is refused that was not refused before; a refusal would burn the id for ever:
 
 1. **Deposits** come first. More credit earlier can only help.
 2. **Final transfers** follow in the order of their ledger timestamps, each with its hold and at once its post or void.
-   The timestamp k on record is that of the hold, of its resolution, or lies between. At k the lost ledger counted the
-   transfer's amount in the source's debits, pending or posted, and its limit held. What is filled in before has a
-   smaller timestamp: its debits were held or posted at k as well, so there are no more debits now than at k. And every
-   credit that was posted by k belongs to a transfer with a smaller timestamp, which has been posted now as well, so
-   there are no fewer credits.
-3. **Open holds** follow. At the time of the loss the lost ledger had all of them beside all that was final.
-4. **Withdrawals** come last. They only debit; before them each account has at least what it had at the time of the
-   loss and what was withdrawn. A failed transfer that never had a hold, and a deposit or withdrawal that was refused,
-   have their ids burnt again, which moves nothing.
+   The timestamp k on record is that of the hold, of its resolution, or lies between the two. At k the lost ledger
+   counted the transfer's amount in the source's debits, pending or posted, and the source's limit held. All that is
+   filled in before has a smaller timestamp: its debits were held or posted at k too, so there are no more debits now
+   than at k. And every credit that was posted by k belongs to a transfer with a smaller timestamp, which has now been
+   posted too, so there are no fewer credits.
+3. **Open holds** follow. When it was lost, the ledger had all of them together with everything that was final.
+4. **Withdrawals** come last. They only debit; before them each account has at least its balance at the time of the
+   loss plus what was withdrawn. The ids of failed transfers that never had a hold, and of refused deposits and
+   withdrawals, are burnt again, which moves nothing.
 
-A transfer may have been posted without that being on record yet, and its credit used by another that is. So no hold or
-withdrawal is sent before the account is seen to have enough; one that has to wait is tried again after the open
-transfers were driven on, and what still has to wait then needs a person.
+A transfer may have been posted before that was recorded, and another transfer on record may have used its credit. So no
+hold or withdrawal is sent before the account is seen to have enough. One that must wait is tried again after the open
+transfers were driven on, and one that must still wait then needs a person.
 """
 
 from collections.abc import Sequence
@@ -40,24 +39,24 @@ from internal_transfer.services.operators.cash import CashEvidence, cash_transfe
 from internal_transfer.services.restore.systems import NANOSECONDS_PER_MILLISECOND, RestoredSystems
 
 Ordered = tuple[int, TransferId]
-"""The ledger timestamp by which a transfer is done again, and the transfer. Of each that the ledger lacks one is kept
-in memory, about 100 bytes."""
+"""The ledger timestamp that gives a transfer its place in the order, and the transfer. Each transfer that the ledger
+lacks is kept in memory, about 100 bytes."""
 
 _ACTS = frozenset(CashAct)
 _MADE = frozenset({TransferResult.CREATED.value, TransferResult.EXISTS.value})
 _REFUSED = f"refused: {Code.INSUFFICIENT_BALANCE}"
 _VERSION_AFTER_HOLD = 3
-"""A transfer that failed after its hold went through PENDING; one that failed without went there at once."""
+"""A transfer that failed after its hold went through PENDING first; one without a hold failed at once."""
 
 
 class Funds:
-    """What ledger-held accounts have available while a batch is put together."""
+    """The available balances of ledger-held accounts while a batch is put together."""
 
     def __init__(self) -> None:
         self._available: dict[Account, int] = {}
 
     async def look(self, systems: RestoredSystems, accounts: Sequence[Account]) -> None:
-        """Reads the balances of those among the accounts that have a limit."""
+        """Reads the balances of those accounts that have a limit."""
         types = systems.rules.account_types
         limited = {ledger_account_id(a): a for a in accounts if types[a.type].holder is Holder.LEDGER}
         if not limited:
@@ -68,7 +67,7 @@ class Funds:
             self._available[limited[row.id]] = row.credits_posted - row.debits_posted - row.debits_pending
 
     def take(self, account: Account, amount: int) -> bool:
-        """Takes from an account, if it has enough; one without a limit always has."""
+        """Takes from an account and returns True if it has enough; an account without a limit always has."""
         if account not in self._available:
             return True
         if self._available[account] < amount:
@@ -91,7 +90,7 @@ class LedgerReplay:
         self._open: list[Ordered] = []
 
     async def run(self) -> None:
-        """Fills the ledger; raises `Unavailable` or `OutcomeUnknown` where a system does not answer."""
+        """Fills the ledger; raises `Unavailable` or `OutcomeUnknown` if a system does not answer."""
         systems = self._systems
         await systems.driver.prepare()
         await self._deposit()
@@ -102,7 +101,7 @@ class LedgerReplay:
             waiting = await self._do_all(waiting)
         for _, transfer_id in waiting:
             systems.findings.need(
-                "funds_missing", "its account has not enough for its hold to be made again", transfer_id
+                "funds_missing", "its account does not have enough for its hold to be made again", transfer_id
             )
         await self._withdraw()
 
@@ -150,7 +149,7 @@ class LedgerReplay:
     async def _move(self, act: CashAct, moves: Sequence[CashEvidence]) -> None:
         systems = self._systems
         there = await self._known([int(evidence.ledger_id) for evidence in moves])
-        # One reference may have been told of more than once.
+        # The chain may name a reference more than once.
         missing = {int(move.ledger_id): move for move in moves if int(move.ledger_id) not in there}
         if not missing:
             return
@@ -166,7 +165,7 @@ class LedgerReplay:
                 asset = systems.rules.assets[move.account.asset]
                 rows.append(cash_transfer(act, move.account, asset, units=units, ledger_id=ledger_id))
             else:
-                detail = f"{move.account} has not enough for the {act} {ledger_id} of {move.amount} to be made again"
+                detail = f"{move.account} does not have enough to repeat the {act} {ledger_id} of {move.amount}"
                 systems.findings.need("funds_missing", detail)
         await systems.create(rows)
         systems.findings.done[f"{act}s_made_again"] += len(rows)
@@ -180,14 +179,14 @@ class LedgerReplay:
         await self._systems.driver.open_accounts(list(dict.fromkeys(accounts)))
 
     async def _burn(self, ledger_ids: Sequence[int]) -> None:
-        """Burns ids that were burnt; one that exists after all is not changed by it."""
+        """Burns ids again that were burnt before; one that exists after all is not changed."""
         if ledger_ids:
             outcomes = await self._systems.ports.ledger.create_transfers([fence_of(each) for each in ledger_ids])
             burnt = sum(each.status is TransferResult.PENDING_TRANSFER_NOT_FOUND for each in outcomes)
             self._systems.findings.done["ids_burnt_again"] += burnt
 
     async def _find(self) -> None:
-        """Finds what the ledger lacks, and burns again what needs no order."""
+        """Finds what the ledger lacks, and burns ids again, for which the order does not matter."""
         async for page in self._systems.records(Status.SUCCESS, Status.FAILED, Status.PENDING):
             looked = await self._systems.driver.look(page)
             burnt = []
@@ -215,13 +214,13 @@ class LedgerReplay:
                 self._systems.findings.need("contradiction", detail, transfer.id)
 
     async def _forget_missing_holds(self, transfers: Sequence[Transfer]) -> None:
-        """Takes back that holds are missing, which are there now."""
+        """Withdraws the need for a person from transfers whose missing holds exist now."""
         found = [each for each in transfers if each.needs_person is Need.HOLD_MISSING]
         if found:
             await self._systems.ports.store.record([Change(t.revision, replace(t, needs_person=None)) for t in found])
 
     async def _do_all(self, items: list[Ordered]) -> list[Ordered]:
-        """Does transfers again in this order, until nothing more goes; answers those that have to wait for funds."""
+        """Does transfers again in this order, for as long as any succeed; returns those that must wait for funds."""
         while items:
             waiting: set[TransferId] = set()
             for ids in self._systems.pages(items):
@@ -266,13 +265,13 @@ class LedgerReplay:
         timestamps = {
             row.id: outcome.timestamp
             for row, outcome in zip(rows, outcomes, strict=True)
-            if outcome.status in _MADE  # What was refused has a timestamp too, under which there is nothing.
+            if outcome.status in _MADE  # A refused row has a timestamp too, under which the ledger has nothing.
         }
         await self._renew(held, timestamps)
         return waiting
 
     async def _renew(self, held: list[Transfer], timestamps: dict[int, int]) -> None:
-        """Records where the holds of open transfers are now, and makes the transfers due."""
+        """Records the new timestamps of the holds of open transfers, and makes the transfers due."""
         now = self._systems.ports.clock.now_ms()
         changes = []
         for transfer in held:
@@ -285,14 +284,14 @@ class LedgerReplay:
             await self._systems.ports.store.record(changes)
 
     async def _drive_open(self) -> None:
-        """Drives open transfers on, as the scanner would: one may have been posted without that being on record."""
+        """Drives open transfers on, as the scanner would: one may have been posted before that was recorded."""
         async for page in self._systems.records(Status.PENDING):
             await self._systems.driver.drive([Work(transfer, Facts(), scanned=True) for transfer in page])
 
 
 def _place_of(transfer: Transfer) -> int:
-    # A transfer whose hold was only ever found, by releases before this one, has no timestamp: the time of its last
-    # record is close, and the look at the funds does the rest.
+    # A transfer whose hold was found by a look-up, in an earlier release, has no timestamp. The time of its last record
+    # is close to it, and the check of the funds does the rest.
     return transfer.ledger_timestamp or transfer.updated_at * NANOSECONDS_PER_MILLISECOND
 
 

@@ -1,8 +1,8 @@
-"""What the audit chain says about repairs after a restore: whether one is unfinished, and which ledger counts since.
+"""What the audit chain says about repairs after a restore: whether one is unfinished, and which timestamp counts since.
 
-Final records are never changed, so after a repair of the ledger they go on naming timestamps of the ledger that was
-lost. The entry that closes a repair therefore notes two timestamps: the largest that the store had seen by then, and
-the newest of the repaired ledger. As long as the store has seen nothing newer, the second has to exist, not the first.
+Final records are never changed, so after a repair of the ledger they still name timestamps of the ledger that was lost.
+The entry that closes a repair therefore notes two timestamps: the largest that the store had seen by then, and the
+newest of the repaired ledger. As long as the store has seen nothing newer, the second must exist, and not the first.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ SUBJECT = "record"
 REPAIRED, UNFINISHED = "repaired", "unfinished"
 
 ACCEPT_UNKNOWN = "restore_accept_unknown"
-"""The action of the entries that leave a transfer of the ledger alone whose accounts nobody can name."""
+"""The action of the entries with which an operator leaves a transfer without a record as it is."""
 
 
 class RepairEvidence(Struct, frozen=True, kw_only=True):
@@ -31,12 +31,12 @@ class RepairEvidence(Struct, frozen=True, kw_only=True):
 
 
 def is_unfinished(links: Sequence[ChainedEntry]) -> bool:
-    """Tells whether the last repair was begun and not ended, or ended with problems."""
+    """Tells whether the last repair did not end, or ended with problems."""
     return bool(links) and links[-1].entry.outcome != REPAIRED
 
 
 def wanted_timestamp(seen: int, links: Sequence[ChainedEntry]) -> int:
-    """The timestamp that has to exist in the ledger, or 0 where the store has not seen any yet."""
+    """Returns the timestamp that must exist in the ledger, or 0 if the store has not seen any yet."""
     for link in reversed(links):
         if link.entry.outcome == REPAIRED:
             evidence = msgspec.json.decode(link.entry.evidence, type=RepairEvidence)

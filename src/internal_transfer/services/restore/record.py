@@ -1,12 +1,12 @@
-"""Rebuilds records of transfers that only the ledger knows, after the store was restored to before them.
+"""Rebuilds records of transfers that only the ledger knows, after the store was restored to an earlier point.
 
-The ledger says which accounts, how much, what became of the hold, and the hash of the caller and key. It does not say
-the key, so the row is recorded under a key made from the hash (`restored_keys.py` finds it), nor the memo. What the
-cores said fills in the legs. From there `next_step` decides, as it does for everybody.
+The ledger has the accounts, the amount, what became of the hold, and the hash of caller and key. It has no memo and no
+key, so the record gets a key made from the hash (`restored_keys.py` finds it). The legs are filled in from the cores'
+verdicts. From there `next_step` decides, as for every transfer.
 
-An account is named by its number in the registry, or by trying the owners that registry, settings, cores and events
-of the feed know: its id is a hash, so a name is right or wrong, never nearly right. A transfer whose accounts nobody
-can name is listed for a person and left as it is in the ledger.
+An account's name is found by its number in the registry, or by trying the owners that registry, settings, cores and
+events of the feed know: its id is a hash, so a name is right or wrong, never nearly right. A transfer whose accounts
+nobody can name is listed for a person and left as it is in the ledger.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -40,11 +40,11 @@ from internal_transfer.services.restore.restored_keys import KEYS_RESTORED
 from internal_transfer.services.restore.systems import NANOSECONDS_PER_MILLISECOND, RestoredSystems
 
 UNNAMED = "accounts_unknown"
-"""The kind of problem that `--accept-unknown` leaves alone."""
+"""The kind of problem: nobody can name the accounts; `--accept-unknown` leaves such transfers alone."""
 
 TWO_PHASES = TransferFlag.PENDING | TransferFlag.POST_PENDING_TRANSFER | TransferFlag.VOID_PENDING_TRANSFER
 INSUFFICIENT_BALANCE = "insufficient_balance"
-"""The reason of a core's refusal that users are told as such."""
+"""The reason of a core's refusal that users are told as `INSUFFICIENT_BALANCE`."""
 _ATTEMPTS = 2**32 - 1
 _VERDICT_ORDER = (Action.CANCEL, Action.APPLY, Action.REVERSE)
 _BEFORE_POST = {LegState.NOT_ASKED: LegState.APPLIED, LegState.ASKED: LegState.APPLIED}
@@ -54,12 +54,12 @@ _BEFORE_VOID = {
     LegState.APPLIED: LegState.REVERSED,
     LegState.REVERSING: LegState.REVERSED,
 }
-"""What legs must have been before a resolution of which neither the record nor their core knows."""
+"""The states that a post or a void proves for legs that neither the record nor their core knows to be there."""
 _FRESH_STATES = {Action.CANCEL: LegState.ASKED, Action.APPLY: LegState.ASKED, Action.REVERSE: LegState.REVERSING}
 
 
 class ToldTransfer(Struct, frozen=True, kw_only=True):
-    """What an event of the feed says of a transfer, wherever it was kept; `failure` is None unless it failed."""
+    """What a kept event of the feed says about a transfer; `failure` is None unless the transfer failed."""
 
     transfer_id: TransferId
     owner: Owner
@@ -70,7 +70,7 @@ class ToldTransfer(Struct, frozen=True, kw_only=True):
 
 
 class InLedger:
-    """A transfer as the ledger has it: its hold, and what resolved it."""
+    """A transfer as the ledger has it: its hold, and the post or void that resolved it."""
 
     __slots__ = ("hold", "resolution")
 
@@ -94,14 +94,14 @@ class InLedger:
 
     @property
     def newest(self) -> LedgerTransfer:
-        """Its last row."""
+        """Returns its last row."""
         last = self.resolution or self.hold
         assert last is not None, "it was found by a row"
         return last
 
 
 class RecordRebuild:
-    """One repair of the store. All that it rebuilds is kept in memory until it is recorded, about 1 KiB for each."""
+    """One repair of the store. The transfers to rebuild are kept in memory until recorded, about 1 KiB each."""
 
     def __init__(self, systems: RestoredSystems) -> None:
         self._systems = systems
@@ -112,7 +112,7 @@ class RecordRebuild:
         self._types = {kind.code: kind for kind in systems.rules.account_types.values()}
 
     async def run(self, told: Iterable[ToldTransfer] = ()) -> None:
-        """Rebuilds what is missing; raises `Unavailable` or `OutcomeUnknown` where a system does not answer."""
+        """Rebuilds missing records; raises `Unavailable` or `OutcomeUnknown` if a system does not answer."""
         await self._find()
         begun = {each.id async for page in self._open() for each in page if each.key.startswith(RESTORED_KEY)}
         by_id: dict[TransferId, ToldTransfer] = {}
@@ -149,7 +149,7 @@ class RecordRebuild:
                         found.take(row)
 
     async def _name(self, told: dict[TransferId, ToldTransfer]) -> None:
-        """Finds out whose the accounts are; what is not in `_named` afterwards nobody knows."""
+        """Finds out whose accounts these are; nobody knows those that are not in `_named` afterwards."""
         systems = self._systems
         holds = [each.hold for each in self._found.values() if each.hold is not None]
         ids = {account_id for hold in holds for account_id in (hold.debit_account_id, hold.credit_account_id)}
@@ -169,7 +169,7 @@ class RecordRebuild:
         owners |= subs.keys() | {sub for each in subs.values() for sub in each}
         self._try(owners, shapes)
         await self._name_by_verdicts(shapes)
-        # Later numbers than the largest of these were given after the store's copy was made, so it has none of them.
+        # Numbers above the largest of these were given out after the store's backup was made, so it has none of them.
         for page in _pages(range(1, max(numbers.values(), default=0) + 1), systems.page_most):
             if shapes.keys() <= self._named.keys():
                 return
@@ -184,7 +184,7 @@ class RecordRebuild:
                     self._named[ledger_id] = account
 
     async def _name_by_verdicts(self, shapes: dict[int, tuple[str, str]]) -> None:
-        """Asks the cores about transfers of which an account has no name: what they moved was somebody's."""
+        """Asks the cores about transfers with an account that has no name, since their verdicts name the owners."""
         ids = [
             transfer_id
             for transfer_id, each in self._found.items()
@@ -228,7 +228,7 @@ class RecordRebuild:
         if not proposals:
             return
         accounts = [account for each in proposals for account in (each.transfer.source, each.transfer.target)]
-        # Pinned first: a row that is there must be found by its key from the next start on.
+        # Pinned first, so that after the next start a rebuilt record is found by its key.
         await systems.ports.operations.pin({KEYS_RESTORED: "1"})
         await systems.ports.store.register(list(dict.fromkeys(accounts)))
         outcomes = await systems.ports.store.accept(proposals)
@@ -243,7 +243,7 @@ class RecordRebuild:
         await self._catch_up(rebuilt)
 
     def _owner(self, source: Account, target: Account) -> Owner:
-        """Who asked for it: one who may name both accounts, and the source's owner where several may."""
+        """Returns who asked for the transfer: a master that may use both accounts, else the owner of the source."""
         both = {source.owner, target.owner}
         if len(both) > 1:
             for master, subs in sorted(self._systems.rules.sub_accounts.items()):
@@ -269,18 +269,18 @@ class RecordRebuild:
             updated_at=created_at,
             due_at=self._systems.ports.clock.now_ms(),
         )
-        # What was allowed on its day is not decided again, but counts against the day.
+        # The transfer was allowed on its day, which is not decided again; it counts against that day's limit.
         return Proposal(transfer, restored_fingerprint(source, target, amount), AMOUNT_MAX)
 
     async def _resolved(self) -> AsyncIterator[list[tuple[Transfer, InLedger]]]:
-        """Open transfers of which the ledger knows more than the record, and all that were begun to be rebuilt."""
+        """Yields open transfers about which the ledger knows more than the record, such as those half rebuilt."""
         systems = self._systems
         async for page in self._open():
             looked = await systems.driver.look(page)
             known = []
             for transfer, (hold, rows) in zip(page, looked, strict=True):
                 if transfer.needs_person is not None or transfer.decision is Decision.POST:
-                    continue  # What persons look at, or posted without their legs, says nothing about legs.
+                    continue  # A transfer that needs a person, or was posted by one, says nothing about its legs.
                 if hold in {Hold.POSTED, Hold.VOIDED} or (hold is Hold.HELD and transfer.status is Status.REQUESTING):
                     found = InLedger()
                     for row in rows:
@@ -290,7 +290,7 @@ class RecordRebuild:
                 yield known
 
     async def _catch_up(self, known: Sequence[tuple[Transfer, InLedger]]) -> None:
-        """Records what ledger and cores say, as far as nothing has to be ordered for it; the scanner does the rest."""
+        """Records what ledger and cores say, as far as that needs no command to a core; the scanner does the rest."""
         systems = self._systems
         verdicts = await systems.ports.core.verdicts([transfer.id for transfer, _ in known])
         for (transfer, found), said in zip(known, verdicts, strict=True):
@@ -314,7 +314,7 @@ class RecordRebuild:
 def _informed(
     transfer: Transfer, found: InLedger, said: Sequence[Verdict], failure: Code | None
 ) -> tuple[Transfer, Need | None]:
-    """The transfer with what ledger and cores know of it, and why it needs a person if they contradict it."""
+    """Returns the transfer with what ledger and cores know of it, and why it needs a person if they contradict it."""
     need = None
     for verdict in sorted(said, key=lambda verdict: _VERDICT_ORDER.index(verdict.action)):
         leg = next((leg for leg in transfer.legs if leg.side is verdict.side), None)
@@ -335,7 +335,7 @@ def _informed(
         # A post is sent only when every leg is applied.
         transfer = replace(_assume(transfer, _BEFORE_POST), post_attempt=attempt)
     else:
-        # A void is sent only when no leg is applied, nor ever will be.
+        # A void is sent only when no leg is applied or ever will be.
         transfer = replace(_assume(transfer, _BEFORE_VOID), void_attempt=attempt)
         if not any(leg.state is LegState.REFUSED for leg in transfer.legs):
             transfer = _explain_void(transfer, failure, is_known=bool(said))
@@ -343,10 +343,10 @@ def _informed(
 
 
 def _explain_void(transfer: Transfer, failure: Code | None, *, is_known: bool) -> Transfer:
-    """The transfer with why it was voided, where no core says that it refused.
+    """Returns the transfer with the reason for its void, if no core says that it refused.
 
-    An event tells it. Else, a core that knows the transfer would say so if it had refused: persons decided. Of one that
-    does not, a refusal is by far the likelier.
+    An event tells the reason. Without one, a core that knows the transfer would say so if it had refused, so an
+    operator decided. If the core does not know the transfer, a refusal is by far the likelier.
     """
     if failure is Code.VOIDED_BY_OPERATOR or not transfer.legs or (failure is None and is_known):
         return replace(transfer, decision=Decision.VOID)
@@ -357,7 +357,7 @@ def _explain_void(transfer: Transfer, failure: Code | None, *, is_known: bool) -
 
 
 def _assume(transfer: Transfer, states: dict[LegState, LegState]) -> Transfer:
-    """The transfer with the states of legs that its resolution proves; where a core has forgotten, it is told again."""
+    """Returns the transfer with the states of legs that its resolution proves; a core that forgot is told again."""
     legs = tuple(replace(leg, state=states.get(leg.state, leg.state)) for leg in transfer.legs)
     return replace(transfer, legs=legs)
 

@@ -1,4 +1,4 @@
-"""Finds transfers by keys of which, after a restore, only the hash is known."""
+"""Finds transfers by key where, after a restore, only the key's hash is known."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,19 +10,19 @@ from internal_transfer.ports.all_ports import Ports
 from internal_transfer.ports.transfer_store import KeyTaken
 
 KEYS_RESTORED = "keys.restored"
-"""Pinned before the first row is rebuilt under the hash of its key; it stays, since keys are for ever."""
+"""Pinned before the first record is rebuilt under the hash of its key; it stays, since keys are for ever."""
 
 
 class KeyLookup(Protocol):
     """The part of the store that finds transfers by key."""
 
     async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
-        """What each (owner, idempotency key) stands for, in order."""
+        """Returns what each (owner, idempotency key) stands for, in order."""
         ...
 
 
 class RestoredKeys:
-    """The store's look-up of keys with a second one behind it, which is made only where rows were ever rebuilt."""
+    """The store's look-up of keys, with a second one by hash if records were ever rebuilt."""
 
     def __init__(self, ports: Ports, rules: Rules) -> None:
         self._store = ports.store
@@ -31,11 +31,11 @@ class RestoredKeys:
         self._exist = False
 
     async def refresh(self) -> None:
-        """Reads whether there are such rows; once per start is enough, since they are made while nothing runs."""
+        """Reads whether records were rebuilt; once per start is enough, since that is done while nothing runs."""
         self._exist = KEYS_RESTORED in await self._operations.pins()
 
     async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
-        """What each (owner, idempotency key) stands for, also where only the hash of it is on record."""
+        """Returns what each (owner, idempotency key) stands for, even if only its hash is on record."""
         hits = await self._store.by_keys(keys, settled=settled)
         if not self._exist:
             return hits
@@ -44,8 +44,8 @@ class RestoredKeys:
         for place, ((caller, key), hit) in enumerate(zip(keys, hits, strict=True)):
             if hit is None:
                 form = restored_key(key_hash(caller, key))
-                # Whose row it became is a guess where a master had moved a sub-account's money. The hash is of the
-                # caller, so whatever is found under any of them is the caller's.
+                # If a master had moved a sub-account's money, the owner of the rebuilt record is a guess. The hash is
+                # of the caller, so a record found under any of these owners is the caller's.
                 owners = [caller, *sorted(self._rules.sub_accounts.get(caller, ()))]
                 forms += [(owner, form) for owner in owners]
                 places += [place] * len(owners)

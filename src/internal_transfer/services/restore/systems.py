@@ -1,4 +1,4 @@
-"""How the parts of a repair read the systems, page by page, and where they write down what they find."""
+"""How the parts of a repair read the systems, page by page, and where they note what they find."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -21,7 +21,7 @@ _MADE = frozenset({TransferResult.CREATED, TransferResult.EXISTS})
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
-    """What no rule may decide, so a person has to; `kind` is one of a fixed set of words."""
+    """Something that no rule may decide and that needs a person; `kind` is one of a fixed set of words."""
 
     kind: str
     detail: str
@@ -37,13 +37,13 @@ class Findings:
         self.notes: list[str] = []
 
     def need(self, kind: str, detail: str, transfer_id: TransferId | None = None) -> None:
-        """Lists something for a person, once."""
+        """Lists a problem for a person, once."""
         self.problems[Problem(kind, detail, None if transfer_id is None else str(transfer_id))] = None
 
 
 @dataclass(slots=True)
 class RestoredSystems:
-    """The ports and how they are read. `page_most` bounds a page; a page of holds is twice as many ledger rows."""
+    """The ports and how they are read. `page_most` bounds a page; a page of holds makes twice as many ledger rows."""
 
     ports: Ports
     rules: Rules
@@ -57,7 +57,7 @@ class RestoredSystems:
         await self.ports.clock.sleep(0)
 
     async def records(self, *statuses: Status, above: TransferId | None = None) -> AsyncIterator[list[Transfer]]:
-        """The transfers in these statuses, by page and rising id in each."""
+        """Yields the transfers in these statuses, page by page, by rising id within each status."""
         for status in statuses:
             after = above
             while True:
@@ -69,7 +69,7 @@ class RestoredSystems:
                 await self.breathe()
 
     async def ledger_rows(self) -> AsyncIterator[list[LedgerTransfer]]:
-        """All transfers of the ledger, by page and rising timestamp."""
+        """Yields all transfers of the ledger, page by page, by rising timestamp."""
         after = 0
         while True:
             page = await self.ports.ledger.transfers_after(after, self.page_most)
@@ -80,7 +80,7 @@ class RestoredSystems:
             await self.breathe()
 
     async def core_entries(self) -> AsyncIterator[list[Verdict]]:
-        """All that moved balances in the cores, by page."""
+        """Yields all verdicts that moved balances in the cores, page by page."""
         after = 0
         while True:
             page = await self.ports.core.entries_after(after, self.page_most)
@@ -91,7 +91,7 @@ class RestoredSystems:
             await self.breathe()
 
     async def audit_entries(self) -> AsyncIterator[list[ChainedEntry]]:
-        """The whole audit chain, by page."""
+        """Yields the whole audit chain, page by page."""
         after = 0
         while True:
             page = await self.ports.operations.audit(after=after, most=self.page_most)
@@ -102,12 +102,12 @@ class RestoredSystems:
             await self.breathe()
 
     async def transfers(self, ids: Sequence[TransferId]) -> list[Transfer]:
-        """Transfers that are on record."""
+        """Returns those of the transfers that are on record."""
         found = await self.ports.store.get(ids)
         return [transfer for transfer in found if transfer is not None]
 
     async def create(self, rows: Sequence[LedgerTransfer]) -> list[TransferOutcome]:
-        """Creates rows in the ledger; what it does not take is listed for a person."""
+        """Creates rows in the ledger; those that it does not take are listed for a person."""
         if not rows:
             return []
         outcomes = await self.ports.ledger.create_transfers(rows)
@@ -117,6 +117,6 @@ class RestoredSystems:
         return outcomes
 
     def pages(self, items: Sequence[tuple[int, TransferId]]) -> list[list[TransferId]]:
-        """The ids of sorted items, by page."""
+        """Returns the ids of sorted items, page by page."""
         most = self.page_most
         return [[item[1] for item in items[start : start + most]] for start in range(0, len(items), most)]
