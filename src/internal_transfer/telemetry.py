@@ -56,7 +56,7 @@ class Telemetry:
         self.scanner_runs = Counter(_PREFIX + "scanner_runs", "Scans that ended.", registry=self.registry)
         self.recoveries = Counter(
             _PREFIX + "recoveries",
-            "Transfers that a scan brought on, by what it did.",
+            "Transfers that a scan took up, by what became of them.",
             ("action",),
             registry=self.registry,
         )
@@ -83,7 +83,7 @@ class Telemetry:
         )
 
     def request_counts(self) -> dict[tuple[str, str, str], float]:
-        """How many requests were answered, by (route, outcome, code)."""
+        """Returns how many requests were answered, by (route, outcome, code)."""
         return {
             (sample.labels["route"], sample.labels["outcome"], sample.labels["code"]): sample.value
             for metric in self.requests.collect()
@@ -95,7 +95,7 @@ class Telemetry:
 def configure_logging(*, level: str = "info") -> None:
     """Sends JSON logs, one object per line, to standard error.
 
-    The libraries' own logs go the same way, from warnings on.
+    The logs of libraries go there too, from level `warning` on.
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -1,4 +1,4 @@
-"""The adapters that the settings choose, opened together and closed together."""
+"""Opens the adapters that the settings choose, and closes them together."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -85,16 +85,16 @@ async def open_stack(
 
 
 async def open_core(settings: Settings, closing: AsyncExitStack) -> tuple[TradingCore, EventBus, Clock]:
-    """The way to the trading cores alone, until `closing` ends, with a clock that may draw ids.
+    """Opens only the way to the trading cores, until `closing` ends, and returns it with a clock that may draw ids.
 
     Raises `StartRefusedError`, also where the core is embedded: it lives in the service's process then.
     """
     if settings.systems.core is CoreSystem.EMBEDDED:
         raise StartRefusedError('systems.core: must be "kafka" or "aeron"; the embedded core has no door of its own')
     clock = SystemClock()
-    # Ids of the highest worker: the store hands out the lowest ones first.
+    # The ids of the highest node, since the store leases the lowest ones first.
     clock.lease(NODES_MAX - 1, clock.monotonic() + CHECK_SECONDS)
-    # In a group of its own: what settlers have not heard yet stays theirs.
+    # A consumer group of its own, so that verdicts which settlers have not heard yet stay theirs.
     group = f"core-check-{int(clock.jitter() * 2**48):x}"
     opening = Opening(settings, DataDirectory(Path()), clock, Telemetry(), closing, settles=True, group=group)
     core, bus, _ = await opening.open_core()
@@ -158,7 +158,7 @@ class Opening:
         )
 
     async def open_store(self) -> tuple[TransferStore, Operations]:
-        """Opens the store, and what operators decide beside it."""
+        """Opens the store, and the operators' records beside it."""
         match self._systems.store:
             case StoreSystem.EMBEDDED:
                 return SqliteTransferStore(self._embedded()), SqliteOperations(self._embedded())
@@ -190,7 +190,7 @@ class Opening:
             from internal_transfer.adapters.cassandra.transfer_store.store import CassandraTransferStore  # noqa: PLC0415
         cql = Cql(cql_settings(self._settings), self._clock)
         await self._start(cql, "Cassandra")
-        # Several processes that start at once would be in each other's way with the tables.
+        # Several processes that start at once would get in each other's way if each created the tables.
         store = await CassandraTransferStore.open(cql, migrating=False)
         self.checks.append(store.check)
         operations = await CassandraOperations.open(cql, migrating=False)
@@ -277,11 +277,11 @@ class Opening:
         return core, bus or MemoryEventBus(), None
 
     def _asking(self, bounds: AskBounds) -> AskBounds:
-        """The bounds of questions to a core, within the bound of its port."""
+        """Returns the bounds of questions to a core, within the bound of its port."""
         return replace(bounds, answer_seconds=HALF * self._settings.bounds.core_seconds)
 
     async def open_limiter(self) -> RateLimiter:
-        """Opens the rate limiter; one that is shared and away does not refuse the start."""
+        """Opens the rate limiter; a shared one that does not answer does not stop the start."""
         limit = self._settings.rate_limit
         local = MemoryRateLimiter(self._clock, per_minute=limit.per_minute, burst=limit.burst)
         match self._systems.rate_limiter:
@@ -304,13 +304,13 @@ class Opening:
         try:
             await shared.start()
         except Unavailable as error:
-            # Money is as safe without it: until it is back, each process counts by itself.
+            # Money is just as safe without it. Until it is back, each process counts by itself.
             _log.warning("rate_limiter_away", error=str(error))
         self.checks.append(shared.check)
         return FallbackRateLimiter(shared, local, self._clock, self._count_fallback)
 
     async def open_publisher(self) -> EventPublisher | None:
-        """Opens the way to those who read events, if there are any."""
+        """Opens the way to other programs that read events, if the settings name one."""
         match self._systems.events:
             case EventsSystem.NONE:
                 return None
@@ -327,17 +327,17 @@ class Opening:
                 assert_never(self._systems.events)
 
     async def _start(self, adapter: Foreign, name: str) -> None:
-        """Starts an adapter that is closed with the stack; a system that is away refuses the start."""
+        """Starts an adapter, which closes with the stack; raises `StartRefusedError` if its system does not answer."""
         self._closing.push_async_callback(adapter.close)
         try:
             await adapter.start()
         except OperatingFailureError as error:
             raise StartRefusedError(
-                f"{name} cannot be used: {error.message}; start it, or mend the settings"
+                f"{name} cannot be used: {error.message}; start it, or correct the settings"
             ) from error
 
     def _embedded(self) -> Database:
-        """The database in the data directory; with foreign systems beside it, each call commits by itself."""
+        """Returns the database in the data directory; with other systems beside it, each call commits by itself."""
         if self._database is None:
 
             def count_failure(error: OperatingFailureError) -> None:

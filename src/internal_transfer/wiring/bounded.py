@@ -25,7 +25,7 @@ Port = TypeVar("Port")
 
 
 def bounded_ports(ports: Ports, bounds: PortBounds) -> Ports:
-    """The same ports, each behind its bound. Waiting for durability has the store's, whose commit it is."""
+    """Returns the same ports, each behind its bound. Waiting for a commit has the store's bound."""
 
     def bound(system: System, seconds: float, *, counted: bool = True) -> Bound:
         return Bound(system, seconds, ports.clock, ports.telemetry, counted)
@@ -42,14 +42,14 @@ def bounded_ports(ports: Ports, bounds: PortBounds) -> Ports:
         bus=bound(System.BUS, bounds.bus_seconds).around(ports.bus, EventBus),
         limiter=bound(System.LIMITER, bounds.rate_limiter_seconds).around(ports.limiter, RateLimiter),
         publisher=publisher,
-        # A commit fails once, which its database counts, and is told to everyone who waits for it.
+        # A commit fails once, and its database counts that; but everyone who waits for it is told.
         durability=bound(System.STORE, bounds.store_seconds, counted=False).around(ports.durability, Durability),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a call of one port may take; whether its failures are `counted`."""
+    """How long a call of one port may take, and whether its failures are `counted`."""
 
     system: System
     seconds: float
@@ -58,11 +58,10 @@ class Bound:
     counted: bool
 
     def around(self, port: Port, protocol: type) -> Port:
-        """The port, of which only the methods of its protocol can be called, each for this long at most.
+        """Returns the port with only the methods of its protocol, each of which may take `seconds` at most.
 
-        A call that takes longer is cancelled; it raises `Unavailable` where the method only reads, else
-        `OutcomeUnknown`. Durations are observed by port (its module's name) and method, failures are counted by system
-        and kind.
+        A call that takes longer is cancelled; it raises `Unavailable` if the method only reads, else `OutcomeUnknown`.
+        Durations are observed by port (the name of its module) and method, failures are counted by system and kind.
         """
         front = _Bounded()
         for name, declared in vars(protocol).items():

@@ -107,7 +107,7 @@ def valkey_settings(settings: Settings) -> "ValkeySettings":
         from internal_transfer.adapters.valkey.settings import ValkeySettings  # noqa: PLC0415
     url = _secret(settings.secrets.redis_url, "INTERNAL_TRANSFER_REDIS_URL", "systems.rate_limiter")
     reached = ValkeySettings.of_url(url, files=settings.valkey.files, is_encrypted=settings.valkey.tls)
-    # The other half is for counting in this process, where Valkey does not answer.
+    # The other half is for counting in this process when Valkey does not answer.
     return replace(reached, deadline_seconds=HALF * settings.bounds.rate_limiter_seconds)
 
 
@@ -127,7 +127,7 @@ def aeron_connection(settings: Settings) -> "AeronConnection":
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Raises `StartRefusedError` that names the missing extra where an import inside fails."""
+    """Raises `StartRefusedError`, which names the missing extra, if an import inside fails."""
     try:
         yield
     except ImportError as error:

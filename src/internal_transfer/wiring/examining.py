@@ -1,4 +1,4 @@
-"""Gives `doctor` what the adapters say of themselves and of the systems behind them."""
+"""Gives `doctor` the adapters' findings about the systems behind them."""
 
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,12 +15,12 @@ from internal_transfer.wiring.adapters import Opening
 
 
 def examine_database(directory: DataDirectory) -> DatabaseExamination:
-    """The examination of the embedded database of a directory, which need not be acquired."""
+    """Returns the examination of a directory's embedded database; the directory need not be acquired."""
     return DatabaseExamination(directory.database)
 
 
 async def check_systems(settings: Settings) -> list[Finding]:
-    """What `doctor` tells of the systems outside: those that cannot be used at all, and what each says of itself."""
+    """Returns the findings about the systems outside: those that cannot be used at all, and what each adapter found."""
     lines: list[Finding] = []
     systems = settings.systems
     async with AsyncExitStack() as closing:

@@ -1,4 +1,4 @@
-"""Makes what the service needs in the systems outside: tables and topics."""
+"""Creates what the service needs in the systems outside: tables and topics."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from internal_transfer.wiring.client_settings import cql_settings, kafka_connect
 
 
 def migrate_store(settings: Settings) -> list[str]:
-    """Makes or upgrades the tables, and returns a line about what is there now; nothing for the embedded store.
+    """Creates or upgrades the tables and returns a line about their version; nothing for the embedded store.
 
     Raises `StartRefusedError` or an operating failure.
     """
@@ -25,7 +25,7 @@ def migrate_store(settings: Settings) -> list[str]:
 
 
 def make_topics(settings: Settings) -> list[str]:
-    """Makes the topics that are missing, and returns a line that names them; nothing where Kafka is not used.
+    """Creates the missing topics and returns a line that names them; nothing if Kafka is not used.
 
     Raises `StartRefusedError` or an operating failure.
     """

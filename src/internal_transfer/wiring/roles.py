@@ -39,7 +39,7 @@ from internal_transfer.wiring.service import ROLES, Role, Service
 from internal_transfer.wiring.stack import Interpose, Stack
 
 SHARING_BATCHES = 4
-"""How many batches of a gateway are under way at once where calls wait for other systems."""
+"""How many batches of a gateway are under way at once if its calls wait for other systems."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class RoleBounds:
 
 
 def bounds_of(settings: Settings) -> RoleBounds:
-    """The bounds that the settings say."""
+    """Returns the bounds that the settings give."""
     times = settings.transfers
     return RoleBounds(
         times=RetryTimes(
@@ -70,7 +70,7 @@ def bounds_of(settings: Settings) -> RoleBounds:
         gateway=GatewayBounds(
             queue_most=times.queue_max,
             batch_most=times.batch_max,
-            # With one shared commit a batch never waits; elsewhere others go on while one waits for an answer.
+            # With one shared commit a batch never waits; otherwise others go on while one waits for an answer.
             batches_at_once=1 if settings.systems.shares_a_commit else SHARING_BATCHES,
             acting_seconds=times.lease_seconds,
         ),
@@ -162,7 +162,7 @@ def build(
 async def open_service(
     settings: Settings, data: Path, roles: frozenset[Role] = ROLES, *, interpose: Interpose | None = None
 ) -> AsyncIterator[Service]:
-    """The service on a data directory that nobody else holds; raises `StartRefusedError`."""
+    """Opens the service on a data directory that no other process holds; raises `StartRefusedError`."""
     directory = DataDirectory(data)
     directory.acquire()
     try:

@@ -49,7 +49,7 @@ ROLES = frozenset(Role)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """One process of the service, built on its ports. `courier` is None where nobody outside is told of events."""
+    """One process of the service, built on its ports. `courier` is None if no other program is told of events."""
 
     settings: Settings
     directory: DataDirectory
@@ -83,11 +83,11 @@ class Service:
         return self.stack.ports
 
     async def prepare(self, *, demo: bool | None) -> None:
-        """Makes sure that this process may start, leases a node, burns the fence's hold, and makes due what was open.
+        """Checks that this process may start, leases a node, burns the fence's hold, and makes open transfers due.
 
         `demo` says which kind of server starts; None is for a command that works without a server. Raises
-        `StartRefusedError` where the data or the settings are not right (`StartChecks`), and `Unavailable` or
-        `OutcomeUnknown` where a system does not answer.
+        `StartRefusedError` if the data or the settings are not right (`StartChecks`), and `Unavailable` or
+        `OutcomeUnknown` if a system does not answer.
         """
         if demo is None:
             await self.start_checks.for_command()

@@ -16,7 +16,7 @@ SetCoreMode = Callable[[str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Interposed:
-    """What is put in front of the ports, behind their bounds, so that services hold no code for faults."""
+    """What is put in front of the adapters, behind the bounds, so that services hold no code for faults."""
 
     store: Callable[[TransferStore], TransferStore]
     ledger: Callable[[Ledger], Ledger]
@@ -24,16 +24,16 @@ class Interposed:
 
 
 Interpose = Callable[[Durability], Interposed]
-"""Makes what is put in front; it is given what makes durable what was done."""
+"""Makes what is put in front, given the durability of the process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """The ports, each with the adapter that the settings chose for it, and what comes with the adapters.
 
-    `tending` has to run as long as the stack is used, `checks` are what `doctor` asks; `failures` tell why something
-    does not work at present, as far as is known without asking. `set_core_mode` is for demonstrations, and only the
-    embedded core has it.
+    `tending` must run as long as the stack is used. `checks` return the findings for `doctor`. Each of `failures`
+    returns why a system does not work at present, as far as is known without asking it. `set_core_mode` is for
+    demonstrations, and only the embedded core has it.
     """
 
     ports: Ports
@@ -44,7 +44,7 @@ class Stack:
 
 
 class AtOnce:
-    """The durability of systems that have made durable what they answer."""
+    """The durability of systems whose answers are durable when they arrive."""
 
     async def durable(self) -> None:
         """Returns at once."""
