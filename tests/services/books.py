@@ -1,4 +1,4 @@
-"""What must hold of a ledger's own data, whoever wrote them."""
+"""What must always hold of a ledger's own data."""
 
 from collections import Counter, defaultdict
 

@@ -41,7 +41,7 @@ class Moods:
 
 
 class Twisted:
-    """Answers chosen orders to the ledger with another status than the ledger did."""
+    """Replaces the ledger's status for chosen transfers by another one."""
 
     def __init__(self):
         self.statuses = {}
@@ -76,7 +76,7 @@ class Unsettled:
 
 
 class Broken:
-    """Cores whose adapter has a bug, which commands show for which `is_broken` is true."""
+    """Cores whose adapter has a bug: it fails for commands for which `is_broken` is true."""
 
     def __init__(self):
         self.is_broken = lambda _: False

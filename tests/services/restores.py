@@ -73,7 +73,7 @@ def check_of(stack: Stack, *, page_most: int = 7) -> RestoreCheck:
 
 
 async def repaired(stack: Stack, **options: Any) -> Repaired:
-    """Repairs, which has to be let."""
+    """Runs a repair, which must not be refused."""
     result = await stack.patiently(check_of(stack).repair(actor=ACTOR, reason="disk lost", **options))
     assert isinstance(result, Repaired), result
     return result
@@ -98,7 +98,7 @@ class History:
         return answer.transfer
 
     async def move(self, act: CashAct, name: str, amount: int, *, owner: str = "alice") -> bool:
-        """Deposits or withdraws whole units; answers whether it was done."""
+        """Deposits or withdraws whole units, and returns whether that was done."""
         desk = Desks(self.stack).cash
         given = cash(owner, str(amount), reference=f"{name}-{self.rounds}")
         done = await (desk.deposit if act is CashAct.DEPOSIT else desk.withdraw)(given, actor=ACTOR)

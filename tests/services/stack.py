@@ -75,7 +75,7 @@ Fuse = Callable[[Literal["before", "after"], System, str], bool]
 
 
 class Line:
-    """The way to one adapter, which stays while the process behind it is started anew."""
+    """The way to one adapter, which stays while the process behind it restarts."""
 
     def __init__(self, stack: "Stack", system: System) -> None:
         self._stack = stack
@@ -319,7 +319,7 @@ class Stack:
         )
 
     async def accepted(self, key: str, amount: str = "1", **places: str) -> Transfer:
-        """Submits a request that has to be taken, and answers its transfer."""
+        """Submits a request that must be accepted, and returns its transfer."""
         answer = await self.submit(key, amount, **places)
         assert answer.refusal is None, answer.refusal
         assert answer.transfer is not None
@@ -349,7 +349,7 @@ class Stack:
         return task.result()
 
     async def scan_until_quiet(self, *, scans_most: int = 50, apart_seconds: float = 5.0) -> int:
-        """Scans until nothing is open, and answers how many scans that took; more than `scans_most` is a failure."""
+        """Scans until nothing is open, and returns how many scans that took; more than `scans_most` is a failure."""
         for scan in range(scans_most):
             summary = await self.store.open_summary()
             if not sum(summary.by_status.values()):
@@ -377,7 +377,7 @@ class Stack:
         return Counter((verdict.side.value, verdict.action.value) for verdict in own)
 
     async def decide(self, transfer: Transfer, decision: Decision) -> None:
-        """Records what persons decided, as the desk does, and makes the transfer due."""
+        """Records a decision as the desk does, and makes the transfer due."""
         after = replace(transfer, decision=decision, due_at=self.clock.now_ms())
         assert await self.store.record([Change(transfer.revision, after)]) != [None]
 

@@ -51,7 +51,7 @@ def give_back(stack, table):
 
 
 async def test_a_failed_batch_does_not_fail_the_next(start):
-    """After an error of the database the gateway answers as if it had not been: replays and new requests alike."""
+    """After an error of the database the gateway answers replays and new requests as before."""
     stack = await start()
     known = await stack.accepted("known")
     for name in ("known", "new"):
@@ -81,7 +81,7 @@ async def test_a_failed_scan_does_not_fail_the_next(start):
 
 @pytest.mark.parametrize("each_call", [False, True])
 async def test_g10_one_transfer_that_breaks_the_store_keeps_no_other_from_ending(start, each_call):
-    """A row that somebody damaged by hand breaks every batch it is in; the others are recovered all the same."""
+    """A row damaged by hand breaks every batch that it is in; the other transfers are still recovered."""
     stack = await start(each_call=each_call)
     await stack.deposit("bob", 100)
     stack.core.mode = CoreMode.PAUSED
@@ -170,7 +170,7 @@ async def test_the_end_of_every_transfer_is_logged_with_its_request_id(start):
 
 
 async def test_g10_a_clock_that_is_set_back_an_hour_keeps_nothing_waiting_for_an_hour(start):
-    """What was put off lies in the new time's future, and is taken up all the same."""
+    """Transfers that were put off are due far in the future of the new time, and are still taken up."""
     stack = await start()
     await stack.scanner.scan()
     stack.core.mode = CoreMode.PAUSED

@@ -34,7 +34,7 @@ class AcceptingProcess:
 
 @pytest.fixture
 async def two(start):
-    """A process that settles, one that accepts, and a core between them; answers are told by `answer`."""
+    """A process that settles, one that accepts, and a core between them, which answers when `answer` is called."""
     moods = Moods()
     moods.silent = {"alpha"}
     stack = await start(in_front_of_core=moods)
@@ -48,13 +48,13 @@ async def two(start):
 
 
 async def answer(stack, moods):
-    """The settling process hears what the core has said to all orders since."""
+    """The settling process hears the core's verdicts on all commands since."""
     said, moods.said = moods.said, []
     await stack.settler.settle([verdict for verdict in said if verdict is not None])
 
 
 async def test_one_lost_answer_does_not_close_a_route_that_others_go_through(two):
-    """An order stays without its answer for three minutes, others are answered through another process: none is shed.
+    """One command gets no answer for three minutes, others are answered through another process: none is shed.
 
     The last part has orders only every 25 seconds, so that no single look sees one that was just answered.
     """
@@ -72,7 +72,7 @@ async def test_one_lost_answer_does_not_close_a_route_that_others_go_through(two
 
 
 async def test_a_core_that_falls_silent_is_shed_and_let_in_again(two):
-    """A core that answers nobody any more is silent after a minute, in spite of what it answered before; when it
+    """A core that no longer answers is silent after a minute, whatever it answered before; when it
     answers a probe through another process, the routes are open again with the next look at the record.
     """
     stack, accepting, moods = two
@@ -117,15 +117,15 @@ async def test_the_record_is_looked_at_only_where_a_core_is_in_question(two):
 
 
 def owing(clock):
-    """A process that is told that a core owes an answer from soon after it began, and was heard by nobody here."""
+    """A process that knows that a core has owed an answer since soon after it began, and has not heard the core."""
     pressure = Pressure(ports_of(clock), open_most=9)
     pressure.refresh(OpenSummary({}, {"alpha": clock.now_ms()}, {}, {}))
     return pressure
 
 
-async def test_only_an_answer_counts_and_only_from_when_the_order_was_given(start):
-    """A leg in the state in which it was ordered says nothing, nor another leg's answer, nor a transfer that is not
-    there; the answer counts from the time of the order, since nobody knows when it came, and orders after that count.
+async def test_only_an_answer_counts_and_only_from_when_the_command_was_sent(start):
+    """A leg still in the state in which its core was told says nothing, nor does another leg's answer, nor a missing
+    transfer. The answer counts from the time of the command, since nobody knows when it came; later commands count.
     """
     stack = await start()
     transfer = await stack.accepted("key")
@@ -156,7 +156,7 @@ async def test_only_an_answer_counts_and_only_from_when_the_order_was_given(star
 
 
 async def test_a_process_that_begins_beside_an_old_debt_takes_no_core_for_silent(start):
-    """What was asked before it began tells a process nothing, however long nobody asks it for anything; its own orders
+    """Commands from before it began tell a process nothing, however long it is idle; its own commands
     do, and those that the record names as asked since.
     """
     stack = await start()

@@ -1,4 +1,4 @@
-"""The courier: every event of the feed is published, in order per transfer, whatever fails on the way."""
+"""The courier: every event of the feed is published, in order per transfer, whatever fails meanwhile."""
 
 import asyncio
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ FAILED = [(1, Status.REQUESTING), (2, Status.PENDING), (3, Status.FAILED)]
 
 
 async def test_every_event_is_published_once(world):
-    """All events come with their transfers, in the feed's order; then there is nothing more to do."""
+    """All events are published with their transfers, in the order of the feed; then nothing is left to publish."""
     await world.settle(1, Status.SUCCESS)
     await world.settle(2, Status.FAILED)
     courier = world.courier()

@@ -41,7 +41,7 @@ async def follow(start):
 
 
 async def finished_later(stack, elsewhere):
-    """A transfer that somebody elsewhere waits for, which is then finished here."""
+    """A caller in another process waits for a transfer, which is then finished here."""
     stack.core.mode = CoreMode.WITHHOLD
     transfer = await stack.accepted("key")
     done = elsewhere.completions.expect(transfer.id)
@@ -53,7 +53,7 @@ async def finished_later(stack, elsewhere):
 
 
 async def test_who_waits_learns_of_what_another_process_finished(follow):
-    """The end of a transfer is seen in the record, by whoever waits for it."""
+    """A caller that waits sees the end of a transfer in the record."""
     stack, elsewhere = await follow()
     done = await finished_later(stack, elsewhere)
     await stack.pass_time(0.1)

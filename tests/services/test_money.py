@@ -20,7 +20,7 @@ from services.fronts import Moods
 
 
 async def mixed_work(stack, moods):
-    """Transfers of every end and kind, one after the other; answers them."""
+    """Makes transfers of every kind and outcome, one after the other, and returns them."""
     transfers = [
         await stack.accepted("to core", "5"),
         await stack.accepted("to ledger", "7", target="earn"),
@@ -77,7 +77,7 @@ async def _all(gathered):
 
 
 async def two_wills(start, *, post_first):
-    """A core's late "applied" is settled while persons' void is carried out; the calls of the two cross.
+    """A core's late "applied" is settled while an operator's void is carried out; the calls of the two cross.
 
     The post arrives before the scanner asks anything, or else between its reversal of the leg and its void.
     """
@@ -101,7 +101,7 @@ async def two_wills(start, *, post_first):
 
 @pytest.mark.parametrize("post_first", [True, False])
 async def test_g4_a_hold_is_posted_or_voided_never_both(start, post_first):
-    """A post that is on the way when persons void: one of the two resolves the hold, only once, and for ever."""
+    """A post is on its way when an operator voids: one of the two resolves the hold, once and for ever."""
     stack, transfer = await two_wills(start, post_first=post_first)
     check_resolutions(await stack.ledger_rows(), {transfer.id: transfer})
     rows, held = await stack.ledger_rows(), hold_id(transfer.id)
@@ -199,7 +199,7 @@ async def test_g7_a_reversed_leg_counts_as_not_applied(start):
 
 
 async def test_g7_an_unknown_second_leg_is_cancelled_before_the_first_is_reversed(start):
-    """Persons void while the second core is silent: its cancel comes first, so that it can never apply any more."""
+    """An operator voids while the second core is silent: its cancel comes first, so that it can never apply."""
     stack = await start(in_front_of_core=(moods := Moods()))
     await stack.accepted("before", "50")
     moods.modes["beta"] = CoreMode.WITHHOLD

@@ -19,7 +19,7 @@ from services.parts import ports_of
 
 
 async def test_an_intake_hands_out_all_that_waits_up_to_the_most():
-    """A batch is what has come so far; a larger queue is handed out in order, in several."""
+    """A batch is all that waits; a longer queue is handed out in order, in several batches."""
     intake = Intake(5)
     assert [intake.offer(n) for n in range(7)] == [True] * 5 + [False] * 2
     assert len(intake) == 5
@@ -28,7 +28,7 @@ async def test_an_intake_hands_out_all_that_waits_up_to_the_most():
 
 
 async def test_of_many_that_wait_an_intake_hands_out_half():
-    """The other half is work while the first one's answers are on their way."""
+    """The second half of a queue is worked on while the answers to the first half go out."""
     intake = Intake(100)
     for number in range(2 * FEW + 3):
         intake.offer(number)

@@ -164,7 +164,7 @@ async def test_fence_any_other_answer_is_doubt(start):
 
 @pytest.mark.parametrize("hold_first", [True, False])
 async def test_a_hold_races_its_fence_and_exactly_one_wins(start, hold_first):
-    """The hold is still on its way when its time is over: whoever is first at the ledger decides, for both."""
+    """A hold is still on its way when its transfer expires: hold or fence, the first to reach the ledger decides."""
     stack = await start(each_call=True, times=RetryTimes(expiry_seconds=0.5), call_seconds=60)
     held, fence = (Delay(before_seconds=3.0), Delay(before_seconds=8.0))
     stack.scripts[System.LEDGER].add("create_transfers", held, fence if hold_first else None)
@@ -308,7 +308,7 @@ async def test_a_post_that_is_not_ours_is_seen(start):
 
 
 async def test_an_account_that_the_ledger_does_not_take_stops_only_its_own_transfers(start):
-    """One account exists with another code: its transfers wait and expire, those beside it in the batch succeed."""
+    """One account exists with another code: its transfers wait and expire, the others in the batch succeed."""
     stack = await start()
     bad = Account(Owner("alice"), "earn", "USDT")
     wrong = LedgerAccount(id=ledger_account_id(bad), ledger=1, code=99)
@@ -337,7 +337,7 @@ async def test_the_accounts_of_the_outside_have_codes_of_their_own_and_no_limit(
 
 
 async def test_known_accounts_are_forgotten_before_they_fill_the_memory(start, monkeypatch):
-    """More accounts than are kept: transfers go on all the same."""
+    """With more accounts than are remembered, transfers still go on."""
     monkeypatch.setattr("internal_transfer.services.driver._KNOWN_ACCOUNTS_MAX", 3)
     stack = await start()
     for n, target in enumerate(["spot", "earn", "margin", "futures", "spot"]):
@@ -396,7 +396,7 @@ async def test_failures_back_off_up_to_the_longest(start):
 
 
 async def test_a_put_off_that_cannot_be_recorded_is_no_failure_of_the_work(start):
-    """The store fails also when it is told when to go on: the time that was recorded before comes by itself."""
+    """The store also fails when the next due time is recorded: the transfer is due at the time recorded before."""
     stack = await start()
     stack.core.mode = CoreMode.PAUSED
     stack.scripts[System.STORE].add("record", None, FailBefore(), None, Duplicate())
@@ -483,7 +483,7 @@ async def test_a_system_that_fails_ends_the_scan(start):
 
 
 async def test_a_system_that_fails_while_transfers_are_taken_singly_ends_the_scan(start):
-    """A bug shows in a batch, and the commit fails under the first transfer that is taken by itself."""
+    """A bug breaks a batch, and the commit fails for the first transfer that is then recovered singly."""
     core = Broken()
     stack = await start(in_front_of_core=core)
     await pending(stack)

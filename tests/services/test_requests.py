@@ -66,7 +66,7 @@ async def test_g6_a_key_with_other_content_is_refused_and_moves_nothing(start, c
 
 
 async def test_g6_keys_are_the_users_own_and_stay_used_over_a_restart(start):
-    """Another user's equal key is another transfer; one's own key answers the same transfer after a restart, too."""
+    """Another user's equal key is another transfer; a user's own key returns the same transfer after a restart too."""
     stack = await start()
     await stack.deposit("bob", 1000)
     mine, his = await stack.accepted("key"), await stack.accepted("key", owner="bob")
@@ -287,7 +287,7 @@ async def test_who_waits_in_vain_is_told_how_far_it_is(start):
 
 
 async def test_ids_that_are_taken_are_drawn_again(start):
-    """Two workers under one id collide: the second draws others, in one batch; after five draws it gives up."""
+    """Two processes under one node collide: the second draws other ids, in one batch; after five draws it gives up."""
     stack = await start()
     first = await stack.accepted("key")
     stack.clock._ids._at_ms, stack.clock._ids._next = START_MS, 0
@@ -303,7 +303,7 @@ async def test_ids_that_are_taken_are_drawn_again(start):
 
 
 async def test_g11_every_change_has_one_event_and_a_follower_skips_none(start):
-    """Read in pages of one, two and three, while transfers go on, the feed is every change once and in order."""
+    """Read in pages of one, two and three while transfers go on, the feed has every change once and in order."""
     stack = await start()
     seen, last = [], 0
     stack.core.mode = CoreMode.WITHHOLD
@@ -482,7 +482,7 @@ async def test_without_a_lease_of_the_worker_id_nothing_is_recorded(start):
 
 
 async def test_who_gave_up_takes_nothing_back(start):
-    """A client that goes away while its request is worked on: the transfer is finished all the same."""
+    """A client goes away while its request is worked on: the transfer is still finished."""
     stack = await start(each_call=True)
     stack.scripts[System.LEDGER].add("create_transfers", Delay(before_seconds=1.0), LoseAnswer())
     stack.scripts[System.STORE].add("by_keys", None, LoseAnswer())

@@ -1,4 +1,4 @@
-"""What a repair meets besides plain loss: names nobody knows, contradictions, silence, money that is not there."""
+"""What a repair meets besides plain loss: accounts without names, contradictions, silence, missing money."""
 
 from collections import Counter
 
@@ -103,7 +103,7 @@ async def test_the_look_goes_past_deposits_within_a_bound(apart, monkeypatch):
 
 
 async def test_the_last_entry_of_a_core_is_found_among_gaps(apart):
-    """Numbers of entries only rise: refused orders leave holes, and the newest entry is found all the same."""
+    """Numbers of entries only rise: refused commands leave gaps, and the newest entry is still found."""
     for _ in range(3):
         for number in range(9):
             refused = await apart.accepted(
@@ -261,7 +261,7 @@ async def test_money_between_core_held_accounts_has_no_limit_to_keep(apart):
 
 @pytest.mark.parametrize("dated", [True, False], ids=["by the ledger's time", "by the record's, in old records"])
 async def test_transfers_are_done_again_in_their_order(apart, dated):
-    """Money that went to and fro and then away: done in another order, the first two would find nothing to move."""
+    """Money went to and fro and then away: in another order, the first two transfers would find nothing to move."""
     for name, source, target in (("to", "funding", "earn"), ("fro", "earn", "funding"), ("away", "funding", "spot")):
         await apart.clock.advance(1)
         transfer = await apart.accepted(name, "80", source=source, target=target)
@@ -342,7 +342,7 @@ async def test_an_owner_is_found_in_the_registry_and_keeps_working_under_another
 
 
 async def test_a_masters_retry_finds_what_was_moved_for_a_sub_account(apart):
-    """Whoever the row was given to, the caller's key finds it, and no other caller's does."""
+    """Whoever owns the rebuilt record, the caller's key finds it, and no other caller's key does."""
     sub = Owner("alice.sub")
     both = request("both", "2", target="funding", target_owner=sub)
     own = replace(request("own", "1"), source=account(sub), target=account(sub, "earn"), caller=Owner("alice"))
@@ -451,7 +451,7 @@ async def test_what_was_voided_between_ledger_held_accounts_was_voided_by_person
 
 
 async def test_an_older_record_catches_up_with_what_became_of_its_holds(apart):
-    """A record from before the end of a transfer learns of it, except where persons look at it."""
+    """A record from before the end of a transfer learns of it, unless the transfer needs a person."""
     await apart.clock.advance(1)
     apart.core.mode = CoreMode.WITHHOLD
     names = ("held", "looked_at", "done")
@@ -512,7 +512,7 @@ async def test_a_record_that_somebody_else_changes_is_left_to_them(apart):
 
 
 class Late:
-    """A core that is told over a bus: its answers are never in the reply."""
+    """A core that is told over a bus never answers in the reply."""
 
     def __init__(self, inner):
         self._inner = inner
@@ -553,7 +553,7 @@ async def test_a_core_that_stays_silent_needs_a_person(apart):
 
 
 async def test_a_core_that_says_something_else_now_needs_a_person(apart):
-    """An order that was taken and is refused now, or the other way round, is a contradiction."""
+    """A command that was applied and is now refused, or the other way round, is a contradiction."""
     taken = await apart.accepted("taken", "20")
     apart.core.mode = CoreMode.REFUSE
     refused = await apart.accepted("refused", "20")
@@ -571,7 +571,7 @@ async def test_a_core_that_says_something_else_now_needs_a_person(apart):
 
 
 async def test_a_core_is_told_of_debits_only_where_it_has_the_money(apart):
-    """Debits follow in order as credits and others' debits fund them; what trades had brought is asked of a person."""
+    """Debits follow in order, as credits and other debits fund them; funds that came from trades need a person."""
     await apart.clock.advance(1)
     await apart.accepted("to_margin", "20", source="spot", target="margin")
     await apart.clock.advance(1)

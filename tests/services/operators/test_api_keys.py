@@ -66,7 +66,7 @@ async def test_create(keys, stand):
 
 
 async def test_passphrase_is_hashed(keys):
-    """The store has the passphrase as a salted scrypt hash only, which that passphrase matches and no other does."""
+    """The store has only a salted scrypt hash of the passphrase, which that passphrase matches and no other."""
     made = await create(keys)
     found = await keys.find(made.api_key)
     assert found.passphrase_hash.startswith("scrypt$16384$8$1$" + "04" * 16 + "$")

@@ -47,7 +47,7 @@ async def test_money_comes_in_and_goes_out_through_the_far_sides(stack, desks):
 
 
 async def test_a_reference_works_once(stack, desks):
-    """The exact repeat of a reference answers the first; nothing moves again."""
+    """Repeating a reference exactly returns the first result; nothing moves again."""
     first = await desks.cash.deposit(cash("alice", "1", reference="r"), actor=ACTOR)
     again = await desks.cash.deposit(cash("alice", "1.00", reference="r", reason="sent twice"), actor=ACTOR)
     assert (first.outcome, again.outcome) == ("created", "exists")

@@ -56,7 +56,7 @@ async def test_each_change_is_one_entry_of_the_chain(desks):
 
 
 async def test_a_route_of_one_type_to_itself_can_be_paused(desks):
-    """Transfers between owners within one account type have no configured route, and can be paused all the same."""
+    """Transfers between owners within one account type have no configured route, and can still be paused."""
     act = await put_in_force(desks, PolicyAction.PAUSE, "spot:spot")
     assert act.subject == "spot:spot"
 
@@ -87,7 +87,7 @@ async def test_a_change_based_on_another_version_is_refused(desks):
 
 
 async def test_two_changes_at_once_are_both_in_force(stack, desks):
-    """A change that another one overtakes is made anew on the newer policy, so neither is lost."""
+    """A change that another one overtakes is made again on the newer policy, so neither is lost."""
     change, overtaken = stack.operations.change_policy, iter([True])
 
     async def overtaken_once(policy, entry):

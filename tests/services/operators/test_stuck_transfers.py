@@ -68,7 +68,7 @@ async def test_show_says_what_nobody_knows_yet(stack, desks):
 
 
 async def test_show_without_ledger_and_core(stack, desks):
-    """Systems that do not answer are shown as unknown, and the rest is shown all the same."""
+    """Systems that do not answer are shown as unknown, and the rest is still shown."""
     transfer = await waiting_for_core(stack)
     stack.scripts[System.LEDGER].add("lookup_transfers", FailBefore())
     stack.scripts[System.CORE].add("verdicts", FailBefore())
@@ -194,7 +194,7 @@ async def test_a_decision_whose_recording_is_in_doubt_is_not_called_undone(stack
 
 
 async def test_a_void_that_cannot_be_finished_now_is_finished_after_a_crash(stack, desks):
-    """The decision is in the record, so a process that starts anew completes it."""
+    """The decision is on record, so a process that starts later completes it."""
     transfer = await waiting_for_core(stack)
     stack.core.mode = CoreMode.PAUSED
     act = await desks.desk.void(transfer.id, reason="give it back", actor=ACTOR)
@@ -263,7 +263,7 @@ async def test_post_without_confirmation_needs_the_glass_broken(stack, desks):
 
 
 async def test_post_while_the_core_does_not_answer(stack, desks):
-    """A core that does not answer confirms nothing; with the glass broken the post is recorded all the same."""
+    """A core that does not answer confirms nothing; breaking the glass still records the post."""
     transfer = await waiting_for_core(stack)
     stack.scripts[System.CORE].add("verdicts", *[FailBefore()] * 3)
     assert is_refused(await desks.desk.post(transfer.id, reason="sure", actor=ACTOR))
@@ -354,7 +354,7 @@ async def test_a_void_overtaken_by_the_fact(stack, desks):
 
 
 async def test_a_decision_is_bound_to_what_was_shown(stack, desks):
-    """An act that names the evidence it rests on is refused when the facts are others by now."""
+    """An act that names the evidence it rests on is refused if the facts have changed."""
     transfer = await waiting_for_core(stack)
     shown = (await desks.desk.show(transfer.id)).digest("void")
     stack.core.mode = CoreMode.NORMAL
@@ -457,7 +457,7 @@ async def test_acknowledging_what_was_put_right_by_hand(stack, desks):
 
 
 async def test_only_a_post_by_breaking_the_glass_is_acknowledged(stack, desks):
-    """Where nothing was posted by persons, or the core has applied it by now, there is nothing to acknowledge."""
+    """If no operator posted the transfer, or the core has applied it since, there is nothing to acknowledge."""
     done = await stack.accepted("done")
     stack.scripts[System.CORE].add("tell", LoseAnswer())
     confirmed = await stack.accepted("confirmed")

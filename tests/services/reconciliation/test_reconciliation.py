@@ -133,7 +133,7 @@ async def test_an_asset_that_is_not_configured_any_more(stack, desks):
 
 
 async def test_a_core_held_mirror_may_be_negative(stack, desks):
-    """What a core moved in and out by itself makes its mirror negative, and that is no error."""
+    """A core that moves money by itself makes its mirror negative, which is no error."""
     transfer = await stack.accepted("in", "1")
     stack.core._balances[SPOT.owner, SPOT.type, SPOT.asset, "alpha"] = 10_000
     back = await stack.accepted("out", "50", source="spot", target="funding")
@@ -305,7 +305,7 @@ async def test_without_the_audit_chain_there_is_no_report(stack, desks):
 
 
 async def test_a_transfer_in_flight_is_no_drift(stack, desks):
-    """A transfer that finishes while ledger and core are asked is looked at again, and found in order."""
+    """A transfer that finishes while ledger and core are asked is looked at again, and no difference is found."""
     stack.core.mode = CoreMode.WITHHOLD
     transfer = await stack.accepted("k")
     look = stack.driver.look
@@ -372,7 +372,7 @@ async def test_balances_that_move_while_they_are_read(stack, desks):
 
 
 async def test_a_wrong_balance_of_a_busy_account(stack, desks):
-    """An account that moves during the run and is wrong all the same is found; by how much is not said."""
+    """A wrong account that moves during the run is found; the amount is not told."""
     await tamper(stack, ALICE, credits_posted=5)
     lookup = stack.ledger.lookup_accounts
 
@@ -490,7 +490,7 @@ def test_what_must_agree(transfer, hold, verdicts, kinds):
 
 @pytest.mark.parametrize(("verdicts", "kinds"), [([], []), ([APPLIED], ["applied_twice"]), ([APPLIED, REVERSED], [])])
 def test_a_leg_put_right_by_hand(verdicts, kinds):
-    """A leg that persons put right must not stand as applied in the core as well."""
+    """A leg that people put right by hand must not be applied in the core as well."""
     found = differences(transfer_of(Status.SUCCESS, **DECIDED_POST), Hold.POSTED, verdicts, by_hand={Side.TARGET})
     assert [difference.kind for difference in found] == kinds
 
