@@ -1,10 +1,10 @@
-"""When a transfer is tried again: while somebody works on it, after a failure, and until when at all."""
+"""When a transfer is taken up again: after a step, and after a failure; and when it expires."""
 
 from msgspec import Struct
 
 
 class RetryTimes(Struct, frozen=True, kw_only=True):
-    """In seconds. A transfer that somebody works on is due again after `acting_seconds`, in case they die.
+    """In seconds. A transfer being worked on is due again after `acting_seconds`, in case its process dies.
 
     Failures back off from `first_seconds` to `longest_seconds`. A transfer without a hold expires after
     `expiry_seconds`.
@@ -16,7 +16,7 @@ class RetryTimes(Struct, frozen=True, kw_only=True):
     expiry_seconds: float = 900.0
 
     def pause_seconds(self, attempts: int, jitter: float) -> float:
-        """The pause after this many failed attempts (from 1): it doubles, and is spread over half of its length.
+        """Returns the pause after this many failed attempts (from 1), which doubles; jitter takes up to half of it off.
 
         `jitter` is at least 0 and below 1.
         """
