@@ -65,8 +65,9 @@ def at_once(monkeypatch):
 
 
 async def test_a_child_is_kept_running(monkeypatch):
-    """A child that dies after it was ready is replaced without a pause; asked to stop, it ends and is not replaced."""
+    """A child that dies after it was steady is replaced without a pause; asked to stop, it ends and is not replaced."""
     monkeypatch.setattr(supervisor, "AGAIN_SECONDS", 3600.0)
+    monkeypatch.setattr(supervisor, "STEADY_SECONDS", 0.0)
     kept = Kept(WELL_BEHAVED)
     with capture_logs() as logs:
         async with asyncio.TaskGroup() as tasks:
@@ -79,6 +80,20 @@ async def test_a_child_is_kept_running(monkeypatch):
     assert not kept.supervisor.is_any_ready
     assert [run.process.returncode for run in kept.runs] == [-signal.SIGKILL, 0]
     assert logs == [{"event": "http_worker_ended", "log_level": "error", "process": 1, "code": -signal.SIGKILL}]
+
+
+async def test_a_child_that_dies_of_its_start(monkeypatch):
+    """A child that is ready and dies each time is replaced after a pause, and does not keep a processor busy."""
+    monkeypatch.setattr(supervisor, "AGAIN_SECONDS", 3600.0)
+    kept = Kept("echo ready; exit 3")
+    async with asyncio.TaskGroup() as tasks:
+        kept.supervisor.start(tasks)
+        await kept.supervisor.ready()
+        await kept.runs[0].process.wait()
+        while kept.supervisor.is_any_ready:  # noqa: ASYNC110 - it need not tell.
+            await asyncio.sleep(0.001)
+        kept.supervisor.stop()
+    assert len(kept.runs) == 1
 
 
 async def test_a_child_that_ends_before_it_is_ready():

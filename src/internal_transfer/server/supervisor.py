@@ -14,6 +14,8 @@ READY_LINE = "internal-transfer is ready on "
 """How the line begins that a process prints when it is ready; the rest says where."""
 START_SECONDS = 60.0
 AGAIN_SECONDS = 1.0
+STEADY_SECONDS = 1.0
+"""A child that was ready for this long is replaced at once: it does not die of its start."""
 END_SECONDS = 2.0
 """How long a child may take to end after it has closed its connection to this process."""
 
@@ -73,8 +75,9 @@ class Supervisor:
     """Keeps `count` children running until `stop`.
 
     `launch` gets a child's number, from 0, and what the child calls when it is ready. A child that ends before its
-    number was ever ready refuses the start, unless somebody sent it SIGTERM. Later, a child that was ready is replaced
-    at once, any other after `AGAIN_SECONDS`. A child that does not stop within `stop_seconds` is killed.
+    number was ever ready refuses the start, unless somebody sent it SIGTERM. Later, a child that was ready for
+    `STEADY_SECONDS` is replaced at once, any other after `AGAIN_SECONDS`. A child that does not stop within
+    `stop_seconds` is killed.
 
     `name` is for messages, and in lower case for events in the log; `advice` ends a refusal.
     """
@@ -122,24 +125,25 @@ class Supervisor:
 
     async def _keep(self, number: int) -> None:
         while not self._stopping.is_set():
-            code, was_ready = await self._run(number)
+            code, ready_seconds = await self._run(number)
             if self._stopping.is_set():
                 return
             if not self._started[number].is_set() and code != -signal.SIGTERM:
                 raise self._refused(number, f"ended with {code} before it was ready")
             (_log.error if code else _log.info)(f"{self._event}_ended", process=number + 1, code=code)
-            if not was_ready:
+            if ready_seconds < STEADY_SECONDS:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(AGAIN_SECONDS):
                         await self._stopping.wait()
 
-    async def _run(self, number: int) -> tuple[int, bool]:
-        """Runs a child until it has ended; returns its exit code, and whether it was ready."""
-        was_ready = False
+    async def _run(self, number: int) -> tuple[int, float]:
+        """Runs a child until it has ended; returns its exit code, and for how long it was ready."""
+        now = asyncio.get_running_loop().time
+        since: float | None = None
 
         def ready() -> None:
-            nonlocal was_ready
-            was_ready = True
+            nonlocal since
+            since = now()
             self._ready.add(number)
             self._started[number].set()
 
@@ -148,7 +152,7 @@ class Supervisor:
             process = await child.start()
         except OSError as error:
             _log.error(f"{self._event}_not_started", process=number + 1, error=str(error))
-            return error.errno or 1, False
+            return error.errno or 1, 0.0
         try:
             async with asyncio.TaskGroup() as tasks:
                 attending = tasks.create_task(child.attend(process))
@@ -175,7 +179,7 @@ class Supervisor:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        return code, was_ready
+        return code, 0.0 if since is None else now() - since
 
     def _refused(self, number: int, what: str) -> StartRefusedError:
         return StartRefusedError(f"{self._name} {number + 1} {what}; {self._advice}")

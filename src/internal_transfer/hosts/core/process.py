@@ -60,9 +60,11 @@ async def run_core(options: CoreOptions) -> None:
     directory.acquire()
     try:
         database = Database(directory.database, on_failure=_report)
+        directory.admin_socket.unlink(missing_ok=True)  # A demonstration that was killed may have left it.
         try:
             await _run(options, directory, database)
         finally:
+            directory.admin_socket.unlink(missing_ok=True)
             database.close()
     finally:
         directory.release()
