@@ -12,12 +12,19 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 READS = "__reads__"
 WAITS = "__waits__"
+WALKS = "__walks__"
 
 
 def reads(method: Method) -> Method:
     """Marks a method that changes nothing."""
     setattr(method, READS, True)
     return method
+
+
+def walks(method: Method) -> Method:
+    """Marks a method that changes nothing and reads all there is, which may take an hour whatever the bound."""
+    setattr(method, WALKS, True)
+    return reads(method)
 
 
 def waits(method: Method) -> Method:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from internal_transfer.domain.account import Owner
 from internal_transfer.domain.rules import Policy
-from internal_transfer.ports.bounds import reads
+from internal_transfer.ports.bounds import reads, walks
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):
@@ -96,7 +96,7 @@ class Operations(Protocol):
         """All entries of one action about any of these subjects, by rising number."""
         ...
 
-    @reads
+    @walks
     async def verify_audit(self) -> int | None:
         """Returns the number of the first entry that is wrong or missing, or None for a whole chain."""
         ...

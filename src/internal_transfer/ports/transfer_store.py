@@ -172,7 +172,6 @@ class TransferStore(Protocol):
     once it is `durable()`. Final records never change; events and keys are never changed or removed.
     """
 
-    @reads
     async def by_keys(self, keys: Sequence[tuple[Owner, str]], *, settled: bool = True) -> list[KeyTaken | None]:
         """The transfer that each (owner, idempotency key) stands for, in order.
 

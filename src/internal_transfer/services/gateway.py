@@ -201,8 +201,8 @@ class Gateway:
         try:
             await self._look_up(refused, settled=True)
         except OperatingFailureError as error:
-            # This look-up waits for accepts of the same owners that hang; the rest of the batch does not depend on it.
-            _fail(refused, error)
+            # It waits for accepts of the same owners that hang, and an earlier attempt of this request may be one.
+            _fail(refused, OutcomeUnknown(error.system, error.message))
             return
         for item in refused:
             if item.hit is not None:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from internal_transfer.ports.all_ports import Ports
-from internal_transfer.ports.bounds import READS, WAITS
+from internal_transfer.ports.bounds import READS, WAITS, WALKS
 from internal_transfer.ports.clock import Clock
-from internal_transfer.ports.durability import Durability
 from internal_transfer.ports.errors import OperatingFailureError, OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.event_bus import EventBus
 from internal_transfer.ports.event_publisher import EventPublisher
@@ -21,14 +20,17 @@ from internal_transfer.ports.transfer_store import TransferStore
 from internal_transfer.settings.settings import PortBounds
 from internal_transfer.telemetry import Telemetry
 
+WALK_SECONDS = 3600.0
+"""How long a method may take that reads all there is, such as the whole audit chain."""
+
 Port = TypeVar("Port")
 
 
 def bounded_ports(ports: Ports, bounds: PortBounds) -> Ports:
-    """Returns the same ports, each behind its bound. Waiting for a commit has the store's bound."""
+    """The same ports, each behind its bound, but for durability, which ends with the turn that it waits for."""
 
-    def bound(system: System, seconds: float, *, counted: bool = True) -> Bound:
-        return Bound(system, seconds, ports.clock, ports.telemetry, counted)
+    def bound(system: System, seconds: float) -> Bound:
+        return Bound(system, seconds, ports.clock, ports.telemetry)
 
     publisher = ports.publisher
     if publisher is not None:
@@ -42,26 +44,24 @@ def bounded_ports(ports: Ports, bounds: PortBounds) -> Ports:
         bus=bound(System.BUS, bounds.bus_seconds).around(ports.bus, EventBus),
         limiter=bound(System.LIMITER, bounds.rate_limiter_seconds).around(ports.limiter, RateLimiter),
         publisher=publisher,
-        # A commit fails once, and its database counts that; but everyone who waits for it is told.
-        durability=bound(System.STORE, bounds.store_seconds, counted=False).around(ports.durability, Durability),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """How long a call of one port may take, and whether its failures are `counted`."""
+    """How long a call of one port may take, and whose failure a late one is."""
 
     system: System
     seconds: float
     clock: Clock
     telemetry: Telemetry
-    counted: bool
 
     def around(self, port: Port, protocol: type) -> Port:
-        """Returns the port with only the methods of its protocol, each of which may take `seconds` at most.
+        """The port, of which only the methods of its protocol can be called, each for this long at most.
 
-        A call that takes longer is cancelled; it raises `Unavailable` if the method only reads, else `OutcomeUnknown`.
-        Durations are observed by port (the name of its module) and method, failures are counted by system and kind.
+        A call that takes longer is cancelled; it raises `Unavailable` where the method only reads, else
+        `OutcomeUnknown`. Durations are observed by port (its module's name) and method, failures are counted by system
+        and kind.
         """
         front = _Bounded()
         for name, declared in vars(protocol).items():
@@ -73,8 +73,10 @@ class Bound:
     def _bounded(
         self, call: Callable[..., Awaitable[Any]], protocol: type, declared: Any
     ) -> Callable[..., Awaitable[Any]]:
-        name, seconds, monotonic = declared.__name__, self.seconds, self.clock.monotonic
+        name, monotonic = declared.__name__, self.clock.monotonic
+        seconds = max(self.seconds, WALK_SECONDS) if hasattr(declared, WALKS) else self.seconds
         observe = self.telemetry.port_call.labels(protocol.__module__.rpartition(".")[2], name).observe
+        failures = self.telemetry.failures
 
         async def method(*args: Any, **kwargs: Any) -> Any:
             started = monotonic()
@@ -83,20 +85,15 @@ class Bound:
                     return await call(*args, **kwargs)
             except TimeoutError as error:
                 kind = Unavailable if hasattr(declared, READS) else OutcomeUnknown
-                late = kind(self.system, f"no answer to {name} in {seconds:g} s")
-                self._count(late)
-                raise late from error
+                failures.labels(self.system, kind.__name__).inc()
+                raise kind(self.system, f"no answer to {name} in {seconds:g} s") from error
             except OperatingFailureError as error:
-                self._count(error)
+                failures.labels(error.system, type(error).__name__).inc()
                 raise
             finally:
                 observe(monotonic() - started)
 
         return method
-
-    def _count(self, failure: OperatingFailureError) -> None:
-        if self.counted:
-            self.telemetry.failures.labels(failure.system, type(failure).__name__).inc()
 
 
 class _Bounded:

@@ -3,7 +3,10 @@ import pytest
 from internal_transfer.domain.policy_change import PolicyAction, PolicyChange
 from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.domain.rules import Policy
+from internal_transfer.ports.errors import System, Unavailable
+from internal_transfer.ports.operations import AuditEntry
 from internal_transfer.services.operators.audit import Act
+from internal_transfer.simulation.faults import FailBefore
 from services.desks import ACTOR
 
 
@@ -111,3 +114,29 @@ async def test_a_change_that_is_always_overtaken_gives_up(stack, desks):
     stack.operations.change_policy = never
     answer = await put_in_force(desks, PolicyAction.FREEZE, "alice")
     assert answer.code is Code.INVALID_STATE_TRANSITION
+
+
+async def test_what_is_in_force_needs_no_second_read(stack, desks):
+    """A change that is on record is in force here, and told so, even where the policy cannot be read afterwards."""
+    stack.scripts[System.OPERATIONS].add("policy", None, FailBefore(), FailBefore())
+    act = await put_in_force(desks, PolicyAction.STOP)
+    assert isinstance(act, Act)
+    assert stack.policies.current.stopped
+
+
+async def test_an_older_read_takes_no_change_back(stack, desks):
+    """A read that began before a stop and ends after it leaves the stop in force."""
+    before = await desks.policies.current()
+    await put_in_force(desks, PolicyAction.STOP)
+    stack.policies.take(before)
+    assert stack.policies.current.stopped
+
+
+async def test_a_policy_whose_turn_is_taken_back_is_not_in_force(stack):
+    """What a refresh reads in a turn that fails was never on record."""
+    entry = AuditEntry(at=0, actor="a", action="stop", subject="all", reason="r", outcome="done")
+    await stack.operations.change_policy(Policy(stopped=True), entry)
+    stack.commit_error = OSError("the disk is gone")
+    with pytest.raises((Unavailable, OSError)):
+        await stack.policies.refresh()
+    assert not stack.policies.current.stopped

@@ -1,6 +1,7 @@
 """Changes the policy while the service runs; every change is versioned and audited."""
 
 import msgspec
+from msgspec.structs import replace
 
 from internal_transfer.domain.policy_change import PolicyChange, apply_change, check_change
 from internal_transfer.domain.refusal import Code, Refusal
@@ -19,14 +20,7 @@ class PolicyEditor:
     All calls raise `Unavailable` if nothing was recorded, and `OutcomeUnknown` if that is not known.
     """
 
-    def __init__(
-        self,
-        ports: Ports,
-        rules: Rules,
-        *,
-        policies: PolicyInForce,
-        audit: AuditTrail,
-    ) -> None:
+    def __init__(self, ports: Ports, rules: Rules, *, policies: PolicyInForce, audit: AuditTrail) -> None:
         self._operations = ports.operations
         self._policies = policies
         self._audit = audit
@@ -67,7 +61,7 @@ class PolicyEditor:
             number = await self._operations.change_policy(after, entry)
             await self._durability.durable()
             if number is not None:
-                await self._policies.refresh()
+                self._policies.take(replace(after, version=policy.version + 1))
                 return Act(
                     action=change.action.value, subject=change.subject, outcome=outcome, reason=reason, audit_id=number
                 )
