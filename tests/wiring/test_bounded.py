@@ -131,6 +131,48 @@ async def test_failures_pass_and_are_counted_and_calls_are_measured():
     assert failures(ports, "store", "KeyError") is None
 
 
+class Working:
+    """A store whose look-up waits several times, and notes how it was ended."""
+
+    def __init__(self):
+        self.ended = None
+        self.step = asyncio.Event()
+
+    def __getattr__(self, name):
+        async def method(number=0, **_):
+            try:
+                await asyncio.sleep(0)
+                if number < 0:
+                    raise Unavailable(System.STORE, "away")
+                await self.step.wait()
+                return number + await asyncio.sleep(0, result=1)
+            except asyncio.CancelledError:
+                self.ended = "cancelled"
+                raise
+
+        return method
+
+
+async def test_a_call_that_waits_returns_raises_and_is_cancelled_as_without_a_bound():
+    """Whatever the call waits for, its result, its failure and a cancellation from outside pass."""
+    port = Working()
+    ports = ports_on(port, 10.0)
+    with pytest.raises(Unavailable, match="away"):
+        await ports.store.get(-1)
+    waiting = asyncio.ensure_future(ports.store.get(1))
+    await asyncio.sleep(0.001)
+    assert not waiting.done()
+    port.step.set()
+    assert await waiting == 2
+    port.step.clear()
+    waiting = asyncio.ensure_future(ports.store.get(1))
+    await asyncio.sleep(0.001)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert port.ended == "cancelled"
+
+
 async def test_only_what_the_port_declares_can_be_called():
     """What an adapter has besides is out of reach for roles."""
     ports = ports_on(Silent(), 10.0)

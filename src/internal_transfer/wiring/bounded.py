@@ -2,8 +2,9 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from internal_transfer.ports.all_ports import Ports
@@ -71,8 +72,8 @@ class Bound:
         return cast("Port", front)  # It has every method that the protocol declares.
 
     def _bounded(
-        self, call: Callable[..., Awaitable[Any]], protocol: type, declared: Any
-    ) -> Callable[..., Awaitable[Any]]:
+        self, call: Callable[..., Coroutine[Any, Any, Any]], protocol: type, declared: Any
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
         name, monotonic = declared.__name__, self.clock.monotonic
         seconds = max(self.seconds, WALK_SECONDS) if hasattr(declared, WALKS) else self.seconds
         observe = self.telemetry.port_call.labels(protocol.__module__.rpartition(".")[2], name).observe
@@ -81,8 +82,13 @@ class Bound:
         async def method(*args: Any, **kwargs: Any) -> Any:
             started = monotonic()
             try:
+                work = call(*args, **kwargs)
+                try:
+                    awaited = work.send(None)
+                except StopIteration as done:
+                    return done.value  # Calls of embedded ports never wait, so they need no timer.
                 async with asyncio.timeout(seconds):
-                    return await call(*args, **kwargs)
+                    return await _Begun(work, awaited)
             except TimeoutError as error:
                 kind = Unavailable if hasattr(declared, READS) else OutcomeUnknown
                 failures.labels(self.system, kind.__name__).inc()
@@ -98,3 +104,26 @@ class Bound:
 
 class _Bounded:
     """A port behind its bound."""
+
+
+class _Begun:
+    """A coroutine whose first step was taken, and what it waits for; awaiting this takes the other steps."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], awaited: Any) -> None:
+        self._work = work
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Does what `yield from` does, from the second step on."""
+        awaited = self._awaited
+        while True:
+            try:
+                sent = yield awaited
+            except BaseException as error:  # noqa: BLE001 - among others the cancellation, which the work has to see.
+                take = partial(self._work.throw, error)
+            else:
+                take = partial(self._work.send, sent)
+            try:
+                awaited = take()
+            except StopIteration as done:
+                return done.value
