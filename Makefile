@@ -105,7 +105,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 lock: ## Lock the dependencies again, with hashes (needs uv; UV=uv).
 	$(LOCK) pyproject.toml --group build --output-file requirements/run.lock
 	$(LOCK) pyproject.toml --all-extras --group build --group dev --constraints requirements/run.lock --output-file requirements/dev.lock
-	$(LOCK) --group ccxt --output-file requirements/ccxt.lock
+	$(LOCK) --group clients --output-file requirements/clients.lock
 
 clean: ## Remove what was built or installed; never data.
 	rm -rf $(VENV) dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis

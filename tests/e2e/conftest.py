@@ -1,3 +1,3 @@
-"""`ccxt_suite` needs ccxt, which this environment has not; `test_ccxt.py` runs it with one that has."""
+"""`clients_suite` needs packages that this environment does not have; `test_clients.py` runs it in one that does."""
 
-collect_ignore = ["ccxt_suite"]
+collect_ignore = ["clients_suite"]

@@ -9,7 +9,7 @@ from servers.environment import locked_environment
 
 from real_servers import Missing, do_without
 
-LOCK = Path(__file__).parents[3] / "requirements" / "ccxt.lock"
+LOCK = Path(__file__).parents[3] / "requirements" / "clients.lock"
 PROGRAM = """
 import json, sys
 import ccxt
@@ -29,7 +29,7 @@ for line in sys.stdin:
 def raised_by_ccxt():
     """Returns the name of the exception that ccxt raises for an answer, and asserts that it is of these classes too."""
     try:
-        python = locked_environment("ccxt", LOCK)
+        python = locked_environment("clients", LOCK)
     except Missing as reason:
         do_without("ccxt", reason)
     process = subprocess.Popen([python, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

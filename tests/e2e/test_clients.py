@@ -11,14 +11,14 @@ from servers.environment import locked_environment
 from real_servers import Missing, do_without
 
 ROOT = Path(__file__).parents[2]
-SUITE = Path(__file__).parent / "ccxt_suite"
+SUITE = Path(__file__).parent / "clients_suite"
 
 
 @pytest.mark.timeout(1200)  # With the installation.
 def test_the_suite_with_the_unmodified_client():
     """The OKX class of ccxt, as published, moves money here and understands every answer."""
     try:
-        python = locked_environment("ccxt", ROOT / "requirements" / "ccxt.lock")
+        python = locked_environment("clients", ROOT / "requirements" / "clients.lock")
     except Missing as reason:
         do_without("ccxt", reason)
     command = [str(python), "-m", "pytest", "-c", str(SUITE / "pytest.ini"), "--confcutdir", str(SUITE), str(SUITE)]
