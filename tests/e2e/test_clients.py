@@ -1,4 +1,4 @@
-"""Runs the tests of ccxt in an environment of its own: it pins versions of libraries that the service uses too."""
+"""Runs the tests of ccxt and python-okx in their own environment: ccxt pins versions of libraries we use too."""
 
 import os
 import subprocess
@@ -15,12 +15,12 @@ SUITE = Path(__file__).parent / "clients_suite"
 
 
 @pytest.mark.timeout(1200)  # With the installation.
-def test_the_suite_with_the_unmodified_client():
-    """The OKX class of ccxt, as published, moves money here and understands every answer."""
+def test_the_suite_with_the_unmodified_clients():
+    """The classes of ccxt and python-okx, as published, move money here and understand every answer."""
     try:
         python = locked_environment("clients", ROOT / "requirements" / "clients.lock")
     except Missing as reason:
-        do_without("ccxt", reason)
+        do_without("ccxt and python-okx", reason)
     command = [str(python), "-m", "pytest", "-c", str(SUITE / "pytest.ini"), "--confcutdir", str(SUITE), str(SUITE)]
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider"],

@@ -1,19 +1,13 @@
 """The unmodified ccxt package, its OKX class, against a real server process over loopback."""
 
 import asyncio
-import itertools
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import ccxt
 import ccxt.async_support as asynchronous
 import httpx
 import pytest
 
-from e2e.lossy_proxy import Fate, LossyProxy
-from e2e.server import Server
+from e2e.lossy_proxy import Fate
 
 SETTINGS = """
 [rate_limit]
@@ -26,30 +20,6 @@ subs = ["child"]
 """
 BURST = 5
 NAMES = ("margin", "futures", "earn")
-
-_users = (f"user-{number}" for number in itertools.count(1))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("ccxt"), SETTINGS)
-    yield server
-    assert server.stop() == 0
-
-
-@pytest.fixture
-def proxy(server):
-    proxy = LossyProxy(server.port)
-    yield proxy
-    proxy.stop()
-
-
-@pytest.fixture
-def user(server):
-    """A user of this test alone, with 100 USDT in the funding account."""
-    user = next(_users)
-    server.deposit(user, "100")
-    return user
 
 
 @pytest.fixture
@@ -368,21 +338,3 @@ def test_asynchronous_client(connect, user):
 
     moved, found = asyncio.run(run())
     assert (moved["status"], found["status"], found["id"]) == ("ok", "ok", moved["id"])
-
-
-def test_guide(server, tmp_path, monkeypatch):
-    """The guide's commands and its program do what it says."""
-    guide = (Path(__file__).parents[3] / "docs" / "guides" / "ccxt.md").read_text()
-    [command] = re.findall(r"^internal-transfer api-key create .*$", guide, re.MULTILINE)
-    [program] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    assert (command.count("./data"), program.count("http://127.0.0.1:8080")) == (1, 1)
-    monkeypatch.chdir(tmp_path)
-    server.run_command(command.replace("./data", str(server.data)))
-    ran = subprocess.run(
-        [sys.executable, "-c", program.replace("http://127.0.0.1:8080", server.url)],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    [printed] = re.findall(r"```text\n(.*?)```", guide, re.DOTALL)
-    assert ran.stdout == printed
