@@ -122,8 +122,7 @@ class CoreRetelling:
         """Tells debits in order, and again as long as some of them fund others."""
         while debits:
             waiting: list[_Debit] = []
-            for start in range(0, len(debits), self._systems.page_most):
-                page = debits[start : start + self._systems.page_most]
+            for page in self._systems.pages(debits):
                 short = await self._debit([each.transfer_id for each in page])
                 waiting += [each for each in page if each.transfer_id in short]
                 await self._systems.breathe()

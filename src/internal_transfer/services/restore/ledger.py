@@ -36,14 +36,13 @@ from internal_transfer.ports.transfer_store import Change
 from internal_transfer.services.driver import Work, fence_of, post_of, void_of
 from internal_transfer.services.operators.audit import DECIDED
 from internal_transfer.services.operators.cash import CashEvidence, cash_transfer
-from internal_transfer.services.restore.systems import NANOSECONDS_PER_MILLISECOND, RestoredSystems
+from internal_transfer.services.restore.systems import MADE, NANOSECONDS_PER_MILLISECOND, RestoredSystems
 
 Ordered = tuple[int, TransferId]
 """The ledger timestamp that gives a transfer its place in the order, and the transfer. Each transfer that the ledger
 lacks is kept in memory, about 100 bytes."""
 
 _ACTS = frozenset(CashAct)
-_MADE = frozenset({TransferResult.CREATED.value, TransferResult.EXISTS.value})
 _REFUSED = f"refused: {Code.INSUFFICIENT_BALANCE}"
 _VERSION_AFTER_HOLD = 3
 """A transfer that failed after its hold went through PENDING first; one without a hold failed at once."""
@@ -118,7 +117,7 @@ class LedgerReplay:
                     undecided[f"{entry.action} {entry.subject!r}"] = evidence
                 else:
                     undecided.pop(f"{entry.action} {entry.subject!r}", None)
-                if entry.outcome in _MADE and entry.action == CashAct.DEPOSIT:
+                if entry.outcome in MADE and entry.action == CashAct.DEPOSIT:
                     moves.append(evidence)
             await self._move(CashAct.DEPOSIT, moves)
         await self._note_undecided(undecided)
@@ -141,7 +140,7 @@ class LedgerReplay:
                     continue
                 if entry.outcome == _REFUSED:
                     burnt.append(int(_evidence_of(link).ledger_id))
-                elif entry.outcome in _MADE and entry.action == CashAct.WITHDRAWAL:
+                elif entry.outcome in MADE and entry.action == CashAct.WITHDRAWAL:
                     moves.append(_evidence_of(link))
             await self._move(CashAct.WITHDRAWAL, moves)
             await self._burn(burnt)
@@ -223,8 +222,8 @@ class LedgerReplay:
         """Does transfers again in this order, for as long as any succeed; returns those that must wait for funds."""
         while items:
             waiting: set[TransferId] = set()
-            for ids in self._systems.pages(items):
-                waiting |= await self._do(ids)
+            for page in self._systems.pages(items):
+                waiting |= await self._do([transfer_id for _, transfer_id in page])
                 await self._systems.breathe()
             left = [item for item in items if item[1] in waiting]
             if len(left) == len(items):
@@ -265,7 +264,7 @@ class LedgerReplay:
         timestamps = {
             row.id: outcome.timestamp
             for row, outcome in zip(rows, outcomes, strict=True)
-            if outcome.status in _MADE  # A refused row has a timestamp too, under which the ledger has nothing.
+            if outcome.status in MADE  # A refused row has a timestamp too, under which the ledger has nothing.
         }
         await self._renew(held, timestamps)
         return waiting

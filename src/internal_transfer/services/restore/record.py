@@ -123,9 +123,8 @@ class RecordRebuild:
                 self._failures[each.transfer_id] = each.failure
         if self._found:
             await self._name(by_id)
-            ids = sorted(self._found)
-            for start in range(0, len(ids), self._systems.page_most):
-                await self._rebuild(ids[start : start + self._systems.page_most], by_id)
+            for ids in self._systems.pages(sorted(self._found)):
+                await self._rebuild(ids, by_id)
                 await self._systems.breathe()
         async for known in self._resolved():
             await self._catch_up(known)
@@ -155,7 +154,7 @@ class RecordRebuild:
         ids = {account_id for hold in holds for account_id in (hold.debit_account_id, hold.credit_account_id)}
         shapes: dict[int, tuple[str, str]] = {}
         numbers: dict[int, int] = {}
-        for page in _pages(sorted(ids), systems.page_most):
+        for page in systems.pages(sorted(ids)):
             rows = await systems.ports.ledger.lookup_accounts(page)
             for row in rows:
                 kind, asset = self._types.get(row.code), self._numbers.get(row.ledger)
@@ -170,14 +169,14 @@ class RecordRebuild:
         self._try(owners, shapes)
         await self._name_by_verdicts(shapes)
         # Numbers above the largest of these were given out after the store's backup was made, so it has none of them.
-        for page in _pages(range(1, max(numbers.values(), default=0) + 1), systems.page_most):
+        for page in systems.pages(range(1, max(numbers.values(), default=0) + 1)):
             if shapes.keys() <= self._named.keys():
                 return
             accounts = await systems.ports.store.registered_by_number(page)
             self._try({account.owner for account in accounts if account is not None}, shapes)
 
     async def _name_by_number(self, numbers: dict[int, int]) -> None:
-        for page in _pages(list(numbers), self._systems.page_most):
+        for page in self._systems.pages(list(numbers)):
             accounts = await self._systems.ports.store.registered_by_number([numbers[ledger_id] for ledger_id in page])
             for ledger_id, account in zip(page, accounts, strict=True):
                 if account is not None and ledger_account_id(account) == ledger_id:
@@ -191,8 +190,8 @@ class RecordRebuild:
             if each.hold is not None
             and not self._named.keys() >= {each.hold.debit_account_id, each.hold.credit_account_id}
         ]
-        for page in _pages(ids, self._systems.page_most):
-            verdicts = await self._systems.ports.core.verdicts([TransferId(each) for each in page])
+        for page in self._systems.pages(ids):
+            verdicts = await self._systems.ports.core.verdicts(page)
             moved = [account for said in verdicts for each in said for account in (each.debit, each.credit)]
             self._try({account.owner for account in moved if account is not None}, shapes)
 
@@ -364,7 +363,3 @@ def _assume(transfer: Transfer, states: dict[LegState, LegState]) -> Transfer:
 
 def _milliseconds(row: LedgerTransfer) -> int:
     return row.timestamp // NANOSECONDS_PER_MILLISECOND
-
-
-def _pages(items: Sequence[int], most: int) -> list[Sequence[int]]:
-    return [items[start : start + most] for start in range(0, len(items), most)]

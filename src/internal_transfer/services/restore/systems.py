@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -17,7 +18,9 @@ from internal_transfer.services.driver import Driver
 
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 
-_MADE = frozenset({TransferResult.CREATED, TransferResult.EXISTS})
+MADE = frozenset({TransferResult.CREATED, TransferResult.EXISTS})
+
+Item = TypeVar("Item")
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
@@ -112,11 +115,10 @@ class RestoredSystems:
             return []
         outcomes = await self.ports.ledger.create_transfers(rows)
         for row, outcome in zip(rows, outcomes, strict=True):
-            if outcome.status not in _MADE:
+            if outcome.status not in MADE:
                 self.findings.need("ledger_refuses", f"the ledger does not take {row.id} again: {outcome.status}")
         return outcomes
 
-    def pages(self, items: Sequence[tuple[int, TransferId]]) -> list[list[TransferId]]:
-        """Returns the ids of sorted items, page by page."""
-        most = self.page_most
-        return [[item[1] for item in items[start : start + most]] for start in range(0, len(items), most)]
+    def pages(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """Returns the items, page by page."""
+        return [items[start : start + self.page_most] for start in range(0, len(items), self.page_most)]
