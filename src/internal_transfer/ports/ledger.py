@@ -51,6 +51,12 @@ class TransferFlag:
     IMPORTED = 256
 
 
+RESOLVING = TransferFlag.POST_PENDING_TRANSFER | TransferFlag.VOID_PENDING_TRANSFER
+"""The flags of a post or void."""
+TWO_PHASES = TransferFlag.PENDING | RESOLVING
+"""The flags of a hold, post or void; a deposit or withdrawal has none of them."""
+
+
 class LedgerAccount(Struct, frozen=True, kw_only=True):
     """An account. All sums are u128; `timestamp` is in nanoseconds, and 0 in a request."""
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from internal_transfer.ports.ledger import (
     AMOUNT_MAX,
     BATCH_MAX,
+    RESOLVING,
     U128_MAX,
     AccountFlag,
     AccountResult,
@@ -31,7 +32,6 @@ _TRANSFER_FLAGS_UNSUPPORTED = (
     | TransferFlag.CLOSING_CREDIT
     | TransferFlag.IMPORTED
 )
-RESOLVING = TransferFlag.POST_PENDING_TRANSFER | TransferFlag.VOID_PENDING_TRANSFER
 
 _ACCOUNT_FLAGS_MAX = 2 * AccountFlag.CLOSED - 1
 _TRANSFER_FLAGS_MAX = 2 * TransferFlag.IMPORTED - 1

@@ -18,6 +18,7 @@ from internal_transfer.api.operators.routes import (
     DescribeServer,
     OperatorServices,
 )
+from internal_transfer.api.paths import ADMIN
 from internal_transfer.api.routes import create_app
 from internal_transfer.api.submission import ApiContext
 from internal_transfer.domain.refusal import Code, Refusal
@@ -28,7 +29,6 @@ from internal_transfer.settings.settings import Settings
 from internal_transfer.wiring.service import Service
 
 OPERATOR = "operator"
-ADMIN_PREFIX = "/api/v1/admin"
 
 
 def public_app(
@@ -61,7 +61,7 @@ def public_app(
     operators = admin_app(service, demo=demo, state=state, actor_of=actor_of)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        is_operators = scope["path"].startswith(ADMIN_PREFIX)
+        is_operators = scope["path"].startswith(ADMIN)
         await (operators if is_operators else users)(scope, receive, send)
 
     return app

@@ -18,6 +18,7 @@ from internal_transfer.adapters.sqlite.ledger_rows import (
 from internal_transfer.ports import ledger_checks as checks
 from internal_transfer.ports.ledger import (
     BURNING,
+    RESOLVING,
     U128_MAX,
     AccountFlag,
     AccountOutcome,
@@ -34,7 +35,6 @@ _POST = TransferFlag.POST_PENDING_TRANSFER
 _DEBITS_LIMITED = AccountFlag.DEBITS_MUST_NOT_EXCEED_CREDITS
 _CREDITS_LIMITED = AccountFlag.CREDITS_MUST_NOT_EXCEED_DEBITS
 _CREATED = TransferResult.CREATED
-_RESOLVING = checks.RESOLVING
 
 
 class Creator:
@@ -75,7 +75,7 @@ class Creator:
         row = self._memory.find(connection, key)
         if row is not None:
             return self._meet_existing(connection, transfer, row, timestamp)
-        if transfer.flags & _RESOLVING:
+        if transfer.flags & RESOLVING:
             status = self._resolve_hold(connection, request, timestamp)
         else:
             status = self._move(connection, request, timestamp)
@@ -90,7 +90,7 @@ class Creator:
         if row[0] == 0:
             return TransferOutcome(TransferResult.ID_ALREADY_FAILED, timestamp)
         stored = transfer_of(row)
-        if stored.flags & _RESOLVING:
+        if stored.flags & RESOLVING:
             hold = self._memory.find(connection, row[PENDING_ID])
             assert hold is not None, "a hold that was resolved exists"
             status = checks.compare_resolution(transfer, stored, transfer_of(hold))
@@ -179,7 +179,7 @@ class Creator:
             held.code,
             transfer.flags,
         )
-        hold.resolved_by = transfer.flags & _RESOLVING
+        hold.resolved_by = transfer.flags & RESOLVING
         debit.debits_pending -= held.amount
         credit.credits_pending -= held.amount
         if hold.resolved_by == _POST:
@@ -207,7 +207,7 @@ class Creator:
                 credit.credits_pending -= amount
                 del memory.holds[row[ID]]
                 continue
-            if flags & _RESOLVING:
+            if flags & RESOLVING:
                 hold = memory.holds[row[PENDING_ID]]
                 hold.resolved_by = 0
                 debit.debits_pending += hold.transfer.amount

@@ -12,8 +12,7 @@ from msgspec import Struct
 
 from internal_transfer.adapters.sqlite import ledger_statements as sql
 from internal_transfer.adapters.sqlite.ledger_rows import CREDIT, DEBIT, FLAGS, PENDING_ID, Row, transfer_of, unsigned
-from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag, TransferResult
-from internal_transfer.ports.ledger_checks import RESOLVING
+from internal_transfer.ports.ledger import RESOLVING, LedgerAccount, LedgerTransfer, TransferFlag, TransferResult
 
 _RISING_IDS_END = (1 << 127).to_bytes(16)
 """Ids below this rise with time, more or less; those from here on are hashes (see `domain/identifier.py`)."""

@@ -19,7 +19,7 @@ from internal_transfer.domain.leg import Side, Verdict
 from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Decision, Status, Transfer
 from internal_transfer.ports.all_ports import Ports
-from internal_transfer.ports.ledger import AccountFlag, LedgerAccount, LedgerTransfer, TransferFlag
+from internal_transfer.ports.ledger import TWO_PHASES, AccountFlag, LedgerAccount, LedgerTransfer
 from internal_transfer.ports.operations import Report
 from internal_transfer.services.driver import HOLD_CODE, Driver
 from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE, acknowledged_sides
@@ -32,8 +32,6 @@ ITEMS_MAX = 10_000
 
 LOOKS_MAX = 5
 """How often a transfer is looked at because it changed meanwhile; then it is left to the next run."""
-
-_TWO_PHASES = TransferFlag.PENDING | TransferFlag.POST_PENDING_TRANSFER | TransferFlag.VOID_PENDING_TRANSFER
 
 
 class Item(Struct, frozen=True, omit_defaults=True):
@@ -198,7 +196,7 @@ class Reconciliation:
             transfer_id = transfer_of(row.id)
             if transfer_id is None:
                 self._check_cash(run, row)
-            elif row.flags & _TWO_PHASES:
+            elif row.flags & TWO_PHASES:
                 by_transfer.setdefault(transfer_id, []).append(row)
                 if row.debit_account_id in self._far_sides or row.credit_account_id in self._far_sides:
                     run.find(Item("unexpected_transfer", f"{row.id} moves money of a far side", str(transfer_id)))

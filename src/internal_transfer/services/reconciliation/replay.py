@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from internal_transfer.ports.ledger import LedgerAccount, LedgerTransfer, TransferFlag
-
-_RESOLVING = TransferFlag.POST_PENDING_TRANSFER | TransferFlag.VOID_PENDING_TRANSFER
+from internal_transfer.ports.ledger import RESOLVING, LedgerAccount, LedgerTransfer, TransferFlag
 
 
 class Balance:
@@ -59,7 +57,7 @@ class Replay:
             debit.debits_pending += transfer.amount
             credit.credits_pending += transfer.amount
             return
-        if transfer.flags & _RESOLVING:
+        if transfer.flags & RESOLVING:
             held = self._open.pop(transfer.pending_id, None)
             if held is None:
                 self.strays.append(transfer)

@@ -17,7 +17,7 @@ from internal_transfer.domain.leg import LegState, Outcome, Verdict
 from internal_transfer.domain.refusal import Refusal
 from internal_transfer.domain.transfer import Status, Transfer
 from internal_transfer.ports.errors import OperatingFailureError, System
-from internal_transfer.ports.ledger import LedgerTransfer
+from internal_transfer.ports.ledger import TWO_PHASES, LedgerTransfer
 from internal_transfer.services.operators.audit import DECIDED, AuditTrail, check_reason
 from internal_transfer.services.operators.evidence import is_applied
 from internal_transfer.services.reconciliation.reconciliation import Reconciled, Reconciliation
@@ -33,7 +33,7 @@ from internal_transfer.services.restore.mark import (
     is_unfinished,
     wanted_timestamp,
 )
-from internal_transfer.services.restore.record import TWO_PHASES, UNNAMED, RecordRebuild, ToldTransfer
+from internal_transfer.services.restore.record import UNNAMED, RecordRebuild, ToldTransfer
 from internal_transfer.services.restore.systems import Findings, Problem, RestoredSystems
 
 CORE_LOOK = 32
@@ -198,7 +198,10 @@ class RestoreCheck:
         problems = tuple(problem for problem in findings.problems if problem not in accepted)
         done = {kind: count for kind, count in sorted(findings.done.items()) if count}
         evidence = RepairEvidence(
-            seen=await self._seen(), newest=await self._newest_timestamp(), done=done, problems=len(problems)
+            seen=await self._systems.ports.store.ledger_seen(),
+            newest=await self._newest_timestamp(),
+            done=done,
+            problems=len(problems),
         )
         outcome = UNFINISHED if problems else REPAIRED
         await self._note(actor, reason, outcome, msgspec.json.encode(evidence).decode())
@@ -235,9 +238,6 @@ class RestoreCheck:
                 await self._audit.append(entry)
             return tuple(unknown)
         return tuple(problem for problem in unknown if TransferId(int(problem.request_id or 0)) in accepted)
-
-    async def _seen(self) -> int:
-        return await self._systems.ports.store.ledger_seen()
 
     async def _newest_timestamp(self) -> int:
         rows = await self._systems.ports.ledger.newest_transfers(1)

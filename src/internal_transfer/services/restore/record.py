@@ -34,7 +34,7 @@ from internal_transfer.domain.transfer import (
     next_step,
     with_leg,
 )
-from internal_transfer.ports.ledger import AMOUNT_MAX, LedgerTransfer, TransferFlag
+from internal_transfer.ports.ledger import AMOUNT_MAX, TWO_PHASES, LedgerTransfer, TransferFlag
 from internal_transfer.ports.transfer_store import Accepted, Change, Proposal
 from internal_transfer.services.restore.restored_keys import KEYS_RESTORED
 from internal_transfer.services.restore.systems import NANOSECONDS_PER_MILLISECOND, RestoredSystems
@@ -42,7 +42,6 @@ from internal_transfer.services.restore.systems import NANOSECONDS_PER_MILLISECO
 UNNAMED = "accounts_unknown"
 """The kind of problem: nobody can name the accounts; `--accept-unknown` leaves such transfers alone."""
 
-TWO_PHASES = TransferFlag.PENDING | TransferFlag.POST_PENDING_TRANSFER | TransferFlag.VOID_PENDING_TRANSFER
 INSUFFICIENT_BALANCE = "insufficient_balance"
 """The reason of a core's refusal that users are told as `INSUFFICIENT_BALANCE`."""
 _ATTEMPTS = 2**32 - 1
