@@ -10,7 +10,7 @@ design, section 12).
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -35,6 +35,7 @@ from internal_transfer.domain.rules import Rules
 from internal_transfer.domain.transfer import Status
 from internal_transfer.ports.clock import Clock
 from internal_transfer.services.answer import Answer
+from internal_transfer.settings.settings import Settings
 from internal_transfer.telemetry import Telemetry
 
 NO_PARAMETERS: frozenset[str] = frozenset()
@@ -96,6 +97,18 @@ class ApiContext:
     telemetry: Telemetry
     wait_seconds: float = WAIT_SECONDS_DEFAULT
     deadline_seconds: float = _DEADLINE_SECONDS
+
+    @classmethod
+    def of(cls, settings: Settings, clock: Clock, telemetry: Telemetry) -> Self:
+        """Returns the context that the settings give."""
+        times = settings.transfers
+        return cls(
+            rules=settings.rules,
+            clock=clock,
+            telemetry=telemetry,
+            wait_seconds=times.wait_seconds,
+            deadline_seconds=times.deadline_seconds,
+        )
 
 
 class SubmissionApi:

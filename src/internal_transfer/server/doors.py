@@ -36,13 +36,7 @@ def public_app(
 ) -> ASGIApp:
     """Returns the users' application, with the operators' routes for tokens that carry their role."""
     authenticator = Authenticator(issuers, service.ports.clock)
-    context = ApiContext(
-        rules=settings.rules,
-        clock=service.ports.clock,
-        telemetry=service.ports.telemetry,
-        wait_seconds=settings.transfers.wait_seconds,
-        deadline_seconds=settings.transfers.deadline_seconds,
-    )
+    context = ApiContext.of(settings, service.ports.clock, service.ports.telemetry)
     gateway, inquiry = service.gateway, service.inquiry
     okx = OkxApi(
         context, gateway=gateway, inquiry=inquiry, signatures=Signatures(service.api_keys, service.ports.clock)

@@ -11,7 +11,7 @@ import socket
 from asyncio import BaseTransport, TimerHandle
 from collections.abc import Coroutine, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import uvicorn
 import uvloop
@@ -23,6 +23,7 @@ from internal_transfer.api.problems import Problems, Reply
 from internal_transfer.domain.refusal import Code, Refusal, Retry
 from internal_transfer.ports.clock import Clock
 from internal_transfer.server.sockets import BACKLOG
+from internal_transfer.settings.settings import Server
 
 Returned = TypeVar("Returned")
 
@@ -39,6 +40,11 @@ class Bounds(Struct, frozen=True, kw_only=True):
     head_bytes_most: int = 16 * 1024
     connections_most: int = 4096
     stop_seconds: int = 45
+
+    @classmethod
+    def of(cls, server: Server) -> Self:
+        """Returns the bounds that the settings give."""
+        return cls(request_seconds=server.receive_deadline_seconds, connections_most=server.connections_max)
 
 
 class _HeadTooLargeError(Exception):

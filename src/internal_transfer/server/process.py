@@ -79,9 +79,7 @@ async def _serve(options: ServeOptions, settings: Settings, service: Service) ->
     issuers = trusted_issuers(settings, options.data, demo=options.demo)
     if options.demo:
         await give_demo_balances(service)
-    bounds = Bounds(
-        request_seconds=settings.server.receive_deadline_seconds, connections_most=settings.server.connections_max
-    )
+    bounds = Bounds.of(settings.server)
     clock, listener = service.ports.clock, options.listener
     if listener is None and Role.GATEWAY in options.roles:
         listener = await listen_when_free(options.host, options.port, clock, option="--port")

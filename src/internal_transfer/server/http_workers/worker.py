@@ -63,23 +63,10 @@ async def _work(inheritance: Inheritance, listener: socket.socket, pair: socket.
         waiting_most=settings.server.connections_max,
         stop=lambda: server.stop(),  # noqa: PLW0108 - it comes later.
     )
-    context = ApiContext(
-        rules=settings.rules,
-        clock=clock,
-        telemetry=telemetry,
-        wait_seconds=settings.transfers.wait_seconds,
-        deadline_seconds=settings.transfers.deadline_seconds,
-    )
+    context = ApiContext.of(settings, clock, telemetry)
     authenticator = Authenticator(from_keys(inheritance.issuers), clock)
     users = SubmissionApi(context, submitter=end, authenticator=authenticator, otherwise=end.forward)
-    server = HttpServer(
-        users,
-        listener,
-        clock=clock,
-        bounds=Bounds(
-            request_seconds=settings.server.receive_deadline_seconds, connections_most=settings.server.connections_max
-        ),
-    )
+    server = HttpServer(users, listener, clock=clock, bounds=Bounds.of(settings.server))
     loop.add_signal_handler(signal.SIGTERM, server.stop)
     await loop.create_connection(end.protocol, sock=pair)
     calm_collector()
