@@ -83,7 +83,6 @@ class Services:
     """The gateway and the inquiry in one: answers, or raises, what it was told, and keeps what it was asked."""
 
     def __init__(self) -> None:
-        self.rules = RULES
         self.asked = []
         self.answer: object = Answer(transfer())
         self.never = False

@@ -42,7 +42,6 @@ class UserApi(SubmissionApi):
         otherwise: ASGIApp,
     ) -> None:
         super().__init__(context, submitter=gateway, authenticator=authenticator, otherwise=otherwise)
-        self._gateway = gateway
         self._inquiry = inquiry
         self._paths = {
             TRANSFERS: Path("transfers", POST=self._create, GET=self._by_key),
@@ -129,7 +128,7 @@ class UserApi(SubmissionApi):
         """Returns what is offered, and the caller's limits."""
         if (refused := self._check_get(call)) is not None:
             return refused
-        return _ok(self._render.options(self._gateway.rules, call.caller.tier), JSON_TYPE, NO_STORE)
+        return _ok(self._render.options(self._context.rules, call.caller.tier), JSON_TYPE, NO_STORE)
 
     def _check_get(self, call: Call) -> Reply | None:
         pairs = parse_pairs(call.query_string, allowed=NO_PARAMETERS)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from api.scripted import ID, NOW_MS, Services, Stand, StillClock, page, transfer
+from api.scripted import ID, NOW_MS, RULES, Services, Stand, StillClock, page, transfer
 from internal_transfer.api.okx.envelope import OKX_CODES
 from internal_transfer.api.okx.routes import OkxApi
 from internal_transfer.api.okx.signature import KEY_CACHED_SECONDS, WINDOW_MS, Signatures
@@ -63,7 +63,7 @@ class OkxStand:
         self.keys = KnownKeys()
         self.telemetry = Telemetry()
         context = ApiContext(
-            rules=self.services.rules,
+            rules=RULES,
             clock=self.clock,
             telemetry=self.telemetry,
             wait_seconds=0.0,

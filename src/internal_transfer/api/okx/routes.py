@@ -143,7 +143,7 @@ class OkxApi:
         given = parameters(call.query_string, allowed=_CURRENCIES_PARAMETERS)
         if isinstance(given, Refusal):
             return self._envelopes.refusal(given)
-        shown = self._envelopes.currencies(self._gateway.rules, call.signer.tier)
+        shown = self._envelopes.currencies(self._context.rules, call.signer.tier)
         wanted = _assets_of(given)
         return self._envelopes.data([entry for entry in shown if wanted is None or entry["ccy"] in wanted])
 
@@ -222,7 +222,7 @@ class OkxApi:
         if isinstance(given, Refusal):
             return given
         kind = account_type(given.get("account", default))
-        if kind not in self._gateway.rules.account_types:
+        if kind not in self._context.rules.account_types:
             return refuse_field("account", "is not an account type offered here", Code.INVALID_ACCOUNT)
         wanted = _assets_of(given)
         lines = [
