@@ -6,7 +6,7 @@ from internal_transfer.simulation.scenarios.server_process import run_program
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ((), 1, 'systems.store: is "embedded", which one process has for itself; --processes needs a store that'),
+        ((), 1, 'systems.store: is "embedded", which only one process can use; --processes needs a store that'),
         (("--roles", "ledger"), 2, "the ledger is one process"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`python -m internal_transfer.cli`, with which a fleet starts its processes, is `internal-transfer`."""
+"""Lets a fleet start its processes with `python -m internal_transfer.cli`, the same as `internal-transfer`."""
 
 from internal_transfer.cli import main
 

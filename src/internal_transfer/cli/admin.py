@@ -21,7 +21,7 @@ from internal_transfer.domain.transfer import Status
 
 admin = typer.Typer(help="Show the evidence on transfers, and act on them.", no_args_is_help=True)
 core = typer.Typer(
-    help="Steer a demonstration core. If it is a process of its own, --data names its own directory.",
+    help="Steer a demonstration core. If it runs as a separate process, give its own directory with --data.",
     no_args_is_help=True,
 )
 audit = typer.Typer(help="Read and verify the audit chain.", no_args_is_help=True)

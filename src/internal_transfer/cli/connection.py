@@ -127,7 +127,7 @@ def require_running(access: Access) -> None:
 
 
 def ask_holder(directory: DataDirectory, path: str) -> dict[str, Any]:
-    """Returns what the server that holds a directory answers on its socket; raises `StartRefusedError` if none."""
+    """Returns the answer of the server that holds a directory; raises `StartRefusedError` if there is none."""
 
     async def ask() -> httpx.Response:
         with short_name(directory.admin_socket) as socket:
@@ -147,7 +147,7 @@ def ask_holder(directory: DataDirectory, path: str) -> dict[str, Any]:
 
 
 def part(text: str) -> str:
-    """Quotes a text as one part of a path, also `.` and `..`, which would count as directories."""
+    """Quotes a text as one part of a path, even `.` and `..`, which would otherwise name directories."""
     return quote(text, safe=":") if text.strip(".") else "%2E" * len(text)
 
 
@@ -173,7 +173,7 @@ async def _client(access: Access, answer_seconds: float) -> AsyncIterator[httpx.
     # The whole service is slow to import, and only this branch needs it.
     from internal_transfer.server.process import open_offline  # noqa: PLC0415
 
-    # Standard output is for the answer, which says what the service would log.
+    # The answer already says what the service would log.
     configure_logging(level="error")
     async with open_offline(access.data, access.config) as app:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -16,13 +16,17 @@ def core(
     *,
     config: Annotated[Path | None, typer.Option(help="The settings of the service.", dir_okay=False)] = None,
     data: Annotated[Path, typer.Option(help="The core's own data directory.", file_okay=False)] = Path("core"),
-    kafka: Annotated[str | None, typer.Option(help="Brokers (HOST:PORT,...) instead of the settings'.")] = None,
-    aeron: Annotated[str | None, typer.Option(help="The media driver's directory, instead of the settings'.")] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Lets `admin core` make it fail.")] = False,
+    kafka: Annotated[
+        str | None, typer.Option(help="Brokers (HOST:PORT,...), instead of those in the settings.")
+    ] = None,
+    aeron: Annotated[
+        str | None, typer.Option(help="The media driver's directory, instead of the one in the settings.")
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Let `admin core` make it fail.")] = False,
 ) -> None:
-    """Runs the reference trading core as a process of its own. Prints one line when it takes commands."""
+    """Run the reference trading core as a separate process. Prints one line when it takes commands."""
     from internal_transfer.hosts.core.process import CoreOptions, connect_aeron, connect_kafka, run_core  # noqa: PLC0415
-    from internal_transfer.server.http import run_on_uvloop  # noqa: PLC0415 - takes long to import.
+    from internal_transfer.server.http import run_on_uvloop  # noqa: PLC0415 - slow to import.
 
     configure_logging()
     with failures_end():

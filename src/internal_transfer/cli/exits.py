@@ -9,7 +9,7 @@ from internal_transfer.ports.errors import OperatingFailureError, StartRefusedEr
 from internal_transfer.server.supervisor import ServiceFailedError
 
 FAILED = 1
-"""Refused, failed, or not finished. 2 is a wrong command line, which Typer handles itself."""
+"""Refused, failed, or not finished. Typer itself exits with 2 for a wrong command line."""
 
 UNREACHABLE = 3
 """A system or the service does not answer; the same command may work later."""

@@ -49,11 +49,11 @@ def restore_check(
     repair: Annotated[bool, typer.Option("--repair", help="Bring what disagrees together again.")] = False,
     reason: Annotated[str, typer.Option(help="Why; needed with --repair, recorded in the audit chain.")] = "",
     accept_unknown: Annotated[
-        bool, typer.Option("--accept-unknown", help="Let roles start although some transfers cannot be recorded.")
+        bool, typer.Option("--accept-unknown", help="Let roles start even though some transfers cannot be recorded.")
     ] = False,
     since: Annotated[
         datetime | None,
-        typer.Option(help="Tell cores again only of transfers accepted since then (UTC).", formats=_MOMENTS),
+        typer.Option(help="Repeat to the cores only transfers accepted since then (UTC).", formats=_MOMENTS),
     ] = None,
     events: Annotated[
         Path | None, typer.Option(help="Published events, one JSON object per line.", exists=True, dir_okay=False)
@@ -116,7 +116,7 @@ def _end_repair(result: "Repaired | Refusal", *, as_json: bool) -> None:
 
 async def _look(data: Path, config: Path | None) -> str | None:
     async def look(check: "RestoreCheck") -> str | None:
-        # A role may start while a core is silent, but then nobody may be told that all agree.
+        # A role may start while a core is silent, but this command must not say that all agree then.
         return await check.disagreement(cores_must_answer=True)
 
     return await _with_check(data, config, look)
@@ -149,7 +149,7 @@ async def _with_check(
         check_pins(pins(settings), await service.ports.operations.pins())
         async with asyncio.TaskGroup() as tasks:
             tending = [tasks.create_task(tend()) for tend in service.stack.tending]
-            # A failure in here is raised by itself, not within a group.
+            # A task group would wrap the failure, so it is raised after the group has ended.
             failure: Exception | None = None
             try:
                 answer = await work(service.restore)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from internal_transfer.wiring.stack import Interposed
 
 LEDGER = "ledger"
-"""The role of a process that does nothing else."""
+"""The role that a process has alone."""
 
 
 class LogLevel(StrEnum):
@@ -36,39 +36,39 @@ class LogLevel(StrEnum):
 def serve(
     *,
     config: Annotated[
-        Path | None, typer.Option(help="Settings (TOML), laid over the shipped ones.", dir_okay=False)
+        Path | None, typer.Option(help="Settings (TOML) that override the shipped ones.", dir_okay=False)
     ] = None,
-    data: Annotated[Path, typer.Option(help="The data directory; made if missing.", file_okay=False)] = Path("data"),
+    data: Annotated[Path, typer.Option(help="The data directory; created if missing.", file_okay=False)] = Path("data"),
     host: Annotated[str, typer.Option(help="The address for users.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port for users; 0 picks a free one.", min=0, max=65_535)] = 8080,
     admin_port: Annotated[
-        int, typer.Option(help="The port for health and metrics, on loopback; 0 picks one.", min=0, max=65_535)
+        int, typer.Option(help="The port for health and metrics, on loopback; 0 picks a free one.", min=0, max=65_535)
     ] = 9464,
     demo: Annotated[bool, typer.Option("--demo", help="Demo data and tokens; loopback only.")] = False,
     roles: Annotated[
         str,
         typer.Option(
-            help="What this process does, by commas: gateway, settler, scanner, courier (all by default); or ledger."
+            help="What this process does: gateway,settler,scanner,courier or some of them (default: all); or ledger."
         ),
     ] = "",
     workers: Annotated[
         int | None,
-        typer.Option(help="How many processes speak HTTP for this one, over server.http_workers.", min=0, max=64),
+        typer.Option(help="The number of HTTP workers; overrides server.http_workers.", min=0, max=64),
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(help="Runs this many equal processes on one port, on a store that they share.", min=1, max=64),
+        typer.Option(help="Run this many equal processes on one port, on a store that they share.", min=1, max=64),
     ] = None,
     inherit: Annotated[str | None, typer.Option(hidden=True)] = None,
     failpoint: Annotated[
         Failpoint | None, typer.Option(help="Kill this process at the named step of a transfer; only with --demo.")
     ] = None,
-    log_level: Annotated[LogLevel, typer.Option(help="The least severe kind of event that is logged.")] = LogLevel.INFO,
+    log_level: Annotated[LogLevel, typer.Option(help="The least severe level that is logged.")] = LogLevel.INFO,
 ) -> None:
-    """Runs the service. Prints one line when it is ready; logs go to standard error."""
+    """Run the service. Prints one line when it is ready; logs go to standard error."""
     if failpoint is not None and not demo:
         raise typer.BadParameter("works only with --demo", param_hint="--failpoint")
-    # The whole service takes long to import, and no other command needs it.
+    # The whole service is slow to import, and no other command needs it.
     from internal_transfer.hosts.ledger.process import run_ledger  # noqa: PLC0415
     from internal_transfer.server.fleet import FleetOptions, serve_fleet  # noqa: PLC0415
     from internal_transfer.server.http import run_on_uvloop  # noqa: PLC0415
@@ -86,8 +86,8 @@ def serve(
         if processes is not None:
             if load(config).systems.is_alone:
                 raise StartRefusedError(
-                    'systems.store: is "embedded", which one process has for itself; --processes needs a store that '
-                    "processes share (--workers sets how many processes speak HTTP for the one)"
+                    'systems.store: is "embedded", which only one process can use; --processes needs a store that '
+                    "processes share (--workers sets the number of HTTP workers of the one process)"
                 )
             passed_on = ["--log-level", log_level, "--roles", ",".join(sorted(chosen))]
             passed_on += ["--config", str(config)] if config is not None else []
@@ -120,11 +120,13 @@ def _roles(words: str) -> "frozenset[Role]":
         return frozenset(Role(word.strip()) for word in words.split(","))
     except ValueError as error:
         names = ", ".join(sorted(ROLES))
-        raise typer.BadParameter(f"must be made of {names}, by commas", param_hint="--roles") from error
+        raise typer.BadParameter(
+            f"must be one or more of {names}, separated by commas", param_hint="--roles"
+        ) from error
 
 
 def _inherited(words: str) -> socket.socket | None:
-    """The listening socket of the process that started this one, whose death ends this one as well."""
+    """Returns the listening socket of the process that started this one, and ends this one when that one dies."""
     parent, listener = map(int, words.split(":"))
     if not tie(parent, signal.SIGTERM):
         raise typer.Exit(FAILED)

@@ -17,6 +17,6 @@ def after_effect() -> Iterator[None]:
 
 
 async def leave_failed_turn(durability: Durability) -> None:
-    """Takes in the failure of this task's shared commit, so that it is not raised again in the task's next work."""
+    """Waits out the failed commit of this task's turn, so that its failure is not raised again in the next one."""
     with suppress(OperatingFailureError):
         await durability.durable()

@@ -28,7 +28,7 @@ class Completions:
             await self._some_wait.wait()
 
     def waiting(self, most: int) -> list[TransferId]:
-        """Returns the transfers that callers wait for, `most` at the most."""
+        """Returns at most `most` of the transfers that callers wait for."""
         return list(islice(self._waiting, most))
 
     def forget(self, transfer_id: TransferId, future: asyncio.Future[None]) -> None:

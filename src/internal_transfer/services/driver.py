@@ -334,8 +334,8 @@ class Driver:
                 work.transfer = replace(work.transfer, ledger_timestamp=max(row.timestamp for row in rows))
 
     async def look(self, transfers: Sequence[Transfer]) -> list[tuple[Hold, list[LedgerTransfer]]]:
-        """Returns what became of each hold, in order, with the ledger's rows that show it: the hold's own, then those
-        of all posts and voids that were tried.
+        """Returns what became of each hold, in order, with the ledger's rows that show it: the hold itself, then every
+        post and void that was tried.
         """
         ids_of = []
         for transfer in transfers:

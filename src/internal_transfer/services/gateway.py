@@ -37,7 +37,7 @@ from internal_transfer.services.reading import RecordReader
 from internal_transfer.services.restore.restored_keys import KeyLookup
 
 ID_DRAWS_MAX = 5
-"""How often a new id is drawn when one was taken; even one that is taken means that two processes share a node."""
+"""How often another id is drawn if one is taken; that happens only if two processes share a node."""
 
 _log = structlog.get_logger(__name__)
 
@@ -201,7 +201,7 @@ class Gateway:
         try:
             await self._look_up(refused, settled=True)
         except OperatingFailureError as error:
-            # It waits for accepts of the same owners that hang, and an earlier attempt of this request may be one.
+            # The look-up waits for accepts of the same owners, and the one that hangs may be an earlier attempt.
             _fail(refused, OutcomeUnknown(error.system, error.message))
             return
         for item in refused:
@@ -292,7 +292,7 @@ class Gateway:
         return proposals
 
     async def _go_on(self, items: list[_Submission]) -> None:
-        """Drives new transfers and those that a repeated request finds due, and puts together the answers to both."""
+        """Drives new transfers, and due ones that were asked for again, and puts together the answers to both."""
         works = {item.work.transfer.id: item.work for item in items if item.work is not None}
         replays: list[tuple[_Submission, KeyTaken]] = []
         now = self._clock.now_ms()
@@ -314,7 +314,7 @@ class Gateway:
             await self._replay(replays, works)
 
     async def _catch_up(self, lost: list[Work]) -> None:
-        """Reads the transfers again that another process has gone on with in the meantime."""
+        """Reads again the transfers that another process went on with in the meantime."""
         if not lost:
             return
         ids = [work.transfer.id for work in lost]
@@ -371,7 +371,7 @@ class Gateway:
 
 
 def _fail(batch: list[_Submission], error: OperatingFailureError) -> None:
-    """Tells every caller in a batch of its failure, and none that nothing was recorded if something may have been."""
+    """Fails every caller in a batch; those whose transfer may be on record get `OutcomeUnknown`."""
     for item in batch:
         if not item.waiting.done():
             is_new = item.work is None and item.hit is None

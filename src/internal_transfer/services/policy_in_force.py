@@ -1,11 +1,11 @@
-"""Keeps the policy in force at hand for every request."""
+"""Keeps the policy in force in memory, for every request."""
 
 from internal_transfer.domain.rules import Policy
 from internal_transfer.ports.all_ports import Ports
 
 
 class PolicyInForce:
-    """Remembers the policy; it is read again at the start and at every scan, and takes every change of this process."""
+    """The policy as last read: at the start, at every scan, by the follower, and after each change by this process."""
 
     def __init__(self, ports: Ports) -> None:
         self._operations = ports.operations
@@ -13,7 +13,7 @@ class PolicyInForce:
         self.current = Policy()
 
     def take(self, policy: Policy) -> None:
-        """Puts a policy that is on disk in force, unless a newer one is, as after a read that began before a change."""
+        """Puts a durable policy in force, unless a newer one already is: a read may have begun before a change."""
         if policy.version >= self.current.version:
             self.current = policy
 

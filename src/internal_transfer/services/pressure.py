@@ -77,7 +77,7 @@ class Pressure:
             kept.append(Told(transfer_id, leg, now))
 
     def in_question(self) -> list[TransferId]:
-        """Transfers whose record could show that a quiet core does answer.
+        """Returns the transfers whose record could show that a quiet core does answer.
 
         A core is quiet here after half of the time that makes it silent, so that the record is read before the core
         is taken for silent.
@@ -123,10 +123,10 @@ class Pressure:
         return self._quiet_ms(core) > self._silence_seconds * 1000
 
     def _quiet_ms(self, core: str) -> int:
-        """How long a core has owed an answer without giving any; 0 if it owes none since it was last heard.
+        """Returns how long a core has owed an answer without giving one; 0 if it has owed none since it was last heard.
 
         The record knows only the oldest command that is open. If that one was sent before the core was last heard, the
-        commands that this process remembers say whether a later one is owed too.
+        commands that this process remembers tell whether a later one is unanswered too.
         """
         asked = self._asked_ms.get(core)
         if asked is None:

@@ -15,7 +15,7 @@ _NOBODY = TransferId(1)
 
 
 class Readiness:
-    """Tells why requests should not come here, from what is known and, with `probes`, by asking store and ledger.
+    """Tells why requests should not come here: from what is known and, with `probes`, by asking store and ledger.
 
     Each of `failures` returns why an adapter does not work at present, as far as it knows without asking, or None.
     """

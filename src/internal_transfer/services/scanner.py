@@ -12,13 +12,13 @@ from internal_transfer.services.policy_in_force import PolicyInForce
 from internal_transfer.services.pressure import Pressure
 
 SET_BACK_MS = 5_000
-"""Smaller steps of the clock are waited out, here as when ids are drawn."""
+"""Smaller steps back are waited out, as they are when ids are drawn."""
 
 _log = structlog.get_logger(__name__)
 
 
 class ScannerBounds(Struct, frozen=True, kw_only=True):
-    """How often it scans, how many transfers it leases at once and for how long, and from which ages on they alert."""
+    """How often it scans, how many transfers it leases at once and for how long, and the ages that raise an alert."""
 
     interval_seconds: float = 5.0
     batch_most: int = 512
@@ -88,7 +88,7 @@ class Scanner:
         self._scanned_at = (wall_ms, monotonic)
 
     async def _lease_due(self) -> list[Transfer]:
-        # Each lease fixes the time once, and a transfer that was worked on is due later, so the scan ends.
+        # A transfer that was leased or worked on is due later, so the scan ends.
         due = await self._store.lease_due(
             now_ms=self._clock.now_ms(),
             lease_ms=int(self._bounds.lease_seconds * 1000),

@@ -66,7 +66,7 @@ class Settler:
         return None
 
     async def _settle_all(self, delivery: Delivery) -> OperatingFailureError | None:
-        """Settles a delivery as one batch or, if a bug makes that fail, each verdict by itself."""
+        """Settles a delivery as one batch or, if a bug makes that fail, one verdict at a time."""
         try:
             await self.settle(delivery.verdicts)
         except OperatingFailureError as error:

@@ -1,4 +1,4 @@
-"""What must hold before a process does anything: its settings and its data belong together."""
+"""What is checked before a process does anything: that its settings and its data belong together."""
 
 from pathlib import Path
 

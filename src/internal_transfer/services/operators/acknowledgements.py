@@ -1,6 +1,6 @@
 """Acknowledgements: operators posted a transfer by breaking the glass, and put its legs right in the core by hand.
 
-They are entries of the audit chain, where reconciliation reads which legs it need not list any more.
+They are entries of the audit chain, from which reconciliation learns which legs to leave out.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What privileged acts have in common: a reason, entries in the audit chain, and an answer."""
+"""What all privileged acts have: a reason, entries in the audit chain, and a result."""
 
 from collections.abc import Sequence
 

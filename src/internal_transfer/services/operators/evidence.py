@@ -1,4 +1,4 @@
-"""Evidence: all that is on record about one transfer, side by side, and in words what it proves and what not."""
+"""Evidence: everything on record about one transfer, side by side, and in words what it proves and what it does not."""
 
 from hashlib import sha256
 
@@ -79,7 +79,7 @@ def confirmed(transfer: Transfer, verdicts: tuple[Verdict, ...]) -> tuple[Transf
 
 
 class Examiner:
-    """Gathers evidence. What the ledger or a core does not answer is shown as unknown; the store must answer."""
+    """Gathers evidence. The store must answer; if the ledger or a core does not, its part is shown as unknown."""
 
     def __init__(self, ports: Ports, driver: Driver) -> None:
         self._store = ports.store
@@ -88,8 +88,8 @@ class Examiner:
         self._driver = driver
 
     async def examine(self, transfer_id: TransferId) -> Evidence | None:
-        """Returns the evidence about a transfer, or None if there is no such transfer; raises `Unavailable` without the
-        store.
+        """Returns the evidence about a transfer, or None if there is none; raises `Unavailable` if the store does not
+        answer.
         """
         [transfer] = await self._store.get([transfer_id])
         if transfer is None:

@@ -24,7 +24,7 @@ from internal_transfer.services.operators.audit import DECIDED, Act, AuditTrail,
 from internal_transfer.services.operators.evidence import Evidence, Examiner, confirmed, is_applied
 
 ALONE = "not yet approved by a second person"
-"""The note on every decision, as long as decisions have no second approver."""
+"""The note on every decision, since no second approver is needed yet."""
 
 RECORDS_MAX = 5
 """How often a decision is recorded again if the record was written in between without a change of the facts."""
@@ -74,7 +74,7 @@ class Desk:
     async def retry(
         self, transfer_id: TransferId, *, reason: str, actor: str, shown: str | None = None
     ) -> Act | Refusal:
-        """Goes on with an open transfer now, also with one that needed a person.
+        """Goes on with an open transfer now, even with one that needed a person.
 
         `shown` is the digest of the evidence that the decision rests on; if that has changed, the act is refused.
         """
@@ -228,7 +228,7 @@ def _decide(action: DeskAction, evidence: Evidence, *, break_glass: bool) -> Tra
 def _decide_void(evidence: Evidence) -> Transfer | Refusal:
     transfer, hold = evidence.transfer, evidence.hold
     if transfer.decision is Decision.POST:
-        return _refuse("it was decided to post it")
+        return _refuse("an operator has already decided to post it")
     if transfer.status is Status.REQUESTING:
         return replace(transfer, decision=Decision.VOID, needs_person=None, fencing=True)
     refusal = _check_hold(hold, frozenset({Hold.HELD, Hold.VOIDED}), "voided")
@@ -243,7 +243,7 @@ def _decide_post(evidence: Evidence, *, break_glass: bool) -> Transfer | Refusal
         return _refuse("its hold is not on record, so there is nothing to post")
     if transfer.decision is Decision.VOID and not (break_glass and transfer.needs_person is not None):
         # A void that cannot be finished because a core contradicts it is the one decision that may be reversed.
-        return _refuse("it was decided to void it")
+        return _refuse("an operator has already decided to void it")
     if any(leg.state in LEG_UNDONE for leg in transfer.legs):
         return _refuse("a trading core has refused or undone a leg, so the money goes back")
     refusal = _check_hold(hold, frozenset({Hold.HELD, Hold.POSTED}), "posted")
@@ -253,7 +253,7 @@ def _decide_post(evidence: Evidence, *, break_glass: bool) -> Transfer | Refusal
         after, _ = confirmed(transfer, evidence.verdicts or ())
         return replace(after, decision=Decision.POST, needs_person=None)
     if not break_glass:
-        return _refuse("a trading core does not say that it applied every leg; only --break-glass posts without that")
+        return _refuse("a trading core has not confirmed every leg; only --break-glass posts without that")
     return replace(transfer, decision=Decision.POST, needs_person=None)
 
 
@@ -268,14 +268,14 @@ def _sides_to_acknowledge(evidence: Evidence, already: frozenset[Side]) -> tuple
     if not missing:
         return _refuse("the cores have applied every leg, so there is nothing to acknowledge")
     sides = tuple(side for side in missing if side not in already)
-    return sides or _refuse("it was acknowledged already")
+    return sides or _refuse("it has been acknowledged already")
 
 
 def _check_hold(hold: Hold, allowed: frozenset[Hold], act: str) -> Refusal | None:
     if hold is Hold.UNKNOWN:
         return Refusal(Code.LEDGER_UNAVAILABLE, "the ledger does not answer, and nothing is decided without it")
     if hold not in allowed:
-        return _refuse(f"its hold is {hold} in the ledger, so there is nothing that could be {act}")
+        return _refuse(f"its hold is {hold} in the ledger, so it cannot be {act}")
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the ledger's balances must be: all its transfers replayed from nothing."""
+"""Works out what the ledger's balances must be, by replaying all its transfers from nothing."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ class Balance:
 
 
 class Replay:
-    """The balances by account id after the last transfer that was taken in.
+    """The balances, by account id, after the last transfer that was replayed.
 
     It remembers every account and every hold that is open at that point, nothing else. `strays` are posts and voids
     whose hold was not open.

@@ -205,7 +205,7 @@ class RestoreCheck:
         )
         outcome = UNFINISHED if problems else REPAIRED
         await self._note(actor, reason, outcome, msgspec.json.encode(evidence).decode())
-        # This comes after the note, which says from which of the ledger's timestamps on the repaired ledger counts.
+        # After the note, since it says which of the ledger's timestamps counts from now on.
         reconciled = await self._reconciliation.run()
         return Repaired(
             ended=not problems,

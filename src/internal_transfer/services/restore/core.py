@@ -119,7 +119,7 @@ class CoreRetelling:
                 systems.findings.done["legs_told_again"] += 1
 
     async def _debit_all(self, debits: list[_Debit]) -> None:
-        """Tells debits in order, and again as long as some of them fund others."""
+        """Tells debits in order, and repeats that while some of them fund others."""
         while debits:
             waiting: list[_Debit] = []
             for page in self._systems.pages(debits):
@@ -153,7 +153,7 @@ class CoreRetelling:
         return short
 
     async def _find_unknown(self) -> None:
-        """Finds what cores did for transfers that neither store nor ledger know, both being restored to earlier."""
+        """Finds what cores did for transfers that store and ledger do not know, both being restored to earlier."""
         systems = self._systems
         async for page in systems.core_entries():
             verdicts = {verdict.transfer_id: verdict for verdict in page}

@@ -219,7 +219,7 @@ class LedgerReplay:
             await self._systems.ports.store.record([Change(t.revision, replace(t, needs_person=None)) for t in found])
 
     async def _do_all(self, items: list[Ordered]) -> list[Ordered]:
-        """Does transfers again in this order, for as long as any succeed; returns those that must wait for funds."""
+        """Does transfers again in this order until no more succeed; returns those that must wait for funds."""
         while items:
             waiting: set[TransferId] = set()
             for page in self._systems.pages(items):

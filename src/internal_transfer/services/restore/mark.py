@@ -2,7 +2,7 @@
 
 Final records are never changed, so after a repair of the ledger they still name timestamps of the ledger that was lost.
 The entry that closes a repair therefore notes two timestamps: the largest that the store had seen by then, and the
-newest of the repaired ledger. As long as the store has seen nothing newer, the second must exist, and not the first.
+newest of the repaired ledger. Until the store sees a newer one, the ledger must have the second, not the first.
 """
 
 from collections.abc import Sequence

@@ -53,7 +53,7 @@ _BEFORE_VOID = {
     LegState.APPLIED: LegState.REVERSED,
     LegState.REVERSING: LegState.REVERSED,
 }
-"""The states that a post or a void proves for legs that neither the record nor their core knows to be there."""
+"""The leg states that a post or a void proves, where neither the record nor the core shows them."""
 _FRESH_STATES = {Action.CANCEL: LegState.ASKED, Action.APPLY: LegState.ASKED, Action.REVERSE: LegState.REVERSING}
 
 
