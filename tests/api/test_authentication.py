@@ -193,7 +193,7 @@ def test_memory_is_bounded(tmp_path, clock, monkeypatch):
         ('{"keys":[{"kty":"oct","k":"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}]}', "HS256 is not supported"),
         (
             json.dumps({"keys": [public_jwk(kid="a"), public_jwk(kid="a")]}),
-            "kid must be a string of its own",
+            "kid must be a string that no other key has",
         ),
         (json.dumps({"keys": [json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(SIGNING_KEY))]}), "private key"),
     ],

@@ -1,4 +1,4 @@
-"""Parses queries of the history strictly; a cursor continues only the query that it came from."""
+"""Parses history queries strictly; a cursor continues only the query that it came from."""
 
 import base64
 import re

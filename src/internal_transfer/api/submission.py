@@ -1,10 +1,9 @@
-"""The submission of a transfer: the one endpoint that an HTTP worker answers by itself.
+"""The submission of a transfer: the one endpoint that an HTTP worker answers itself.
 
 The order of a request's checks: path, method, credentials, query syntax, media types, size, idempotency key, body, and
 then the service. Credentials are checked before the body is read, so that strangers cause no work.
 
-The endpoint speaks ASGI itself, because a framework around the POST is the largest single cost of a transfer (see the
-design, section 12).
+The endpoint speaks ASGI itself, because a framework around the POST would be the largest single cost of a transfer.
 """
 
 import asyncio
@@ -88,7 +87,7 @@ class Path:
 class ApiContext:
     """What every interface of users works with.
 
-    A submission waits for its transfer for as long as the client asks, else for `wait_seconds`. Where there is no
+    A submission waits for its transfer for as long as the client asks, else for `wait_seconds`. If there is no
     answer `deadline_seconds` after that, the client is told of a time-out; the transfer goes on.
     """
 

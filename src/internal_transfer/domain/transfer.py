@@ -58,7 +58,7 @@ class Need(StrEnum):
     CORE_REFUSES_REVERSAL = "core_refuses_reversal"
 
 
-class IllegalTransition(Exception):  # noqa: N818 - a bug, named as the design names it.
+class IllegalTransition(Exception):  # noqa: N818 - a bug; the docs use this word.
     """A change of status that is not in the table: a bug. Nothing was changed."""
 
 

@@ -22,12 +22,12 @@ def reads(method: Method) -> Method:
 
 
 def walks(method: Method) -> Method:
-    """Marks a method that changes nothing and reads all there is, which may take an hour whatever the bound."""
+    """Marks a method that changes nothing and reads everything, which may take an hour whatever the bound."""
     setattr(method, WALKS, True)
     return reads(method)
 
 
 def waits(method: Method) -> Method:
-    """Marks a method that waits for something to come, however long that takes, and so has no deadline."""
+    """Marks a method that has no deadline, since it waits for something to come, however long that takes."""
     setattr(method, WAITS, True)
     return method

@@ -23,7 +23,7 @@ class OperatingFailureError(Exception):
         self.message = message
 
 
-class Unavailable(OperatingFailureError):  # noqa: N818 - named as the design names it.
+class Unavailable(OperatingFailureError):  # noqa: N818 - the docs and the logs use this word.
     """The system could not be reached or refused to work; nothing was done."""
 
 

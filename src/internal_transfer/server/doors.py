@@ -34,7 +34,7 @@ OPERATOR = "operator"
 def public_app(
     service: Service, settings: Settings, issuers: list[TrustedIssuer], *, demo: bool, state: DescribeServer
 ) -> ASGIApp:
-    """Returns the users' application, with the operators' routes for tokens that carry their role."""
+    """Returns the users' application, with the operators' routes for tokens that have the role `operator`."""
     authenticator = Authenticator(issuers, service.ports.clock)
     context = ApiContext.of(settings, service.ports.clock, service.ports.telemetry)
     gateway, inquiry = service.gateway, service.inquiry

@@ -1,7 +1,7 @@
 """Several equal processes of the service on one port, on a store that they share: `serve --processes N`.
 
-The parent holds the listening socket and the data directory, and does nothing but keep the processes running. Each has
-a directory of its own below.
+The parent holds the listening socket and the data directory, and only keeps the processes running. Each has its own
+directory below that one.
 """
 
 import asyncio

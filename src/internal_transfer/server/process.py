@@ -55,7 +55,9 @@ async def serve(options: ServeOptions) -> None:
     `StartRefusedError`, which says what to do, or `ServiceFailedError` if it cannot go on.
     """
     if options.demo and not _is_loopback(options.host):
-        raise StartRefusedError(f"--demo gives everybody tokens, so it binds loopback only, not {options.host}")
+        raise StartRefusedError(
+            f"--demo is for trials on this machine, so it listens on loopback only, not {options.host}"
+        )
     settings = load(options.config)
     if options.http_workers is not None:
         settings = replace(settings, server=replace(settings.server, http_workers=options.http_workers))
@@ -73,7 +75,7 @@ async def serve(options: ServeOptions) -> None:
 
 async def _serve(options: ServeOptions, settings: Settings, service: Service) -> None:
     if not options.demo:
-        # A start that is refused for lack of an issuer must not decide what the directory is for.
+        # Checked first: a start that is refused for lack of an issuer must not decide what the directory is for.
         trusted_issuers(settings, options.data, demo=False)
     await service.prepare(demo=options.demo)
     issuers = trusted_issuers(settings, options.data, demo=options.demo)

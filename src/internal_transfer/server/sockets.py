@@ -10,7 +10,7 @@ from internal_transfer.ports.errors import StartRefusedError
 
 BACKLOG = 2048
 PORT_SECONDS = 2.0
-"""How long to wait for a port: the HTTP workers of a server that was killed may outlive it for a moment."""
+"""How long to wait for a port: the HTTP workers of a killed server may outlive it for a moment."""
 
 _OWN_BACKLOG = 64
 

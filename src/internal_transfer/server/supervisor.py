@@ -11,11 +11,11 @@ import structlog
 from internal_transfer.ports.errors import StartRefusedError
 
 READY_LINE = "internal-transfer is ready on "
-"""How the line begins that a process prints when it is ready; the rest says where."""
+"""The beginning of the line that a process prints when it is ready; the rest says where."""
 START_SECONDS = 60.0
 AGAIN_SECONDS = 1.0
 STEADY_SECONDS = 1.0
-"""A child that was ready for this long is replaced at once: it does not die of its start."""
+"""A child that was ready for this long is replaced at once: its start was not what killed it."""
 END_SECONDS = 2.0
 """How long a child may take to end after it has closed its connection to this process."""
 
@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ServiceFailedError(Exception):
-    """A part of the running service failed for good, and all of it has ended; the log has the details."""
+    """A part of the service failed, so the whole service has ended; the log has the details."""
 
 
 def told_to_stop() -> asyncio.Event:

@@ -31,7 +31,7 @@ class DataDirectory:
 
     @property
     def is_held(self) -> bool:
-        """Tells whether another process holds the lock now; raises `StartRefusedError` where that cannot be seen."""
+        """Tells whether another process holds the lock now; raises `StartRefusedError` if that cannot be told."""
         try:
             handle = os.open(self.path / "lock", os.O_RDWR)
         except FileNotFoundError:
@@ -47,7 +47,7 @@ class DataDirectory:
         return False
 
     def acquire(self) -> None:
-        """Locks the directory, which is created where missing; raises `StartRefusedError` with what to do."""
+        """Creates the directory if it is missing, and locks it; raises `StartRefusedError`, which says what to do."""
         assert self._lock is None, "held already"
         try:
             self._make()

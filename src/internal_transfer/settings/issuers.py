@@ -51,6 +51,6 @@ def read_issuer(*, issuer: str, audience: str, keys_file: Path) -> TrustedIssuer
             raise StartRefusedError(f"{where}: is a private key; only its public half belongs in this file")
         key_id = key.get("kid", "")
         if not isinstance(key_id, str) or key_id in trusted:
-            raise StartRefusedError(f"{where}: kid must be a string of its own, which no other key has")
+            raise StartRefusedError(f"{where}: kid must be a string that no other key has")
         trusted[key_id] = parsed
     return TrustedIssuer(issuer, audience, trusted)

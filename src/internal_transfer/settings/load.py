@@ -75,7 +75,7 @@ class _SubAccounts(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole settings file, one level deep; each table in it is read by itself, so that errors name its path."""
+    """A whole settings file, one level deep; each table in it is read separately, so that errors name its path."""
 
     assets: dict[str, Any]
     account_types: dict[str, Any]
@@ -174,7 +174,7 @@ def _merge(shipped: dict[str, Any], given: dict[str, Any], path: str) -> dict[st
 
 
 def _check_top_keys(tables: Any, path: str) -> None:
-    """Refuses a key meant for the whole file that stands below a table, which in TOML makes it part of that table."""
+    """Refuses a key for the whole file that is below a table: in TOML it would be part of that table."""
     entries = tables.items() if isinstance(tables, dict) else enumerate(tables)
     for key, value in entries:
         where = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}" if path else str(key)

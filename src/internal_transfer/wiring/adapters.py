@@ -87,14 +87,16 @@ async def open_stack(
 async def open_core(settings: Settings, closing: AsyncExitStack) -> tuple[TradingCore, EventBus, Clock]:
     """Opens only the way to the trading cores, until `closing` ends, and returns it with a clock that may draw ids.
 
-    Raises `StartRefusedError`, also where the core is embedded: it lives in the service's process then.
+    Raises `StartRefusedError`, also if the core is embedded, since it is part of the service's process then.
     """
     if settings.systems.core is CoreSystem.EMBEDDED:
-        raise StartRefusedError('systems.core: must be "kafka" or "aeron"; the embedded core has no door of its own')
+        raise StartRefusedError(
+            'systems.core: must be "kafka" or "aeron"; the embedded core cannot be reached from outside'
+        )
     clock = SystemClock()
     # The ids of the highest node, since the store leases the lowest ones first.
     clock.lease(NODES_MAX - 1, clock.monotonic() + CHECK_SECONDS)
-    # A consumer group of its own, so that verdicts which settlers have not heard yet stay theirs.
+    # A separate consumer group, so that settlers still get the verdicts that they have not heard yet.
     group = f"core-check-{int(clock.jitter() * 2**48):x}"
     opening = Opening(settings, DataDirectory(Path()), clock, Telemetry(), closing, settles=True, group=group)
     core, bus, _ = await opening.open_core()
@@ -190,7 +192,7 @@ class Opening:
             from internal_transfer.adapters.cassandra.transfer_store.store import CassandraTransferStore  # noqa: PLC0415
         cql = Cql(cql_settings(self._settings), self._clock)
         await self._start(cql, "Cassandra")
-        # Several processes that start at once would get in each other's way if each created the tables.
+        # Processes that start at once would get in each other's way if each created the tables.
         store = await CassandraTransferStore.open(cql, migrating=False)
         self.checks.append(store.check)
         operations = await CassandraOperations.open(cql, migrating=False)
@@ -304,7 +306,7 @@ class Opening:
         try:
             await shared.start()
         except Unavailable as error:
-            # Money is just as safe without it. Until it is back, each process counts by itself.
+            # Money is as safe without it. Until it is back, each process counts alone.
             _log.warning("rate_limiter_away", error=str(error))
         self.checks.append(shared.check)
         return FallbackRateLimiter(shared, local, self._clock, self._count_fallback)
@@ -337,7 +339,7 @@ class Opening:
             ) from error
 
     def _embedded(self) -> Database:
-        """Returns the database in the data directory; with other systems beside it, each call commits by itself."""
+        """Returns the database in the data directory; if not all systems are embedded, each call commits alone."""
         if self._database is None:
 
             def count_failure(error: OperatingFailureError) -> None:

@@ -22,13 +22,13 @@ from internal_transfer.settings.settings import PortBounds
 from internal_transfer.telemetry import Telemetry
 
 WALK_SECONDS = 3600.0
-"""How long a method may take that reads all there is, such as the whole audit chain."""
+"""How long a method that reads everything, such as the whole audit chain, may take."""
 
 Port = TypeVar("Port")
 
 
 def bounded_ports(ports: Ports, bounds: PortBounds) -> Ports:
-    """The same ports, each behind its bound, but for durability, which ends with the turn that it waits for."""
+    """Returns the ports behind their bounds; durability has none, since it ends with the turn that it waits for."""
 
     def bound(system: System, seconds: float) -> Bound:
         return Bound(system, seconds, ports.clock, ports.telemetry)
@@ -58,9 +58,9 @@ class Bound:
     telemetry: Telemetry
 
     def around(self, port: Port, protocol: type) -> Port:
-        """The port, of which only the methods of its protocol can be called, each for this long at most.
+        """Returns the port behind its bound: only the methods of its protocol, each for this long at most.
 
-        A call that takes longer is cancelled; it raises `Unavailable` where the method only reads, else
+        A call that takes longer is cancelled; it raises `Unavailable` if the method only reads, else
         `OutcomeUnknown`. Durations are observed by port (its module's name) and method, failures are counted by system
         and kind.
         """

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 SOONER = 0.9
-"""The share of a port's bound after which an adapter gives up: it knows whether a call was sent, so its own failure
-says more than the bound's.
+"""The share of a port's bound after which an adapter gives up. It knows whether a call was sent, so its failure says
+more than the bound's.
 """
 HALF = 0.5
-"""The share for one step of a call that takes several, such as a query and another attempt."""
+"""The share for one step of a call with several steps, such as a query that is sent again."""
 
 
 def kafka_connection(settings: Settings) -> "KafkaConnection":
@@ -107,7 +107,7 @@ def valkey_settings(settings: Settings) -> "ValkeySettings":
         from internal_transfer.adapters.valkey.settings import ValkeySettings  # noqa: PLC0415
     url = _secret(settings.secrets.redis_url, "INTERNAL_TRANSFER_REDIS_URL", "systems.rate_limiter")
     reached = ValkeySettings.of_url(url, files=settings.valkey.files, is_encrypted=settings.valkey.tls)
-    # The other half is for counting in this process when Valkey does not answer.
+    # The other half is left to count in this process if Valkey does not answer.
     return replace(reached, deadline_seconds=HALF * settings.bounds.rate_limiter_seconds)
 
 

@@ -20,7 +20,7 @@ def examine_database(directory: DataDirectory) -> DatabaseExamination:
 
 
 async def check_systems(settings: Settings) -> list[Finding]:
-    """Returns the findings about the systems outside: those that cannot be used at all, and what each adapter found."""
+    """Returns what each adapter found about its system, and which systems cannot be used at all."""
     lines: list[Finding] = []
     systems = settings.systems
     async with AsyncExitStack() as closing:

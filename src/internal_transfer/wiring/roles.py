@@ -39,7 +39,7 @@ from internal_transfer.wiring.service import ROLES, Role, Service
 from internal_transfer.wiring.stack import Interpose, Stack
 
 SHARING_BATCHES = 4
-"""How many batches of a gateway are under way at once if its calls wait for other systems."""
+"""How many batches a gateway has under way at once if its calls wait for other systems."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Role(StrEnum):
-    """What a process does. Any process may do several, and any number of processes each."""
+    """What a process does. A process may have several roles, and any number of processes may have each."""
 
     GATEWAY = "gateway"
     SETTLER = "settler"
@@ -49,7 +49,7 @@ ROLES = frozenset(Role)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """One process of the service, built on its ports. `courier` is None if no other program is told of events."""
+    """One process of the service, built on its ports. `courier` is None if events are not published."""
 
     settings: Settings
     directory: DataDirectory

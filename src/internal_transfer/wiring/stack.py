@@ -16,7 +16,7 @@ SetCoreMode = Callable[[str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Interposed:
-    """What is put in front of the adapters, behind the bounds, so that services hold no code for faults."""
+    """What stands between the adapters and their bounds, so that services need no code for injected faults."""
 
     store: Callable[[TransferStore], TransferStore]
     ledger: Callable[[Ledger], Ledger]
@@ -31,7 +31,7 @@ Interpose = Callable[[Durability], Interposed]
 class Stack:
     """The ports, each with the adapter that the settings chose for it, and what comes with the adapters.
 
-    `tending` must run as long as the stack is used. `checks` return the findings for `doctor`. Each of `failures`
+    `tending` must run while the stack is used. `checks` return the findings for `doctor`. Each of `failures`
     returns why a system does not work at present, as far as is known without asking it. `set_core_mode` is for
     demonstrations, and only the embedded core has it.
     """

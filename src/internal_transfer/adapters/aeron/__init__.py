@@ -1,1 +1,1 @@
-"""Shared set-up of Aeron clients, below the adapters that use it."""
+"""Aeron: the event bus, and the trading cores behind it."""

@@ -132,7 +132,7 @@ class AeronClient:
         except _LoopClosedError:
             _log.warning("aeron_client_not_closed")
         finally:
-            # Also where a bug ends the thread, so that nobody waits for it in vain.
+            # Even if a bug ends the thread, so that nobody waits for it for ever.
             self._failure = self._failure or "the client's thread has ended"
             with suppress(_LoopClosedError):
                 self._fail_all(loop)

@@ -1,1 +1,1 @@
-"""Cassandra and ScyllaDB over CQL: the session that the adapters share, and the migrations of their tables."""
+"""Cassandra and ScyllaDB over CQL: the transfer store and the records of operation."""

@@ -1,1 +1,1 @@
-"""Shared set-up of Kafka clients, below the adapters that use it."""
+"""Kafka: the event bus, the trading cores behind it, and the published events."""

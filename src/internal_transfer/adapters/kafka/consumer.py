@@ -106,7 +106,7 @@ class GroupConsumer(Generic[T]):
         self._abandoning = False
         self._paused = False
         self._assignment_changed = False
-        """New partitions are not paused, so whether to receive has to be decided again for all."""
+        """Set by a new assignment: its partitions are not paused, so the pauses have to be decided again."""
         self._broken = False
         self._failure: str | None = None
         self._up = False
@@ -117,7 +117,7 @@ class GroupConsumer(Generic[T]):
 
     @property
     def admitted(self) -> bool:
-        """Tells whether the topic is known to be the owner's that this was started with."""
+        """Tells whether the topic is known to belong to the owner that this consumer was started with."""
         return self._admitted
 
     @property
@@ -364,7 +364,7 @@ class GroupConsumer(Generic[T]):
         return consumer
 
     def _leave(self, consumer: Consumer) -> None:
-        # With a broker away the commit would wait for it; what it does not take is received again.
+        # The commit would wait for a broker that is away; what it does not take is received again.
         self._commit(consumer, self._assignment.partitions, wait=self.failure is None)
         consumer.close()
 

@@ -101,7 +101,7 @@ REFUSED = frozenset(
         KafkaError.GROUP_AUTHORIZATION_FAILED,
     }
 )
-"""The client's errors where the cluster refuses us; trying again does not help until somebody changes that."""
+"""The client's errors if the cluster refuses us; trying again does not help until somebody changes its settings."""
 
 
 class ClientLog:

@@ -161,7 +161,7 @@ class TailReader:
             _log.error("kafka_reader_told", topic=self._topic, error=error.str())
 
     def _replace(self, consumer: Consumer) -> Consumer:
-        """Puts a new client in the place of one that a fatal error has ended; who waited meanwhile asks again."""
+        """Puts a new client in the place of one that a fatal error has ended; callers that waited ask again."""
         self._broken = False
         consumer.close()
         while True:

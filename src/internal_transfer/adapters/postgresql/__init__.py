@@ -1,1 +1,1 @@
-"""What the PostgreSQL adapters share: the pool of connections, what its failures mean, and the schema."""
+"""PostgreSQL: the transfer store and the records of operation."""

@@ -72,7 +72,7 @@ class ValkeyRateLimiter:
 
     Limiters with the same settings, rates and key prefix share their buckets across processes. A call raises
     `Unavailable` where the server refuses it, and `OutcomeUnknown` where no answer came, even if it was never sent:
-    callers treat both alike, and tokens that were taken in vain come back with time.
+    callers treat both alike, and tokens that were taken for nothing come back with time.
     """
 
     def __init__(self, settings: ValkeySettings, *, per_minute: int, burst: int) -> None:

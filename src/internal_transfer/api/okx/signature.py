@@ -66,7 +66,7 @@ class _Known(Struct):
 
 
 class Signatures:
-    """Verifies signed requests; remembers keys for seconds, and the signatures of POSTs for as long as they are good.
+    """Verifies signed requests; remembers keys for seconds, and the signatures of POSTs while they are valid.
 
     Both memories are bounded: the least recently used key is dropped and read again, and a POST whose signature does
     not fit in is refused.

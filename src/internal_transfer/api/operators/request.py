@@ -18,7 +18,7 @@ T = TypeVar("T", bound=Struct)
 
 
 class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
-    """A body that says nothing."""
+    """An empty body."""
 
 
 class Decision(Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,7 +62,7 @@ class NewKey(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RequestRefusedError(Exception):
-    """The request is malformed or names nothing that exists; `status` only where it differs from the code's own."""
+    """The request is malformed or names something that does not exist; `status` replaces the code's own, if given."""
 
     def __init__(self, refusal: Refusal, status: int | None = None) -> None:
         super().__init__(refusal.message)

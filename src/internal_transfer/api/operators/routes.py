@@ -72,8 +72,8 @@ CORE_MODES = {
 NOT_A_DEMONSTRATION = Refusal(Code.PERMISSION_DENIED, "the core can only be steered where the server runs with --demo")
 STEERED_ELSEWHERE = Refusal(
     Code.INVALID_STATE_TRANSITION,
-    "this service's core is a process of its own, which is steered at its own directory: admin core with --data and "
-    "the directory of a core that runs with --demo",
+    "this service's core runs as a separate process: use admin core with --data and the directory of that core, which "
+    "must run with --demo",
 )
 
 SetCoreMode = Callable[[str], Awaitable[None]]
@@ -101,7 +101,7 @@ class AdminApi:
     """The operators' endpoints.
 
     `actor_of` returns who the caller is, or a refusal. `set_core_mode` takes one of the values of `CORE_MODES`, or
-    is the refusal of everybody who wants to steer the core; `describe_server` only where a server runs.
+    is the refusal for anybody who tries to steer the core. `describe_server` is None if no server runs.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ QUERIES_MOST = 32
 
 RETRY_SECONDS = 0.5
 SEND_SECONDS = 1.0
-"""How long answers are offered while nobody takes them."""
+"""How long answers are offered if nobody takes them."""
 
 
 class AeronCoreHost:

@@ -35,7 +35,7 @@ async def serve_modes(core: ReferenceCore, path: Path, clock: Clock) -> None:
 
 
 def modes_app(core: ReferenceCore, clock: Clock) -> Starlette:
-    """The application for everybody who can open the core's socket."""
+    """Returns the application for anybody who can open the core's socket."""
     problems = Problems(clock)
 
     async def show(_: Request) -> Response:

@@ -36,7 +36,7 @@ from internal_transfer.wire.core_messages import (
 )
 
 EXPIRY_MARGIN_MS = 30_000
-"""How far the clocks of two machines may differ before a query goes unanswered although somebody still waits."""
+"""How far two machines' clocks may differ before a query is dropped while somebody still waits for its reply."""
 
 _SCHEMA = ("CREATE TABLE core_name(name TEXT NOT NULL) STRICT",)
 
@@ -128,9 +128,9 @@ class CoreHost:
         return [verdict for verdict in answers if verdict is not None]
 
     async def answer(self, query: Query) -> Reply | None:
-        """Returns the reply to a query, from what is durable; None where nobody waits for it any more.
+        """Returns the reply to a query, from what is durable; None if nobody waits for it any more.
 
-        Raises no operating failure: where there is no answer now the reply is an `UnavailableReply`.
+        Raises no operating failure: if there is no answer now, the reply is an `UnavailableReply`.
         """
         if self._clock.now_ms() > query.expires_at + EXPIRY_MARGIN_MS:
             return None

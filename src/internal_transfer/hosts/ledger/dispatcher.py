@@ -1,4 +1,4 @@
-"""Takes the requests of all clients, and answers those that came together after one commit for all of them."""
+"""Takes the requests of all clients, and answers together those that came together, after one commit."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from internal_transfer.wire.frames import FrameError, Frames, decode
 WAITING_MAX = 1_024
 """How many requests of one client may wait before the host stops reading from it."""
 ITEMS_PER_COMMIT = 16_384
-"""About how many accounts, transfers and ids one commit takes, so that nobody waits for very long."""
+"""About how many accounts, transfers and ids one commit takes, so that no request waits very long."""
 
 Answer = messages.Done | messages.Failed | messages.Invalid
 

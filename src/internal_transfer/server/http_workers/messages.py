@@ -30,7 +30,7 @@ class Forwarded(Struct, frozen=True, array_like=True, tag=1):
 
 
 class Counted(Struct, frozen=True, array_like=True, tag=2):
-    """Requests that the worker answered since it last told: (route, outcome, code, how many)."""
+    """How many requests the worker has answered since the last such message: (route, outcome, code, how many)."""
 
     counts: list[tuple[str, str, str, float]]
 

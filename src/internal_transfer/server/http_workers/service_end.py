@@ -1,7 +1,7 @@
 """The service's end of the socket pair between it and an HTTP worker.
 
-A submission reaches the gateway as a value. Every other request comes whole, and the same application answers it as
-without workers. See `docs/decisions/0007-http-workers.md`.
+A submission reaches the gateway as a value. Every other request comes whole, and is answered by the application that
+would answer it without workers. See `docs/decisions/0007-http-workers.md`.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 class ServiceEnd:
     """Answers one worker.
 
-    What the worker asked for is finished even if the worker dies; therefore `tasks` outlives it. `ready` is called
+    What the worker asked for is finished even if the worker dies, so `tasks` outlives it. `ready` is called
     when the worker takes connections.
     """
 

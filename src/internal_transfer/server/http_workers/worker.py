@@ -1,8 +1,8 @@
 """What an HTTP worker's process does, after `__main__` has tied it to the service.
 
-It takes connections from the listening socket that it inherits, and sends what it cannot answer by itself over the
-socket pair that it inherits too. It dies with the service; told to stop by the service, or by a SIGTERM, it answers
-what it accepted and ends.
+It takes connections from the listening socket that it inherits, and sends what it cannot answer over the socket pair
+that it inherits too. It dies with the service. When the service or a SIGTERM tells it to stop, it answers what it
+accepted and ends.
 """
 
 import asyncio

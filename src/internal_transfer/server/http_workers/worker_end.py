@@ -30,8 +30,8 @@ _SMALL_BYTES = 16 * 1024
 class WorkerEnd:
     """Submits transfers as the gateway does, and forwards every other request.
 
-    `waiting_most` requests may be out at a time. A request whose client gave up counts until it is answered, so that
-    a service that does not answer is not sent ever more.
+    `waiting_most` requests may be out at a time. A request whose client gave up counts until it is answered, so
+    that a service that does not answer is not sent more and more.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class WorkerEnd:
     async def forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Has a request answered by the service, as an ASGI application.
 
-        Waits for the answer as long as the service lives: the application there has the deadlines.
+        Waits for the answer while the service lives: the application there has the deadlines.
         """
         assert scope["type"] == "http", "only requests come from the server"
         held = 0

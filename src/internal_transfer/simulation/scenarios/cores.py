@@ -30,7 +30,7 @@ async def core_paused(server: ServerProcess) -> str:
 
 
 async def core_refuses(server: ServerProcess) -> str:
-    """A core's refusal gives the money back: the hold is voided, and the transfer FAILED for good."""
+    """A core's refusal gives the money back: the hold is voided, and the transfer stays FAILED."""
     user = await server.fund("refused", "100")
     await server.steer_core("refuse")
     problem = expect_problem(await user.move("funding", "spot", "10", key="no"), 422, Code.CORE_REFUSED)

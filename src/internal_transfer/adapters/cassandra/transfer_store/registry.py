@@ -22,7 +22,7 @@ class Registry:
         self._bucket = 0
 
     async def register(self, accounts: Sequence[Account]) -> list[RegisteredAccount]:
-        """Numbers accounts. A number that was drawn in vain (in a race, or before a crash) is never used."""
+        """Numbers accounts. A number that was drawn and not used (in a race, or before a crash) is never used."""
         owners = list(dict.fromkeys(account.owner for account in accounts))
         numbers = {each.account: each.number for owner in owners for each in await self.registered(owner)}
         new = [account for account in dict.fromkeys(accounts) if account not in numbers]
