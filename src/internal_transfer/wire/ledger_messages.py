@@ -127,7 +127,6 @@ FromHost: TypeAlias = Welcome | Refused | Done | Failed | Invalid
 
 CLIENT_DECODER: msgspec.msgpack.Decoder[FromHost] = msgspec.msgpack.Decoder(FromHost)
 HOST_DECODER: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
-encode = msgspec.msgpack.Encoder().encode
 
 
 def row_of_transfer(transfer: LedgerTransfer) -> TransferRow:

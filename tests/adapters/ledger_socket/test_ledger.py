@@ -35,7 +35,6 @@ from internal_transfer.wire.ledger_messages import (
     LookupAccounts,
     TransfersAfter,
     Welcome,
-    encode,
 )
 
 BANK, USER = 1, 2
@@ -381,7 +380,7 @@ async def test_a_path_that_is_too_long(tmp_path):
         (FRAME_BYTES_MAX + 1).to_bytes(4),
         b"\x00\x00\x00\x03abc",
         b"GET / HTTP/1.1\r\n\r\n",
-        len(encode(LookupAccounts(1, []))).to_bytes(4) + encode(LookupAccounts(1, [])),
+        len(msgspec.msgpack.encode(LookupAccounts(1, []))).to_bytes(4) + msgspec.msgpack.encode(LookupAccounts(1, [])),
         b"\x00\x00\x00\x03\x92\x00\x01" * 2,
     ],
     ids=["too large", "no message", "no frame", "no greeting", "two greetings"],
@@ -396,7 +395,7 @@ async def test_what_is_not_the_protocol_ends_its_connection_only(served, garbage
 
 
 def frame(message):
-    contents = encode(message)
+    contents = msgspec.msgpack.encode(message)
     return len(contents).to_bytes(4) + contents
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
@@ -17,8 +17,6 @@ from internal_transfer.wire import ledger_messages as messages
 from internal_transfer.wire.frames import FrameError, Frames, decode
 from internal_transfer.wire.ledger_messages import PROTOCOL
 
-T = TypeVar("T")
-
 _U64_MAX = 2**64 - 1
 _ACCOUNT_OUTCOMES = msgspec.msgpack.Decoder(list[AccountOutcome])
 _TRANSFER_OUTCOMES = msgspec.msgpack.Decoder(list[TransferOutcome])
@@ -30,7 +28,7 @@ class SocketLedgerSettings(Struct, frozen=True, kw_only=True):
     """Where the host listens. `deadline_seconds` bounds a call and connecting for it.
 
     At most `requests_max` requests are under way. One whose caller gave up counts until its answer comes, so that a
-    host that does not answer is not sent ever more.
+    host that does not answer is not sent more and more.
     """
 
     path: Path
@@ -136,7 +134,10 @@ class SocketLedger:
             await self.start()
         except (OperatingFailureError, StartRefusedError) as error:
             return [Finding("ledger connection", False, str(error))]
-        checks = [Finding("ledger connection", True, str(path)), Finding("ledger protocol", True, str(PROTOCOL))]
+        checks = [
+            Finding("ledger connection", True, str(path)),
+            Finding("ledger protocol", True, str(PROTOCOL)),
+        ]
         try:
             newest = await self.newest_transfers(1)
             checks.append(Finding("ledger answer", True, "has transfers" if newest else "has no transfers yet"))
