@@ -1,6 +1,6 @@
 """The promises of `ports/trading_core.py`, and one check for each.
 
-A check tells commands under ids of its own and raises `BrokenPromiseError` where the core breaks the promise. No check
+A check tells commands under its own ids and raises `BrokenPromiseError` where the core breaks the promise. No check
 depends on another, or on how much the accounts hold.
 """
 
@@ -213,7 +213,7 @@ def _with_other_contents(bench: Bench, first: Command) -> list[Command]:
     return others
 
 
-@_promise("sides", "the debit and the credit of one transfer are two legs of their own")
+@_promise("sides", "the debit and the credit of one transfer are two separate legs")
 async def _sides(bench: Bench) -> None:
     transfer_id = bench.new_id()
     credit, debit = bench.command(transfer_id), bench.command(transfer_id, side=Side.SOURCE)

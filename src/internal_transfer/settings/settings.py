@@ -27,8 +27,8 @@ Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP server. Headers and bodies must be complete within the deadline; each process bounds its connections.
 
-    `http_workers` is the number of HTTP workers. With 0 the service's own process speaks HTTP; without the key there
-    is one worker for each processor but the first, up to three.
+    `http_workers` is the number of HTTP workers. With 0 the service's own process speaks HTTP. Without the key there
+    is one worker for each processor but the first, up to three, or none with a store that processes share.
     """
 
     receive_deadline_seconds: Seconds

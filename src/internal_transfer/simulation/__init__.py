@@ -1,1 +1,1 @@
-"""Faults that can be put in front of any port."""
+"""Faults, failpoints, power loss, a clock that tests own, and the scenarios of the demo."""

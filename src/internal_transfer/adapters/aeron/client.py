@@ -2,7 +2,7 @@
 
 The thread sends what waits, polls every subscription, and idles when there is nothing to do. When the media driver is
 lost, it fails what waits and connects again until the driver is back. Aeron keeps nothing: what was sent while nobody
-listened, or was on its way when a driver died, is lost, and who needs an answer asks again.
+listened, or was on its way when a driver died, is lost, and a caller that needs an answer asks again.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class AeronClient:
     def outlet(self, channel: str, stream: int, system: System, *, exclusive: bool = False) -> Outlet:
         """Declares a publication, and the system to blame when it takes nothing.
 
-        An exclusive one is a source of its own; all others on one channel of a driver are one source together.
+        An exclusive one is a separate source; all others on one channel of a driver share one source.
         """
         assert self._thread is None, "declared after the start"
         self._outlets.append(Outlet(channel, self.connection.first_stream + stream, system, exclusive=exclusive))

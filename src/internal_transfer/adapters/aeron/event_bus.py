@@ -84,7 +84,7 @@ class AeronEventBus:
         return await self._deliveries.take(most)
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        """Ends a delivery; one that was handed out again meanwhile stays owed."""
+        """Ends a delivery; one that was handed out again meanwhile stays unacknowledged."""
         assert isinstance(delivery, HandedOut), "a delivery of this bus"
         if self._deliveries.settle(delivery):
             self._owed -= len(delivery.verdicts)
