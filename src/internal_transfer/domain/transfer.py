@@ -17,6 +17,9 @@ from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import LEG_CLEAR, LEG_UNDONE, Action, Command, Leg, LegState, Outcome, Side, Verdict
 from internal_transfer.domain.refusal import Code
 
+INSUFFICIENT_BALANCE = "insufficient_balance"
+"""The reason of a core's refusal that users are told as `INSUFFICIENT_BALANCE`."""
+
 
 class Status(StrEnum):
     """The status that users see."""
@@ -375,7 +378,7 @@ def _failure_of_burnt(transfer: Transfer) -> Code:
 def _failure_of(transfer: Transfer) -> Code:
     for leg in transfer.legs:
         if leg.state is LegState.REFUSED:
-            return Code.INSUFFICIENT_BALANCE if leg.reason == "insufficient_balance" else Code.CORE_REFUSED
+            return Code.INSUFFICIENT_BALANCE if leg.reason == INSUFFICIENT_BALANCE else Code.CORE_REFUSED
     return Code.VOIDED_BY_OPERATOR if transfer.decision is Decision.VOID else Code.CORE_REFUSED
 
 

@@ -14,10 +14,10 @@ from internal_transfer.domain.account import Account, Owner
 from internal_transfer.domain.amount import AMOUNT_UNITS_MAX
 from internal_transfer.domain.identifier import TransferId
 from internal_transfer.domain.leg import Action, Command, Outcome, Side, Verdict
+from internal_transfer.domain.transfer import INSUFFICIENT_BALANCE
 from internal_transfer.ports.errors import System, Unavailable
 from internal_transfer.ports.trading_core import CoreBalance
 
-INSUFFICIENT_BALANCE = "insufficient_balance"
 REFUSED_BY_OPERATOR = "refused_by_operator"
 BALANCES_CACHED_MAX = 65_536
 

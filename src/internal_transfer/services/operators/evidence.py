@@ -1,5 +1,6 @@
 """Evidence: everything on record about one transfer, side by side, and in words what it proves and what it does not."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 
 import msgspec
@@ -62,7 +63,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
         return sha256(_ENCODER.encode(decided_on)).hexdigest()
 
 
-def is_applied(side: Side, verdicts: tuple[Verdict, ...] | list[Verdict]) -> bool:
+def is_applied(side: Side, verdicts: Sequence[Verdict]) -> bool:
     """Tells whether a leg has a net effect according to its core's verdicts: applied, and not reversed."""
     outcomes = {(verdict.action, verdict.outcome) for verdict in verdicts if verdict.side is side}
     applied = any(outcome is Outcome.APPLIED for _, outcome in outcomes)

@@ -21,6 +21,7 @@ from internal_transfer.domain.leg import Action, LegState, Verdict, legs_of
 from internal_transfer.domain.refusal import Code
 from internal_transfer.domain.request import restored_fingerprint
 from internal_transfer.domain.transfer import (
+    INSUFFICIENT_BALANCE,
     OPEN,
     Decision,
     Facts,
@@ -42,8 +43,6 @@ from internal_transfer.services.restore.systems import NANOSECONDS_PER_MILLISECO
 UNNAMED = "accounts_unknown"
 """The kind of problem: nobody can name the accounts; `--accept-unknown` leaves such transfers alone."""
 
-INSUFFICIENT_BALANCE = "insufficient_balance"
-"""The reason of a core's refusal that users are told as `INSUFFICIENT_BALANCE`."""
 _ATTEMPTS = 2**32 - 1
 _VERDICT_ORDER = (Action.CANCEL, Action.APPLY, Action.REVERSE)
 _BEFORE_POST = {LegState.NOT_ASKED: LegState.APPLIED, LegState.ASKED: LegState.APPLIED}
