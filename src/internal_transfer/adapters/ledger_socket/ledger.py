@@ -134,10 +134,7 @@ class SocketLedger:
             await self.start()
         except (OperatingFailureError, StartRefusedError) as error:
             return [Finding("ledger connection", False, str(error))]
-        checks = [
-            Finding("ledger connection", True, str(path)),
-            Finding("ledger protocol", True, str(PROTOCOL)),
-        ]
+        checks = [Finding("ledger connection", True, str(path)), Finding("ledger protocol", True, str(PROTOCOL))]
         try:
             newest = await self.newest_transfers(1)
             checks.append(Finding("ledger answer", True, "has transfers" if newest else "has no transfers yet"))
