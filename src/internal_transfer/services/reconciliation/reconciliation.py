@@ -25,7 +25,7 @@ from internal_transfer.services.driver import HOLD_CODE, Driver
 from internal_transfer.services.operators.acknowledgements import ACKNOWLEDGE, acknowledged_sides
 from internal_transfer.services.reconciliation.consistency import differences
 from internal_transfer.services.reconciliation.replay import Replay
-from internal_transfer.services.restore.mark import REPAIR, SUBJECT, wanted_timestamp
+from internal_transfer.services.restore.mark import REPAIR, SUBJECT, lost_timestamp
 
 ITEMS_MAX = 10_000
 """Further items are counted but not listed."""
@@ -301,13 +301,10 @@ class Reconciliation:
 
     async def _check_ages(self, run: _Run) -> None:
         """Finds a ledger that is older than the store: it no longer has a timestamp that the store has seen."""
-        seen = await self._store.ledger_seen()
-        seen = wanted_timestamp(seen, await self._operations.audit_about(REPAIR, [SUBJECT]))
-        if not seen:
-            return
-        rows = await self._ledger.transfers_after(seen - 1, 1)
-        if not rows or rows[0].timestamp != seen:
-            run.find(Item("ledger_older_than_store", f"the store has seen the ledger's timestamp {seen}"))
+        repairs = await self._operations.audit_about(REPAIR, [SUBJECT])
+        lost = await lost_timestamp(self._store, self._ledger, repairs)
+        if lost:
+            run.find(Item("ledger_older_than_store", f"the store has seen the ledger's timestamp {lost}"))
 
     async def _report(self, run: _Run) -> Reconciled:
         items = tuple(run.items)

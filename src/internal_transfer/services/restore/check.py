@@ -31,7 +31,7 @@ from internal_transfer.services.restore.mark import (
     UNFINISHED,
     RepairEvidence,
     is_unfinished,
-    wanted_timestamp,
+    lost_timestamp,
 )
 from internal_transfer.services.restore.record import UNNAMED, RecordRebuild, ToldTransfer
 from internal_transfer.services.restore.systems import Findings, Problem, RestoredSystems
@@ -86,11 +86,9 @@ class RestoreCheck:
         links = await self._audit.about(REPAIR, [SUBJECT])
         if is_unfinished(links):
             return f"a repair after a restore was begun and has not ended well: {_ADVICE}"
-        wanted = wanted_timestamp(await systems.ports.store.ledger_seen(), links)
-        if wanted:
-            rows = await systems.ports.ledger.transfers_after(wanted - 1, 1)
-            if not rows or rows[0].timestamp != wanted:
-                return f"the ledger is older than the store, which has seen its timestamp {wanted}: {_ADVICE}"
+        lost = await lost_timestamp(systems.ports.store, systems.ports.ledger, links)
+        if lost:
+            return f"the ledger is older than the store, which has seen its timestamp {lost}: {_ADVICE}"
         ids = await self._newest()
         transfers = await systems.transfers(list(ids))
         missing = ids.keys() - {transfer.id for transfer in transfers}

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from internal_transfer.ports.ledger import Ledger
 from internal_transfer.ports.operations import ChainedEntry
+from internal_transfer.ports.transfer_store import TransferStore
 
 REPAIR = "restore_check"
 """The action of the entries that begin and end a repair."""
@@ -35,10 +37,12 @@ def is_unfinished(links: Sequence[ChainedEntry]) -> bool:
     return bool(links) and links[-1].entry.outcome != REPAIRED
 
 
-def wanted_timestamp(seen: int, links: Sequence[ChainedEntry]) -> int:
-    """Returns the timestamp that must exist in the ledger, or 0 if the store has not seen any yet."""
-    for link in reversed(links):
-        if link.entry.outcome == REPAIRED:
-            evidence = msgspec.json.decode(link.entry.evidence, type=RepairEvidence)
-            return seen if seen > evidence.seen else evidence.newest
-    return seen
+async def lost_timestamp(store: TransferStore, ledger: Ledger, links: Sequence[ChainedEntry]) -> int:
+    """Returns the timestamp that the ledger must have and lacks, since it is older than the store; 0 if none."""
+    wanted = await store.ledger_seen()
+    repaired = next((link for link in reversed(links) if link.entry.outcome == REPAIRED), None)
+    if repaired is not None:
+        evidence = msgspec.json.decode(repaired.entry.evidence, type=RepairEvidence)
+        wanted = wanted if wanted > evidence.seen else evidence.newest
+    rows = await ledger.transfers_after(wanted - 1, 1) if wanted else []
+    return 0 if not wanted or (rows and rows[0].timestamp == wanted) else wanted
