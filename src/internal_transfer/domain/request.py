@@ -26,35 +26,17 @@ class TransferRequest(Struct, frozen=True):
 
     def fingerprint(self) -> bytes:
         """The content that the key stands for: a version and the canonical request, never settings."""
-        return _ENCODER.encode(
-            [
-                FINGERPRINT_VERSION,
-                self.source.owner,
-                self.source.type,
-                self.source.asset,
-                self.target.owner,
-                self.target.type,
-                self.target.asset,
-                self.amount,
-                self.memo,
-            ]
-        )
+        return _ENCODER.encode([*_without_memo(self.source, self.target, self.amount), self.memo])
 
 
 def restored_fingerprint(source: Account, target: Account, amount: str) -> bytes:
     """Returns the fingerprint of a request whose memo is not known; it ends before the memo."""
-    return _ENCODER.encode(
-        [
-            FINGERPRINT_VERSION,
-            source.owner,
-            source.type,
-            source.asset,
-            target.owner,
-            target.type,
-            target.asset,
-            amount,
-        ]
-    )
+    return _ENCODER.encode(_without_memo(source, target, amount))
+
+
+def _without_memo(source: Account, target: Account, amount: str) -> tuple[int | str, ...]:
+    accounts = (source.owner, source.type, source.asset, target.owner, target.type, target.asset)
+    return (FINGERPRINT_VERSION, *accounts, amount)
 
 
 _FIELDS = (
