@@ -179,7 +179,7 @@ def _check_top_keys(tables: Any, path: str) -> None:
     for key, value in entries:
         where = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}" if path else str(key)
         _require(
-            key != _SHIPPED_ASSETS or not path, where, "belongs at the top of the file, above the first table ([...])"
+            key != "shipped_assets" or not path, where, "belongs at the top of the file, above the first table ([...])"
         )
         if isinstance(value, dict | list):
             _check_top_keys(value, where)
@@ -310,7 +310,6 @@ def _require(holds: bool, path: str, rule: str) -> None:  # noqa: FBT001 - reads
         raise StartRefusedError(f"{path}: {rule}")
 
 
-_SHIPPED_ASSETS = "shipped_assets"
 _KINDS = {
     "int": "a whole number",
     "float": "a number",

@@ -27,7 +27,6 @@ from internal_transfer.wire.core_messages import (
 
 _log = structlog.get_logger(__name__)
 
-
 COMMANDS_MOST = 512
 QUERIES_MOST = 32
 """How many are taken at once."""
