@@ -1,4 +1,4 @@
-"""The version of the tables, and everything else that the server must fulfil before the service starts.
+"""The version of the tables, and what else the server must provide before the service starts.
 
 Each migration is a numbered step. `runs_from` names the oldest step whose release still works on the tables: steps
 that add (new tables, new columns with a default, new functions) leave it as it is, and a step that removes something
