@@ -197,7 +197,7 @@ async def test_the_core_is_steered_in_demonstrations_only(stack, desks, client):
     async with client_of(desks.admin_app(set_core_mode=STEERED_ELSEWHERE)) as elsewhere:
         refused = await elsewhere.post("/core/pause")
         assert (refused.status_code, refused.json()["code"]) == (409, "INVALID_STATE_TRANSITION")
-        assert "at its own directory" in refused.json()["detail"]
+        assert "the directory of that core" in refused.json()["detail"]
     assert stack.core.mode is CoreMode.NORMAL
 
 
