@@ -20,7 +20,7 @@ from internal_transfer.conformance.transfer_store.transfers import (
 )
 from internal_transfer.domain.identifier import MILLISECONDS_PER_DAY
 from internal_transfer.domain.refusal import Code
-from internal_transfer.ports.transfer_store import Accepted, DailyLimitExceeded, TransferStore
+from internal_transfer.ports.transfer_store import Accepted, DailyLimitExceeded, IdTaken, TransferStore
 
 
 class DailyLimits(StoreTests):
@@ -43,6 +43,13 @@ class DailyLimits(StoreTests):
         batch = [proposal(transfer(n, amount=amount), daily_units=100) for n, amount in enumerate((60, 50, 30, 20, 10))]
         outcomes = await store.accept(batch)
         assert outcomes == [Accepted(), DailyLimitExceeded(40), Accepted(), DailyLimitExceeded(10), Accepted()]
+
+    async def test_an_id_that_is_taken_uses_nothing_of_the_limit(self, store: TransferStore) -> None:
+        """A proposal of the same batch finds the limit as if the one whose id is taken had not been there."""
+        await accepted(store, transfer(1, amount=10, owner=BOB))
+        batch = [transfer(1, amount=60), transfer(2, amount=100, key="k")]
+        outcomes = await store.accept([proposal(each, daily_units=100) for each in batch])
+        assert outcomes == [IdTaken(), Accepted()]
 
     async def test_a_daily_limit_is_by_owner_asset_and_day(self, store: TransferStore) -> None:
         """Each owner, asset and UTC day has its own sum; the day is that of the id's time."""

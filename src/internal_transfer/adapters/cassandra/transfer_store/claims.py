@@ -8,6 +8,7 @@ written before the claim, so that every transfer on record can be found.
 A claim that is refused sets its key free; the next claim of the key has the next attempt number.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -187,8 +188,11 @@ class Claims:
         tables = self._tables
         ended: dict[int, Ended] = {}
         # A fresh claim has no record yet. If its id is taken, the insert finds that out, or the look-up below after a
-        # refusal for the limit.
-        records = await tables.records([claim.transfer.id for claim in claims if not claim.fresh])
+        # refusal for the limit. Only where an owner has several is it looked up first: the share of a claim that is
+        # refused must not count against the others.
+        owners = Counter(claim.transfer.owner for claim in claims)
+        looked_up = [each.transfer.id for each in claims if not each.fresh or owners[each.transfer.owner] > 1]
+        records = await tables.records(looked_up)
         refused: list[Claim] = []
         open_places: list[int] = []
         for place, claim in enumerate(claims):
