@@ -53,7 +53,7 @@ class World:
             telemetry=self.telemetry,
         )
         publisher = Faults(self.bus, self.clock, System.BUS).wrap(self.journal)
-        bound = Bound(System.BUS, 10.0, self.clock, self.telemetry, counted=True)
+        bound = Bound(System.BUS, 10.0, self.clock, self.telemetry)
         return Courier(ports, bound.around(publisher, EventPublisher), CourierBounds(batch_most=batch_most))
 
     async def settle(self, number: int, last: Status) -> None:
