@@ -258,7 +258,7 @@ async def test_a_tigerbeetle_of_another_release(monkeypatch, status, words):
         await upgraded.lookup_accounts([1])
     await upgraded.close()
     other = TigerBeetleLedger(settings)
-    with pytest.raises(StartRefusedError, match=f"{words}: install the client of the server's release"):
+    with pytest.raises(StartRefusedError, match=f"{words}: install the client's release that matches the server"):
         await other.start()
     await other.close()
 
