@@ -4,19 +4,20 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-UNWRITTEN_BYTES_MAX = 16 * 1024 * 1024
-"""How much the peer may leave unread before the connection `is_clogged`."""
-
 
 class Connection(asyncio.Protocol):
     """Writes together what is sent during one turn of the loop; a subclass says how messages are told apart.
 
     `lost` is done when the connection has ended, from either side. `flow_changed` is called when `is_clogged` has
-    changed: the peer does not read what was sent, or reads again.
+    changed: the peer has left more than `unwritten_bytes_max` unread, or reads again.
+
+    uvloop writes what exceeds that bound at once, and what does not at the end of its iteration, after other callbacks
+    that may take long. With 0 everything goes out at once.
     """
 
-    def __init__(self, flow_changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, flow_changed: Callable[[], None] = lambda: None, *, unwritten_bytes_max: int = 0) -> None:
         self._flow_changed = flow_changed
+        self._unwritten_bytes_max = unwritten_bytes_max
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[bytes] = []
@@ -31,7 +32,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the transport."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, but not the base class.
-        self._transport.set_write_buffer_limits(high=UNWRITTEN_BYTES_MAX)
+        self._transport.set_write_buffer_limits(high=self._unwritten_bytes_max)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a subclass may say why.
         """Completes `lost`."""

@@ -9,6 +9,8 @@ import msgspec
 from internal_transfer.wire.connection import Connection
 
 FRAME_BYTES_MAX = 2 * 1024 * 1024
+UNWRITTEN_BYTES_MAX = 16 * 1024 * 1024
+"""How much the peer may leave unread before the connection `is_clogged`."""
 
 _LENGTH = Layout(">I")
 _encode = msgspec.msgpack.Encoder().encode
@@ -26,7 +28,7 @@ class Frames(Connection):
     """
 
     def __init__(self, take: Callable[[bytes], None], flow_changed: Callable[[], None] = lambda: None) -> None:
-        super().__init__(flow_changed)
+        super().__init__(flow_changed, unwritten_bytes_max=UNWRITTEN_BYTES_MAX)
         self._take = take
         self._unread = bytearray()
         self.broken: str | None = None

@@ -26,8 +26,7 @@ from internal_transfer.ports.ledger import (
     TransferResult,
 )
 from internal_transfer.settings.data_directory import DataDirectory
-from internal_transfer.wire.connection import UNWRITTEN_BYTES_MAX
-from internal_transfer.wire.frames import FRAME_BYTES_MAX
+from internal_transfer.wire.frames import FRAME_BYTES_MAX, UNWRITTEN_BYTES_MAX
 from internal_transfer.wire.ledger_messages import (
     CLIENT_DECODER,
     PROTOCOL,
