@@ -32,10 +32,15 @@ PLAYED = [
     f"killed {Failpoint.AFTER_POST}",
 ]
 """Those that the stack makes a difference to; `make demo STACK=...` plays all of them."""
+PAIRS = [
+    pytest.param(name, kind, marks=() if turn % len(STACKS) == at else pytest.mark.full)
+    for turn, name in enumerate(PLAYED)
+    for at, kind in enumerate(STACKS)
+]
+"""Each with each stack; all but a full run play the scenarios on the stacks in turn."""
 
 
-@pytest.mark.parametrize("kind", STACKS)
-@pytest.mark.parametrize("name", PLAYED)
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 async def test_a_scenario_ends_as_on_the_embedded_stack(place, environment, kind, name):
     """The same outcome, and a clean reconciliation, with store, bus and ledger in other processes (G15)."""
     environment(kind)
