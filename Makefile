@@ -65,7 +65,7 @@ test-fast: install-dev ## Run the tests that need no servers (under 2 minutes).
 fast-words:
 	@echo $(FAST)
 
-test: install-dev ## Run every test, as CI does, and hold domain and services to full coverage (about 30 minutes).
+test: install-dev ## Run every test, as CI does, and hold domain and services to full coverage (about 40 minutes).
 	$(call covered,)
 
 test-full: install-dev ## Run also what CI only samples: more seeds, other Pythons, every scenario on every stack (about 1.5 hours).

@@ -88,6 +88,7 @@ def test_the_shared_server_takes_connections(name):
 
 
 @pytest.mark.timeout(900)  # Three starts of a server, on a machine that may be busy.
+@pytest.mark.full
 @pytest.mark.parametrize("name", [*FROM_REGISTRIES, "tigerbeetle"])
 def test_a_killed_server_comes_back_where_it_was(name):
     """After SIGKILL, and after an orderly stop, a server starts again at its address; at the end nothing is left."""

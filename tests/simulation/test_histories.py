@@ -1,6 +1,6 @@
 """Whole histories from a seed: users, faults, crashes and operators in random order, then calm, then every guarantee.
 
-`HISTORIES=n` runs n seeds instead of 80, or of 1000 in a full run; `HISTORIES_FROM=m` begins at seed m. A history that
+`HISTORIES=n` runs n seeds instead of 40, or of 1000 in a full run; `HISTORIES_FROM=m` begins at seed m. A history that
 fails names its seed, which then belongs in `REGRESSIONS`.
 """
 
@@ -48,7 +48,7 @@ def test_what_failed_once_holds(seed: int):
 def test_all_guarantees_hold_after_random_histories(is_full):
     """Whatever goes wrong, in any order, every guarantee holds; and every kind of fault does happen."""
     seen: dict[str, int] = {}
-    histories = HISTORIES or (1000 if is_full else 80)
+    histories = HISTORIES or (1000 if is_full else 40)
     for seed in range(HISTORIES_FROM, HISTORIES_FROM + histories):
         for what, count in play(seed).happened.items():
             seen[what] = seen.get(what, 0) + count

@@ -109,6 +109,7 @@ async def test_a_postgresql_with_a_full_disk(place, environment):
                 await server.expect_clean()
 
 
+@pytest.mark.full
 async def test_a_kafka_with_a_full_disk(place, environment):
     """A broker that cannot write ends itself: transfers stay PENDING and readiness says why; with room again and the
     broker started, all are finished (G10).
