@@ -12,7 +12,7 @@ STACK := embedded
 
 define covered
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(1)
+	$(BIN)/coverage run -m pytest --durations=25 --durations-min=5 $(1)
 	$(BIN)/coverage report --include='*/internal_transfer/domain/*,*/internal_transfer/services/*' --fail-under=100
 endef
 
