@@ -113,5 +113,6 @@ async def test_the_most_is_never_below_zero(start):
     lowered = replace(LIMIT, daily_units=100)
     stack = await start()
     assert (await stack.accepted("key", "5")).status is Status.SUCCESS
-    stack.inquiry._rules = replace(RULES, limits={"standard": {"USDT": lowered}})
+    stack.rules = replace(RULES, limits={"standard": {"USDT": lowered}})
+    stack.inquiry = stack.build().inquiry
     assert await previewed(stack, "1") == (Code.DAILY_LIMIT_EXCEEDED, 0, 500)

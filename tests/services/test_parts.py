@@ -68,7 +68,7 @@ async def test_completions_wake_all_who_wait_for_a_transfer_and_no_others():
     completions.announce([4])
     assert (third.done(), fourth.done()) == (False, True)
     completions.forget(2, other)
-    assert not completions._waiting
+    assert not completions.waiting(1)
 
 
 def pressure_of(clock, **asked):

@@ -247,7 +247,7 @@ async def test_a_tigerbeetle_of_another_release(monkeypatch, status, words):
         """Calls back as the library does, with what a cluster of another release would have it say."""
         packet = ctypes.cast(reference, ctypes.POINTER(bindings.CPacket))
         packet.contents.status = int(answers[0])
-        tigerbeetle_session._called_back(max(tigerbeetle_session._sessions), packet, 0, None, 0)
+        tigerbeetle_session.completed(max(tigerbeetle_session.sessions), packet, 0, None, 0)
         return bindings.ClientStatus.OK
 
     monkeypatch.setattr(bindings, "tb_client_submit", submit)

@@ -9,6 +9,7 @@ from internal_transfer.domain.refusal import Code, Refusal
 from internal_transfer.ports.errors import OutcomeUnknown, System, Unavailable
 from internal_transfer.ports.ledger import LedgerAccount
 from internal_transfer.services.operators.audit import Act
+from internal_transfer.services.operators.cash import Teller
 from internal_transfer.simulation.faults import LoseAnswer
 from services.desks import ACTOR, Desks, cash
 from services.stack import ACCOUNT_TYPES, Stack
@@ -156,7 +157,8 @@ async def test_what_is_retired_can_still_be_emptied(tmp_path):
     desks = Desks(stack)
     await desks.fund("alice", "5")
     closed = {name: msgspec.structs.replace(kind, closed=True) for name, kind in ACCOUNT_TYPES.items()}
-    desks.cash._rules = msgspec.structs.replace(stack.rules, account_types=closed)
+    rules = msgspec.structs.replace(stack.rules, account_types=closed)
+    desks.cash = Teller(stack.ports, rules, driver=stack.driver, audit=desks.audit)
     refused = await desks.cash.deposit(cash("alice", "1", reference="in"), actor=ACTOR)
     assert refused.code is Code.INVALID_ACCOUNT
     assert (await desks.cash.withdraw(cash("alice", "5", reference="out"), actor=ACTOR)).outcome == "created"

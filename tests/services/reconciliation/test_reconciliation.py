@@ -1,5 +1,6 @@
 import json
 
+import apsw
 import msgspec
 import pytest
 
@@ -127,19 +128,25 @@ async def test_a_negative_balance(stack, desks):
 async def test_an_asset_that_is_not_configured_any_more(stack, desks):
     """What is wrong in the ledger of an asset that is gone from the settings is told in units."""
     await tamper(stack, ALICE, debits_posted=101_00)
-    desks.reconciliation._assets.clear()
+    desks.reconciliation = module.Reconciliation(
+        stack.ports, msgspec.structs.replace(stack.rules, assets={}), driver=stack.driver
+    )
     details = [item.detail for item in (await desks.reconciliation.run()).items]
     assert "-100 units of ledger 1 are available" in details
 
 
-async def test_a_core_held_mirror_may_be_negative(stack, desks):
+@pytest.mark.usefixtures("desks")
+async def test_a_core_held_mirror_may_be_negative(stack):
     """A core that moves money by itself makes its mirror negative, which is no error."""
     transfer = await stack.accepted("in", "1")
-    stack.core._balances[SPOT.owner, SPOT.type, SPOT.asset, "alpha"] = 10_000
+    await stack.stop()
+    with apsw.Connection(str(stack.path)) as core:
+        core.execute("UPDATE core_balance SET posted = '10000' WHERE type = 'spot'")
+    await stack.start()
     back = await stack.accepted("out", "50", source="spot", target="funding")
     assert (transfer.status, back.status) == (Status.SUCCESS, Status.SUCCESS)
     assert await stack.posted("spot") < 0
-    assert await found(desks) == []
+    assert await found(Desks(stack)) == []
 
 
 async def test_a_hold_that_no_transfer_accounts_for(stack, desks):
@@ -319,7 +326,7 @@ async def test_a_transfer_in_flight_is_no_drift(stack, desks):
             return [(Hold.ABSENT, rows) for _, rows in looked]
         return await look(transfers)
 
-    desks.reconciliation._driver = _Looking(finished_meanwhile)
+    desks.reconciliation = module.Reconciliation(stack.ports, stack.rules, driver=_Looking(finished_meanwhile))
     assert await found(desks) == []
 
 
@@ -334,9 +341,10 @@ async def test_a_transfer_that_never_stands_still_is_left_to_the_next_run(stack,
         await mark(stack, now, attempts=now.attempts + 1)
         return [(Hold.ABSENT, rows) for _, rows in await look(transfers)]
 
-    desks.reconciliation._driver = _Looking(moving)
+    desks.reconciliation = module.Reconciliation(stack.ports, stack.rules, driver=_Looking(moving))
     assert await found(desks) == []
-    desks.reconciliation._driver = _Looking(lambda transfers: _absent(look, transfers))
+    absent = _Looking(lambda transfers: _absent(look, transfers))
+    desks.reconciliation = module.Reconciliation(stack.ports, stack.rules, driver=absent)
     assert await found(desks) == ["missing_hold"]
 
 
@@ -400,7 +408,7 @@ async def test_more_items_than_are_listed(stack, desks, monkeypatch):
 
 async def test_an_entry_that_is_applied_and_reversed_is_one_item(stack, desks):
     """Two entries about one unknown transfer on two pages are reported once where they say the same."""
-    desks.reconciliation._page_most = 1
+    desks.reconciliation = module.Reconciliation(stack.ports, stack.rules, driver=stack.driver, page_most=1)
     for core in ("alpha", "beta"):
         await stack.core.tell([Command(TransferId(3), core, Side.TARGET, Action.APPLY, "USDT", 5, None, SPOT)])
     assert await found(desks) == ["core_entry_without_transfer"]

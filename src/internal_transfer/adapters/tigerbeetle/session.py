@@ -98,12 +98,12 @@ class Session:
         encoded = addresses.encode()
         cluster = (ctypes.c_uint8 * 16).from_buffer_copy(cluster_id.to_bytes(16, "little"))
         self._key = next(_keys)
-        _sessions[self._key] = self
+        sessions[self._key] = self
         status = bindings.tb_client_init(
             ctypes.byref(self._client), ctypes.byref(cluster), encoded, len(encoded), self._key, _on_completion
         )
         if status != bindings.InitStatus.SUCCESS:
-            del _sessions[self._key]
+            del sessions[self._key]
             name = bindings.InitStatus(status).name.lower()
             raise SessionRefusedError(
                 System.LEDGER,
@@ -152,7 +152,7 @@ class Session:
         # The library joins its thread here, which calls back for everything in flight.
         ended = await asyncio.to_thread(bindings.tb_client_deinit, ctypes.byref(self._client))
         if ended == bindings.ClientStatus.OK:
-            del _sessions[self._key]
+            del sessions[self._key]
 
     def called_back(self, number: int, status: int, reply: bytes) -> None:
         """Passes a reply from the library's thread to the event loop."""
@@ -198,7 +198,7 @@ def _failure_of(status: int) -> OutcomeUnknown | Unavailable:
 
 
 _keys = count(1)
-_sessions: dict[int, Session] = {}
+sessions: dict[int, Session] = {}
 """Sessions by the number that the library calls back with.
 
 An evicted session stays here for ever, with its few hundred bytes: the library's thread uses its memory until the
@@ -206,11 +206,11 @@ thread ends, and does not say when it does.
 """
 
 
-def _called_back(key: int, packet: Any, _timestamp: int, reply: int | None, reply_size: int) -> None:
+def completed(key: int, packet: Any, _timestamp: int, reply: int | None, reply_size: int) -> None:
     """Called by the library in its own thread; the reply is the library's memory, valid only during this call."""
     called_back = packet.contents
     content = ctypes.string_at(reply, reply_size) if reply_size and reply else b""
-    _sessions[key].called_back(called_back.user_data, called_back.status, content)
+    sessions[key].called_back(called_back.user_data, called_back.status, content)
 
 
-_on_completion = bindings.OnCompletion(_called_back)
+_on_completion = bindings.OnCompletion(completed)
